@@ -1,0 +1,178 @@
+//! The core's configuration: validated values, units in the names.
+
+use core::time::Duration;
+
+use sn_codec::{QoS, TopicId};
+
+/// Everything the core wants to know. Build one from [`GatewayConfig::default`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatewayConfig {
+    /// `GwId` in ADVERTISE and GWINFO, 1..=255.
+    pub gateway_id: u8,
+    /// Time between two ADVERTISEs on links that can broadcast; `None` switches them off (§7.2).
+    pub advertise_interval: Option<Duration>,
+    /// The broker side.
+    pub upstream: UpstreamConfig,
+    /// Topic ids that every client knows.
+    pub predefined: Vec<PredefinedTopic>,
+    /// What holds for some clients only: first match wins.
+    pub clients: Vec<ClientRule>,
+    /// Timers and counters of the protocol.
+    pub timers: Timers,
+    /// Bounds on everything that peers can make grow.
+    pub limits: Limits,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        GatewayConfig {
+            gateway_id: 1,
+            advertise_interval: Some(Duration::from_secs(960)),
+            upstream: UpstreamConfig::default(),
+            predefined: Vec::new(),
+            clients: Vec::new(),
+            timers: Timers::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How clients share connections to the broker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamConfig {
+    /// MQTT client id of connection 0; the others append `-1`, `-2`, ….
+    pub client_id: String,
+    /// Connections to the broker, 1..=64; a client always uses the same one.
+    pub connections: u32,
+    /// Put in front of every topic that clients publish to; empty for none.
+    pub topic_prefix: String,
+    /// What happens to QoS 1 and 2 publishes while the broker is away.
+    pub when_down: WhenDown,
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        UpstreamConfig {
+            client_id: "snipe".into(),
+            connections: 1,
+            topic_prefix: String::new(),
+            when_down: WhenDown::Queue,
+        }
+    }
+}
+
+/// What a client's QoS 1 or 2 PUBLISH meets while the broker is away (reading A31).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenDown {
+    /// It waits in memory, unacknowledged, up to [`Limits::queue_messages`] and [`Limits::queue_bytes`].
+    Queue,
+    /// It is answered with congestion at once.
+    Refuse,
+}
+
+/// A topic id known in advance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PredefinedTopic {
+    /// Not 0 or 65535.
+    pub id: TopicId,
+    /// Topic name without wildcards; `{client_id}` stands for the client's id.
+    pub topic: String,
+}
+
+/// What holds for the clients whose id matches.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ClientRule {
+    /// An exact client id, or a pattern in which `*` stands for any number of characters and `?` for one.
+    pub pattern: String,
+    /// Topic ids that only these clients know; they go before the global ones.
+    pub predefined: Vec<PredefinedTopic>,
+    /// The highest QoS granted to a subscription; `None` is 2.
+    pub max_qos: Option<QoS>,
+}
+
+/// Timers and counters (§7.2).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timers {
+    /// Tretry: wait before the gateway's first retransmission.
+    pub retry_first: Duration,
+    /// Each further wait is twice the last, up to this.
+    pub retry_max: Duration,
+    /// Nretry: retransmissions before the gateway gives up for now.
+    pub retry_count: u8,
+    /// A client is lost after this many times its keep-alive, in percent (150 = 1.5).
+    pub keep_alive_tolerance_percent: u32,
+    /// How long the session of a client that is not connected is kept.
+    pub session_expiry: Duration,
+    /// A client that starts a will handshake must finish it within this time.
+    pub will_handshake: Duration,
+    /// A client with keep-alive 0 is forgotten after this silence (reading A27).
+    pub idle_eviction: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers {
+            retry_first: Duration::from_secs(10),
+            retry_max: Duration::from_secs(60),
+            retry_count: 3,
+            keep_alive_tolerance_percent: 150,
+            session_expiry: Duration::from_secs(30 * 24 * 3600),
+            will_handshake: Duration::from_secs(40),
+            idle_eviction: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// Bounds on everything that peers can make grow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Client records, connected or not.
+    pub clients: usize,
+    /// Clients within a will handshake.
+    pub pending_connects: usize,
+    /// New sessions accepted per second; 0 is no limit.
+    pub new_sessions_per_second: u32,
+    /// Registered topic ids per client.
+    pub topics_per_client: usize,
+    /// Subscriptions per client.
+    pub subscriptions_per_client: usize,
+    /// Octets in a client id (1.2 says 23 characters; longer ones are common, reading A14).
+    pub client_id_bytes: usize,
+    /// Requests of one client that wait for an answer from the broker (reading A52).
+    pub open_requests_per_client: usize,
+    /// QoS 1 and 2 publishes that wait for the broker, all clients together.
+    pub queue_messages: usize,
+    /// Octets of topic and payload of those.
+    pub queue_bytes: usize,
+    /// Messages that wait for one client.
+    pub buffer_messages_per_client: usize,
+    /// Octets of those.
+    pub buffer_bytes_per_client: usize,
+    /// Octets of messages that wait for all clients together.
+    pub buffer_bytes: usize,
+    /// Answers to datagrams from unknown peers, per second in total (reading A13).
+    pub unknown_sender_answers_per_second: u32,
+    /// QoS −1 publishes per second and link; 0 is no limit.
+    pub qos_minus_one_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            clients: 100_000,
+            pending_connects: 1024,
+            new_sessions_per_second: 1000,
+            topics_per_client: 1000,
+            subscriptions_per_client: 32,
+            client_id_bytes: 128,
+            open_requests_per_client: 16,
+            queue_messages: 10_000,
+            queue_bytes: 16 << 20,
+            buffer_messages_per_client: 100,
+            buffer_bytes_per_client: 64 << 10,
+            buffer_bytes: 8 << 20,
+            unknown_sender_answers_per_second: 100,
+            qos_minus_one_per_second: 1000,
+        }
+    }
+}

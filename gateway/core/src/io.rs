@@ -1,0 +1,417 @@
+//! The seam's vocabulary: what goes into the core and what comes out of it.
+//!
+//! Adapters and broker ports use these types and nothing else of the core.
+
+use core::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sn_codec::QoS;
+
+use crate::peer::{LinkAddr, LinkId, Route};
+
+/// Everything that can happen outside the core, as one ordered stream.
+#[derive(Debug)]
+pub enum Input {
+    /// A link changed or grants credit.
+    Link(LinkId, LinkEvent),
+    /// Datagrams arrived.
+    Datagrams(LinkId, RxBatch),
+    /// A broker port reports.
+    Broker(Vec<BrokerEvent>),
+}
+
+/// Datagrams received together: one buffer, and where each ends.
+#[derive(Debug, Default)]
+pub struct RxBatch {
+    /// The datagrams, one after the other.
+    pub bytes: Vec<u8>,
+    /// Sender and length of each, in order.
+    pub datagrams: Vec<(Route, u32)>,
+}
+
+impl RxBatch {
+    /// Appends one datagram.
+    pub fn push(&mut self, from: Route, datagram: &[u8]) {
+        self.bytes.extend_from_slice(datagram);
+        self.datagrams.push((from, datagram.len() as u32));
+    }
+
+    /// The datagrams in the order they arrived.
+    pub fn iter(&self) -> impl Iterator<Item = (&Route, &[u8])> {
+        let mut at = 0;
+        self.datagrams.iter().map(move |(route, len)| {
+            let start = at;
+            at += *len as usize;
+            (route, &self.bytes[start..at])
+        })
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.datagrams.clear();
+    }
+}
+
+/// Datagrams to send together.
+#[derive(Debug, Default)]
+pub struct TxBatch {
+    /// The datagrams, one after the other.
+    pub bytes: Vec<u8>,
+    /// Destination, length and ticket of each, in order.
+    pub datagrams: Vec<TxDatagram>,
+}
+
+/// One datagram of a [`TxBatch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxDatagram {
+    /// Where to.
+    pub to: Destination,
+    /// Its length in octets.
+    pub len: u32,
+    /// Returned in [`LinkEvent::Sent`] by links that confirm transmission.
+    pub ticket: TxTicket,
+}
+
+impl TxBatch {
+    /// The datagrams in the order to send them.
+    pub fn iter(&self) -> impl Iterator<Item = (&TxDatagram, &[u8])> {
+        let mut at = 0;
+        self.datagrams.iter().map(move |datagram| {
+            let start = at;
+            at += datagram.len as usize;
+            (datagram, &self.bytes[start..at])
+        })
+    }
+
+    /// Empties the batch and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.datagrams.clear();
+    }
+}
+
+/// Where a datagram goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// One peer.
+    Peer(Route),
+    /// Everyone on the link (multicast, radio broadcast).
+    Broadcast,
+}
+
+/// Names one transmission until it left the antenna.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct TxTicket(pub u32);
+
+/// What a link can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkProfile {
+    /// The largest datagram it carries, in octets.
+    pub mtu: usize,
+    /// It reports [`LinkEvent::Sent`].
+    pub confirms_tx: bool,
+    /// It can reach everyone at once.
+    pub broadcast: bool,
+    /// Datagrams it takes at first; [`LinkProfile::UNLIMITED`] for a link that never has to wait.
+    pub credit: u32,
+}
+
+impl LinkProfile {
+    /// Credit that is never used up.
+    pub const UNLIMITED: u32 = u32::MAX;
+}
+
+/// What a link reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// It works, with this profile.
+    Up(LinkProfile),
+    /// It does not work for now; nothing is sent to it.
+    Down,
+    /// It takes that many more datagrams.
+    Credit(u32),
+    /// The datagram left the antenna.
+    Sent(TxTicket),
+    /// The link knows who is behind an address (DTLS).
+    PeerIdentified {
+        /// The peer.
+        addr: LinkAddr,
+        /// Its proven identity.
+        identity: Arc<str>,
+    },
+    /// The link forgot a peer (DTLS session closed).
+    PeerGone {
+        /// The peer.
+        addr: LinkAddr,
+    },
+}
+
+/// One connection to a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u32);
+
+/// Names a request to a broker until it is settled; unique among the unsettled ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// Names a subscription at a broker; 1..=268,435,455 so that it fits an MQTT 5 subscription identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FilterId(pub u32);
+
+/// Names a delivery from a broker that waits for [`BrokerRequest::Ack`]; chosen by the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId(pub u64);
+
+/// How a connection is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// The MQTT client id.
+    pub client_id: Arc<str>,
+    /// Begin without what the broker kept of an earlier life; reconnects of this port resume.
+    pub clean_start: bool,
+    /// The will of this connection.
+    pub will: Option<Will>,
+}
+
+/// A message to publish when a client is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Will {
+    /// Where.
+    pub topic: Arc<str>,
+    /// What.
+    pub payload: Bytes,
+    /// With which QoS.
+    pub qos: QoS,
+    /// Retained or not.
+    pub retain: bool,
+}
+
+/// What the core asks of a broker port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerRequest {
+    /// Connect, and stay connected until [`BrokerRequest::Close`].
+    Open {
+        /// The connection.
+        conn: ConnId,
+        /// How.
+        options: ConnectOptions,
+    },
+    /// Disconnect in good order, so that no will is published.
+    Close {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Publish; with a token the outcome is reported.
+    Publish {
+        /// The connection.
+        conn: ConnId,
+        /// Present for QoS 1 and 2.
+        token: Option<Token>,
+        /// Full topic name.
+        topic: Arc<str>,
+        /// With which QoS.
+        qos: QoS,
+        /// Retained or not.
+        retain: bool,
+        /// The payload.
+        payload: Bytes,
+    },
+    /// Subscribe; the outcome is reported.
+    Subscribe {
+        /// The connection.
+        conn: ConnId,
+        /// For the outcome.
+        token: Token,
+        /// Topic filter.
+        filter: Arc<str>,
+        /// The MQTT 5 subscription identifier.
+        id: FilterId,
+        /// QoS asked for.
+        qos: QoS,
+    },
+    /// Unsubscribe; the outcome is reported.
+    Unsubscribe {
+        /// The connection.
+        conn: ConnId,
+        /// For the outcome.
+        token: Token,
+        /// Topic filter.
+        filter: Arc<str>,
+    },
+    /// A delivery was taken: acknowledge it to the broker.
+    Ack {
+        /// The connection.
+        conn: ConnId,
+        /// Which delivery.
+        delivery: DeliveryId,
+    },
+}
+
+/// What a broker port reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokerEvent {
+    /// Connected. Credit of the last connection is void: [`BrokerEvent::Credit`] follows.
+    Up {
+        /// The connection.
+        conn: ConnId,
+        /// The broker kept the session: its subscriptions stand, unsettled tokens stay open.
+        session_present: bool,
+        /// QoS 1 and 2 publishes it takes unsettled at once.
+        window: u16,
+    },
+    /// Not connected (any more); the port tries again by itself.
+    Down {
+        /// The connection.
+        conn: ConnId,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// It takes that many more requests, whatever their kind.
+    Credit {
+        /// The connection.
+        conn: ConnId,
+        /// How many more.
+        requests: u32,
+    },
+    /// The broker answered; `Some` is the QoS that a SUBACK granted.
+    Settled {
+        /// Which request.
+        token: Token,
+        /// What it said.
+        result: Result<Option<QoS>, Refusal>,
+    },
+    /// The connection's session is gone and with it this request: submit it again.
+    Lost {
+        /// Which request.
+        token: Token,
+    },
+    /// A message for us.
+    Message {
+        /// The connection.
+        conn: ConnId,
+        /// Present for QoS 1 and 2: answer with [`BrokerRequest::Ack`].
+        delivery: Option<DeliveryId>,
+        /// The subscriptions it came for (MQTT 5); empty if the broker does not say.
+        filters: Box<[FilterId]>,
+        /// Topic name.
+        topic: Arc<str>,
+        /// QoS it was delivered with.
+        qos: QoS,
+        /// The retain bit as delivered.
+        retain: bool,
+        /// The payload.
+        payload: Bytes,
+    },
+}
+
+/// A broker's no: an MQTT 5 reason code from 0x80 (an MQTT 3.1.1 SUBACK failure is 0x80).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Refusal(pub u8);
+
+impl Refusal {
+    /// 0x97: the one reason that means "later".
+    pub const QUOTA_EXCEEDED: Refusal = Refusal(0x97);
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "reason 0x{:02x}", self.0)
+    }
+}
+
+/// What the core wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// `len` octets were appended to the buffer: one datagram.
+    Transmit {
+        /// The link.
+        link: LinkId,
+        /// Where to.
+        to: Destination,
+        /// Octets appended.
+        len: usize,
+        /// For [`LinkEvent::Sent`].
+        ticket: TxTicket,
+    },
+    /// For a broker port.
+    Broker(BrokerRequest),
+    /// For logs and event streams.
+    Notice(Notice),
+}
+
+/// Something a person may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A client is connected.
+    Connected {
+        /// Its id.
+        client: Arc<str>,
+        /// Where.
+        link: LinkId,
+        /// From.
+        addr: LinkAddr,
+        /// Seconds.
+        keep_alive: u16,
+        /// As asked for.
+        clean: bool,
+        /// An earlier session goes on.
+        resumed: bool,
+        /// Messages waiting for it.
+        buffered: usize,
+    },
+    /// A client said goodbye or was told so.
+    Disconnected {
+        /// Its id.
+        client: Arc<str>,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A client sleeps.
+    Asleep {
+        /// Its id.
+        client: Arc<str>,
+        /// Seconds.
+        duration: u16,
+    },
+    /// A client was silent for too long.
+    Lost {
+        /// Its id.
+        client: Arc<str>,
+        /// It had a will, which was published.
+        will: bool,
+    },
+    /// A client was refused.
+    Refused {
+        /// Its id.
+        client: Arc<str>,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The broker refused a subscription that the client already counted on.
+    SubscriptionRefused {
+        /// The topic filter.
+        filter: Arc<str>,
+        /// The broker's reason.
+        refusal: Refusal,
+    },
+    /// A publish was refused by the broker.
+    PublishRefused {
+        /// The client.
+        client: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
+        /// The broker's reason.
+        refusal: Refusal,
+    },
+    /// A message for a client does not fit its link (§6.10).
+    TooLarge {
+        /// The client.
+        client: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
+        /// Octets of the datagram it would take.
+        len: usize,
+    },
+}

@@ -1,0 +1,3 @@
+//! The MQTT-SN gateway.
+
+fn main() {}
