@@ -4,14 +4,17 @@ mod decode;
 mod encapsulation;
 mod encode;
 mod error;
+mod flags;
 mod packet;
 pub mod topic;
 mod types;
 
+pub use decode::{decode_for_gateway, decode_message};
 pub use encapsulation::Encapsulation;
+pub use encode::encode_message;
 pub use error::{DecodeError, ErrorKind};
 pub use packet::{
-    Advertise, Connack, Connect, Disconnect, GwInfo, Packet, Pingreq, Puback, Publish, Regack, Register, SearchGw,
-    Suback, Subscribe, Unsubscribe, WillMsg, WillTopic,
+    Advertise, Connack, Connect, Direction, Disconnect, GwInfo, Packet, Pingreq, Puback, Publish, Regack,
+    Register, SearchGw, Suback, Subscribe, Unsubscribe, WillMsg, WillTopic,
 };
 pub use types::{MsgId, MsgType, PublishQoS, QoS, ReturnCode, ShortTopic, TopicFilter, TopicId, TopicRef};
