@@ -64,3 +64,82 @@ fn is_valid_text(text: &str) -> bool {
 pub(crate) fn is_wildcard(octet: u8) -> bool {
     matches!(octet, b'+' | b'#')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_no_wildcard_and_no_nul() {
+        for name in ["a", "/", "a/b", "/a", "a/", "a//b", " ", "$SYS/x", "küche/°C"] {
+            assert!(is_valid_name(name), "{name:?}");
+        }
+        for name in ["", "+", "#", "a/+/b", "a+", "a/#", "a\0b", "\0"] {
+            assert!(!is_valid_name(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn wildcards_stand_alone_in_their_level_and_a_hash_ends_the_filter() {
+        for filter in [
+            "a", "/", "#", "+", "+/+", "/+", "+/", "a/#", "/#", "+/#", "a/+/b/#", "$SYS/#", "//",
+        ] {
+            assert!(is_valid_filter(filter), "{filter:?}");
+        }
+        for filter in [
+            "", "a#", "a/#/b", "#/", "##", "#/#", "a+", "+a/b", "a/b+", "++", "a/+#", "a\0", "+\0",
+        ] {
+            assert!(!is_valid_filter(filter), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_has_at_most_65535_octets() {
+        let longest = "x".repeat(65_535);
+        assert!(is_valid_name(&longest) && is_valid_filter(&longest));
+
+        let too_long = "x".repeat(65_536);
+        assert!(!is_valid_name(&too_long) && !is_valid_filter(&too_long));
+    }
+
+    #[test]
+    fn filters_match_what_mqtt_says() {
+        // The examples of MQTT 3.1.1 §4.7.1 and §4.7.2 and their neighbours.
+        for (filter, name) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1"),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking"),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon"),
+            ("sport/#", "sport"),
+            ("#", "sport/tennis"),
+            ("#", "/"),
+            ("sport/tennis/+", "sport/tennis/player1"),
+            ("sport/+", "sport/"),
+            ("+/+", "/finance"),
+            ("/+", "/finance"),
+            ("+/tennis/#", "sport/tennis"),
+            ("$SYS/#", "$SYS/broker/load"),
+            ("$SYS/monitor/+", "$SYS/monitor/Clients"),
+            ("+/$x", "a/$x"),
+            ("a//b", "a//b"),
+            ("a/+/b", "a//b"),
+        ] {
+            assert!(matches(filter, name), "{filter} {name}");
+        }
+        for (filter, name) in [
+            ("sport/tennis/player1/#", "sport/tennis"),
+            ("sport/tennis/+", "sport/tennis/player1/ranking"),
+            ("sport/+", "sport"),
+            ("+", "/finance"),
+            ("#", "$SYS/broker"),
+            ("+/monitor/Clients", "$SYS/monitor/Clients"),
+            ("+", "$SYS"),
+            ("a/b", "a"),
+            ("a", "a/b"),
+            ("a/b", "a/B"),
+            ("a/b/", "a/b"),
+            ("ab/#", "a"),
+        ] {
+            assert!(!matches(filter, name), "{filter} {name}");
+        }
+    }
+}
