@@ -11,7 +11,7 @@ mod types;
 pub use encapsulation::Encapsulation;
 pub use error::{DecodeError, ErrorKind};
 pub use packet::{
-    Advertise, Connack, Connect, Disconnect, GwInfo, Packet, Pingreq, Puback, Publish, Regack, Register, SearchGw,
-    Suback, Subscribe, Unsubscribe, WillMsg, WillTopic,
+    Advertise, Connack, Connect, Disconnect, GwInfo, Packet, Pingreq, Puback, Publish, Regack, Register,
+    SearchGw, Suback, Subscribe, Unsubscribe, WillMsg, WillTopic,
 };
 pub use types::{MsgId, MsgType, PublishQoS, QoS, ReturnCode, ShortTopic, TopicFilter, TopicId, TopicRef};
