@@ -37,7 +37,7 @@ pub use self::stats::UdpStats;
 
 use self::receive::{receive_group, receive_unicast};
 use self::send::Sender;
-use self::socket::{Group, Listener};
+use self::socket::{Group, Listener, NotJoined};
 use crate::{InputSender, LinkSender};
 
 /// One UDP radio of the configuration.
@@ -58,7 +58,7 @@ pub struct UdpConfig {
 pub struct UdpLink {
     listeners: Arc<[Listener]>,
     groups: Arc<[Group]>,
-    not_joined: Vec<(SocketAddr, JoinError)>,
+    not_joined: NotJoined,
     stats: Arc<UdpStats>,
     mtu: usize,
 }

@@ -144,12 +144,20 @@ fn try_send(socket: &Socket, from: LocalEnd, to: SocketAddr, octets: &[u8]) -> i
     match socket.try_send(&transmit) {
         // Our address is gone (DHCP gave another), or was a subnet's broadcast address: any other of ours is better
         // than silence.
-        Err(error) if from.ip.is_some() && Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+        Err(error) if from.ip.is_some() && is_foreign(&error) => {
             transmit.src_ip = None;
             socket.try_send(&transmit)
         }
         result => result,
     }
+}
+
+/// What Linux answers to a source address that is not ours: "unreachable" for IPv4, "invalid" for IPv6.
+fn is_foreign(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NETUNREACH | Errno::INVAL | Errno::ADDRNOTAVAIL)
+    )
 }
 
 /// What waits for a network that takes nothing.

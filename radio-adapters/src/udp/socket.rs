@@ -52,6 +52,9 @@ pub(super) struct Group {
     place: Place,
 }
 
+/// Groups that are not joined (on one of the interfaces), and why.
+pub(super) type NotJoined = Vec<(SocketAddr, JoinError)>;
+
 /// Where to join a group.
 #[derive(Debug, Clone)]
 enum Place {
@@ -172,7 +175,7 @@ fn open_listener(addr: SocketAddr, shared: bool, interface: Option<&str>, index:
 pub(super) fn open_groups(
     config: &UdpConfig,
     listeners: &[Listener],
-) -> Result<(Vec<Group>, Vec<(SocketAddr, JoinError)>), OpenError> {
+) -> Result<(Vec<Group>, NotJoined), OpenError> {
     if let Some(name) = &config.interface {
         netdevice::name_to_index(&listeners[0].socket.io, name)
             .map_err(|_| OpenError::NoSuchInterface(name.clone()))?;
