@@ -1,5 +1,8 @@
 //! The UDP link against real sockets on loopback.
 
+// In helpers too, a failure is the test's failure.
+#![allow(clippy::unwrap_used)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
