@@ -153,7 +153,7 @@ impl Gateway {
     fn on_packet_without_session(&mut self, now: Instant, via: impl Fn() -> Via, packet: Packet<'_>) {
         match packet {
             Packet::Publish(publish) if publish.qos == PublishQoS::MinusOne => {
-                self.on_publish_minus_one(now, publish)
+                self.on_publish_minus_one(now, publish);
             }
             // Reading A77: else a client that lost our first answer retries and reports an error.
             Packet::Disconnect(_) => self.answer_stranger(via(), crate::client::Reply::Disconnect.into()),
@@ -459,7 +459,7 @@ impl Gateway {
                 }
                 // Unsubscribed meanwhile: the SUBACK is owed all the same.
                 (_, granted) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()))
+                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()));
                 }
             }
             self.after(now, asker.client);

@@ -310,12 +310,9 @@ impl Client {
             wake.left = wake.left.saturating_sub(1);
         }
         let known = item.msg_id;
-        let (step, topic) = match self.topic_for(cx, &item.message.topic) {
-            Some(found) => found,
-            None => {
-                cx.metrics.rejected_by_client_total += 1;
-                return self.forget(cx, &item);
-            }
+        let Some((step, topic)) = self.topic_for(cx, &item.message.topic) else {
+            cx.metrics.rejected_by_client_total += 1;
+            return self.forget(cx, &item);
         };
         let step = if item.received { Step::Pubrel } else { step };
         let msg_id = known.unwrap_or_else(|| self.down.next_msg_id());

@@ -292,10 +292,10 @@ impl Client {
         match &self.state {
             State::Setup(_) => self.on_setup_deadline(cx, now),
             State::Active if now >= self.last_seen + self.silence_allowed(cx, self.keep_alive) => {
-                self.lose(cx)
+                self.lose(cx);
             }
             State::Asleep { duration } if now >= self.last_seen + self.silence_allowed(cx, *duration) => {
-                self.lose(cx)
+                self.lose(cx);
             }
             State::Disconnected | State::Lost if now >= self.last_seen + cx.config.timers.session_expiry => {
                 self.state = State::Gone;

@@ -1,6 +1,7 @@
 //! A gateway with one link, driven by hand in virtual time.
 
 #![allow(dead_code)] // Each test binary uses its own share.
+#![allow(clippy::unwrap_used)]
 
 use core::time::Duration;
 use std::sync::Arc;
