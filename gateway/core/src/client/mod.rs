@@ -308,7 +308,7 @@ impl Client {
     /// The client is assumed unreachable: its will is published (reading A26).
     fn lose(&mut self, cx: &mut Context) {
         cx.metrics.lost_total += 1;
-        let will = self.will.is_some();
+        let mut published = false;
         if let Some(will) = &self.will {
             let topic = cx
                 .names
@@ -323,13 +323,16 @@ impl Client {
                 .upstream
                 .publish(cx.upstream.connection_for(self.id_hash), Origin::Gateway, message)
             {
-                Ok(()) => cx.metrics.wills_published_total += 1,
+                Ok(()) => {
+                    cx.metrics.wills_published_total += 1;
+                    published = true;
+                }
                 Err(_) => cx.metrics.publish_dropped_total += 1,
             }
         }
         cx.notice(Notice::Lost {
             client: self.id.clone(),
-            will,
+            will: published,
         });
         self.end_connection();
         self.state = if self.clean { State::Gone } else { State::Lost };
