@@ -108,6 +108,18 @@ impl Filter {
         });
     }
 
+    /// A live message: what is retained under its topic has passed for those who have their SUBACK.
+    ///
+    /// Brokers send retained messages ahead of later live ones, so what comes with RETAIN set from now on was asked
+    /// for by somebody else.
+    fn pass_live(&mut self, topic: &Arc<str>, now: Instant) {
+        for waiting in &mut self.retained_for {
+            if waiting.until.is_some_and(|until| now < until) {
+                waiting.seen.insert(topic.clone());
+            }
+        }
+    }
+
     /// True if this retained message is for the client and it has not had it from this subscription.
     fn take_retained(&mut self, client: ClientIx, topic: &Arc<str>, now: Instant) -> bool {
         self.retained_for.iter_mut().any(|waiting| {
@@ -207,6 +219,9 @@ impl Subscriptions {
             self.trie.matching(name, &mut matching);
         }
         for &key in &keys {
+            if !retain {
+                self.filters[key].pass_live(name, now);
+            }
             let count = self.filters[key].subscribers.len();
             for at in 0..count {
                 let Subscriber { client, granted, .. } = self.filters[key].subscribers[at];
