@@ -69,6 +69,8 @@ pub(crate) struct Asker {
     /// Which record, so that a later one in the same place is not answered.
     pub(crate) serial: u32,
     pub(crate) msg_id: MsgId,
+    /// QoS asked for: another SUBSCRIBE of the client for the same filter may ask for more meanwhile.
+    pub(crate) asked: QoS,
 }
 
 #[derive(Debug)]
