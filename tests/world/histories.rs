@@ -33,23 +33,37 @@ fn random_histories_keep_every_rule() {
         }
     }
     // A generator that does nothing would find nothing.
-    assert!(worked as u64 * 2 > count, "only {worked} of {count} histories carried messages both ways");
+    assert!(
+        worked as u64 * 2 > count,
+        "only {worked} of {count} histories carried messages both ways"
+    );
 }
 
 #[test]
 fn the_same_seed_gives_the_same_outputs() {
     for seed in 1..=20 {
         let history = History::random(seed);
-        let (Ok(one), Ok(other)) = (history.run(false), history.run(false)) else { continue };
+        let (Ok(one), Ok(other)) = (history.run(false), history.run(false)) else {
+            continue;
+        };
         assert_eq!(one, other, "seed {seed}");
     }
-    let hashes: Vec<u64> = (1..=5).filter_map(|seed| History::random(seed).run(false).ok()).map(|s| s.output_hash).collect();
-    assert!(hashes.windows(2).all(|pair| pair[0] != pair[1]), "different seeds differ: {hashes:?}");
+    let hashes: Vec<u64> = (1..=5)
+        .filter_map(|seed| History::random(seed).run(false).ok())
+        .map(|s| s.output_hash)
+        .collect();
+    assert!(
+        hashes.windows(2).all(|pair| pair[0] != pair[1]),
+        "different seeds differ: {hashes:?}"
+    );
 }
 
 fn report(seed: u64, history: &History, failure: &Failure) -> ! {
-    let steps: Vec<String> =
-        history.steps.iter().map(|(pause, step)| format!("  after {pause:?}: {step:?}")).collect();
+    let steps: Vec<String> = history
+        .steps
+        .iter()
+        .map(|(pause, step)| format!("  after {pause:?}: {step:?}"))
+        .collect();
     panic!(
         "{}\nseed {seed} (SNIPE_WORLD_SEED={seed} runs it again)\nworld {:?}\nclients {:?}\nsteps\n{}\ntrace\n{}",
         failure.violation,
@@ -61,14 +75,23 @@ fn report(seed: u64, history: &History, failure: &Failure) -> ! {
 }
 
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number: {text}"))
+    })
 }
 
 /// Speed matters: many histories are the point.
 #[test]
 fn a_history_takes_milliseconds() {
     let begin = Instant::now();
-    let runs = (1..=10).filter(|seed| History::random(*seed).run(false).is_ok()).count();
+    let runs = (1..=10)
+        .filter(|seed| History::random(*seed).run(false).is_ok())
+        .count();
     assert!(runs > 0);
-    assert!(begin.elapsed() < Duration::from_secs(60), "10 histories took {:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "10 histories took {:?}",
+        begin.elapsed()
+    );
 }

@@ -39,8 +39,15 @@ fn thirty_percent_loss_qos_2_down_all_arrive_once() {
 
 #[test]
 fn bursts_of_loss_qos_1_both_ways_all_arrive() {
-    let burst = Burst { enter: 0.05, leave: 0.2, loss: 0.9 };
-    let path = PathConfig { burst: Some(burst), ..PathConfig::CLEAN };
+    let burst = Burst {
+        enter: 0.05,
+        leave: 0.2,
+        loss: 0.9,
+    };
+    let path = PathConfig {
+        burst: Some(burst),
+        ..PathConfig::CLEAN
+    };
     uplinks_survive(path, QOS1, 40);
     downlinks_survive(path, QOS1, 40);
 }
@@ -68,7 +75,12 @@ fn duplicates_and_reordering_over_many_seconds_lose_nothing() {
         ..PathConfig::CLEAN
     };
     for seed in 1..=5 {
-        let mut world = world(WorldConfig { seed, up: path, down: path, ..WorldConfig::default() });
+        let mut world = world(WorldConfig {
+            seed,
+            up: path,
+            down: path,
+            ..WorldConfig::default()
+        });
         let sensor = world.add_connected(kept("sensor"));
         let panel = world.add_connected(kept("panel"));
         subscribe_and_wait(&mut world, panel, "a/b", QOS1);
@@ -86,7 +98,10 @@ fn duplicates_and_reordering_over_many_seconds_lose_nothing() {
 #[test]
 fn broker_down_at_start_messages_wait_unacknowledged() {
     let mut world = world(WorldConfig {
-        broker: BrokerConfig { up_at_start: false, ..BrokerConfig::default() },
+        broker: BrokerConfig {
+            up_at_start: false,
+            ..BrokerConfig::default()
+        },
         ..WorldConfig::default()
     });
     let sensor = world.add_connected(ClientConfig::new("sensor"));
@@ -95,8 +110,16 @@ fn broker_down_at_start_messages_wait_unacknowledged() {
     let one = world.publish(sensor, "a/b", QOS1);
     world.act(sensor, Action::Ping);
     world.run_for(Duration::from_secs(25));
-    assert_eq!(outcome(&world, sensor, &one), None, "no PUBACK before the broker's");
-    assert_eq!(world.client(panel).subscribed.len(), 1, "subscribing works meanwhile (A31)");
+    assert_eq!(
+        outcome(&world, sensor, &one),
+        None,
+        "no PUBACK before the broker's"
+    );
+    assert_eq!(
+        world.client(panel).subscribed.len(),
+        1,
+        "subscribing works meanwhile (A31)"
+    );
     assert_eq!(world.client(sensor).kicked, 0);
     world.broker_up();
     world.run_for(Duration::from_secs(25));
@@ -104,7 +127,11 @@ fn broker_down_at_start_messages_wait_unacknowledged() {
     assert_eq!(world.broker.count(&one), 1);
     let two = world.external("a/b", QOS1, false);
     world.settle();
-    assert_eq!(received(&world, panel, &two), 1, "the subscription was carried out");
+    assert_eq!(
+        received(&world, panel, &two),
+        1,
+        "the subscription was carried out"
+    );
 }
 
 #[test]
@@ -120,8 +147,9 @@ fn broker_drops_the_connection_in_flight_and_loses_the_session() {
 fn broker_drops(keep_sessions: bool) {
     for qos in [QOS1, QOS2] {
         let mut world = world(WorldConfig::default());
-        let sensors: Vec<ClientIx> =
-            (0..8).map(|n| world.add_connected(ClientConfig::new(&format!("sensor-{n}")))).collect();
+        let sensors: Vec<ClientIx> = (0..8)
+            .map(|n| world.add_connected(ClientConfig::new(&format!("sensor-{n}"))))
+            .collect();
         let panel = world.add_connected(ClientConfig::new("panel"));
         subscribe_and_wait(&mut world, panel, "s/#", qos);
         let mut sent = Vec::new();
@@ -145,8 +173,16 @@ fn broker_drops(keep_sessions: bool) {
             }
         }
         for (n, sensor) in sensors.iter().enumerate() {
-            let mine: Vec<&Bytes> = sent.iter().filter(|(s, _)| s == sensor).map(|(_, payload)| payload).collect();
-            assert_eq!(first_arrivals(&world, &format!("s/{n}")), mine, "in the order sent");
+            let mine: Vec<&Bytes> = sent
+                .iter()
+                .filter(|(s, _)| s == sensor)
+                .map(|(_, payload)| payload)
+                .collect();
+            assert_eq!(
+                first_arrivals(&world, &format!("s/{n}")),
+                mine,
+                "in the order sent"
+            );
         }
         // The gateway subscribed again where it had to.
         let after = world.external("s/after", qos, false);
@@ -156,23 +192,64 @@ fn broker_drops(keep_sessions: bool) {
 }
 
 #[test]
+fn qos_2_acknowledgement_outlives_a_broken_connection() {
+    // One request at a time, so that the Ack still waits when the connection breaks.
+    let broker = BrokerConfig {
+        credit: 1,
+        latency_min: Duration::from_millis(200),
+        latency_max: Duration::from_millis(200),
+        ..BrokerConfig::default()
+    };
+    let mut world = world(WorldConfig {
+        broker,
+        ..WorldConfig::default()
+    });
+    let panel = world.add_connected(ClientConfig::new("panel"));
+    subscribe_and_wait(&mut world, panel, "a/b", QOS2);
+    let sent: Vec<Bytes> = (0..5).map(|_| world.external("a/b", QOS2, false)).collect();
+    world.run_for(Duration::from_millis(250));
+    world.broker_down(true);
+    world.run_for(Duration::from_secs(2));
+    // The broker's receive window is given back: `settle` waits until nothing is unacknowledged there.
+    world.settle();
+    for payload in &sent {
+        assert_eq!(received(&world, panel, payload), 1);
+    }
+}
+
+#[test]
 fn full_queue_answers_congestion_and_nothing_is_lost() {
     let mut world = world(WorldConfig {
         gateway: GatewayConfig {
-            limits: Limits { queue_messages: 4, ..Limits::default() },
+            limits: Limits {
+                queue_messages: 4,
+                ..Limits::default()
+            },
             advertise_interval: None,
             ..GatewayConfig::default()
         },
-        broker: BrokerConfig { up_at_start: false, ..BrokerConfig::default() },
+        broker: BrokerConfig {
+            up_at_start: false,
+            ..BrokerConfig::default()
+        },
         ..WorldConfig::default()
     });
-    let sensors: Vec<ClientIx> =
-        (0..10).map(|n| world.add_connected(ClientConfig::new(&format!("sensor-{n}")))).collect();
-    let sent: Vec<(ClientIx, Bytes)> = sensors.iter().map(|s| (*s, world.publish(*s, "a/b", QOS1))).collect();
+    let sensors: Vec<ClientIx> = (0..10)
+        .map(|n| world.add_connected(ClientConfig::new(&format!("sensor-{n}"))))
+        .collect();
+    let sent: Vec<(ClientIx, Bytes)> = sensors
+        .iter()
+        .map(|s| (*s, world.publish(*s, "a/b", QOS1)))
+        .collect();
     world.run_for(Duration::from_secs(5));
     let refused = sensors
         .iter()
-        .filter(|s| world.client(**s).rejections.contains(&("PUBACK", ReturnCode::Congestion)))
+        .filter(|s| {
+            world
+                .client(**s)
+                .rejections
+                .contains(&("PUBACK", ReturnCode::Congestion))
+        })
         .count();
     assert_eq!(refused, 6, "four wait, the others are told");
     world.settle();
@@ -193,10 +270,14 @@ fn narrow_window_and_credit_are_respected_by_many_clients() {
         },
         ..WorldConfig::default()
     });
-    let sensors: Vec<ClientIx> =
-        (0..50).map(|n| world.add_connected(ClientConfig::new(&format!("sensor-{n}")))).collect();
-    let sent: Vec<(ClientIx, Bytes)> =
-        sensors.iter().flat_map(|s| [*s; 4]).map(|s| (s, world.publish(s, "a/b", QOS1))).collect();
+    let sensors: Vec<ClientIx> = (0..50)
+        .map(|n| world.add_connected(ClientConfig::new(&format!("sensor-{n}"))))
+        .collect();
+    let sent: Vec<(ClientIx, Bytes)> = sensors
+        .iter()
+        .flat_map(|s| [*s; 4])
+        .map(|s| (s, world.publish(s, "a/b", QOS1)))
+        .collect();
     world.settle();
     for (sensor, payload) in &sent {
         assert_eq!(outcome(&world, *sensor, payload), Some(Outcome::Acknowledged));
@@ -206,11 +287,19 @@ fn narrow_window_and_credit_are_respected_by_many_clients() {
 
 #[test]
 fn a_thousand_clients_publish_at_once() {
-    let mut world = world(WorldConfig { up: PathConfig::lossy(0.05), down: PathConfig::lossy(0.05), ..WorldConfig::default() });
-    let sensors: Vec<ClientIx> =
-        (0..1000).map(|n| world.add_client(ClientConfig::new(&format!("sensor-{n}")))).collect();
+    let mut world = world(WorldConfig {
+        up: PathConfig::lossy(0.05),
+        down: PathConfig::lossy(0.05),
+        ..WorldConfig::default()
+    });
+    let sensors: Vec<ClientIx> = (0..1000)
+        .map(|n| world.add_client(ClientConfig::new(&format!("sensor-{n}"))))
+        .collect();
     sensors.iter().for_each(|sensor| world.connect(*sensor));
-    let sent: Vec<(ClientIx, Bytes)> = sensors.iter().map(|s| (*s, world.publish(*s, "a/b", QOS1))).collect();
+    let sent: Vec<(ClientIx, Bytes)> = sensors
+        .iter()
+        .map(|s| (*s, world.publish(*s, "a/b", QOS1)))
+        .collect();
     world.settle();
     for (sensor, payload) in &sent {
         assert_eq!(outcome(&world, *sensor, payload), Some(Outcome::Acknowledged));
@@ -222,23 +311,39 @@ fn a_thousand_clients_publish_at_once() {
 fn refused_publish_and_subscription_are_refused_to_the_client() {
     let mut world = world(WorldConfig {
         broker: BrokerConfig {
-            refuse: vec![("secret/".into(), Refusal(0x87)), ("busy/".into(), Refusal::QUOTA_EXCEEDED)],
+            refuse: vec![
+                ("secret/".into(), Refusal(0x87)),
+                ("busy/".into(), Refusal::QUOTA_EXCEEDED),
+            ],
             ..BrokerConfig::default()
         },
         ..WorldConfig::default()
     });
     let sensor = world.add_connected(ClientConfig::new("sensor"));
-    let refused: Vec<Bytes> = [QOS1, QOS2].map(|qos| world.publish(sensor, "secret/x", qos)).into();
+    let refused: Vec<Bytes> = [QOS1, QOS2]
+        .map(|qos| world.publish(sensor, "secret/x", qos))
+        .into();
     world.subscribe(sensor, "secret/#", QOS1);
     world.run_for(Duration::from_secs(5));
     for payload in &refused {
-        assert_eq!(outcome(&world, sensor, payload), Some(Outcome::Rejected(ReturnCode::NotSupported)));
+        assert_eq!(
+            outcome(&world, sensor, payload),
+            Some(Outcome::Rejected(ReturnCode::NotSupported))
+        );
     }
-    assert!(world.client(sensor).rejections.contains(&("SUBACK", ReturnCode::NotSupported)));
+    assert!(
+        world
+            .client(sensor)
+            .rejections
+            .contains(&("SUBACK", ReturnCode::NotSupported))
+    );
     assert!(world.client(sensor).subscribed.is_empty());
     world.publish(sensor, "busy/x", QOS1);
     world.run_for(Duration::from_secs(5));
-    assert_eq!(world.client(sensor).rejections.last(), Some(&("PUBACK", ReturnCode::Congestion)));
+    assert_eq!(
+        world.client(sensor).rejections.last(),
+        Some(&("PUBACK", ReturnCode::Congestion))
+    );
 }
 
 #[test]
@@ -259,7 +364,12 @@ fn subscription_accepted_while_away_and_then_refused_ends_the_session() {
     world.settle();
     assert_eq!(world.client(panel).kicked, 1, "A31, A78");
     assert!(world.client(panel).subscribed.is_empty());
-    assert!(world.client(panel).rejections.contains(&("SUBACK", ReturnCode::NotSupported)));
+    assert!(
+        world
+            .client(panel)
+            .rejections
+            .contains(&("SUBACK", ReturnCode::NotSupported))
+    );
 }
 
 // Wills.
@@ -267,13 +377,25 @@ fn subscription_accepted_while_away_and_then_refused_ends_the_session() {
 #[test]
 fn will_of_a_lost_client_is_published_exactly_once() {
     for path in [PathConfig::CLEAN, lossy()] {
-        let mut world = world(WorldConfig { up: path, down: path, ..WorldConfig::default() });
-        let config = ClientConfig { will: Some(will("wills/sensor", "gone")), ..ClientConfig::new("sensor") };
+        let mut world = world(WorldConfig {
+            up: path,
+            down: path,
+            ..WorldConfig::default()
+        });
+        let config = ClientConfig {
+            will: Some(will("wills/sensor", "gone")),
+            ..ClientConfig::new("sensor")
+        };
         let sensor = world.add_connected(config);
         world.vanish(sensor);
         world.run_for(Duration::from_secs(300));
         assert_eq!(world.broker.count(b"gone"), 1);
-        assert!(world.notices.iter().any(|(_, n)| matches!(n, Notice::Lost { will: true, .. })));
+        assert!(
+            world
+                .notices
+                .iter()
+                .any(|(_, n)| matches!(n, Notice::Lost { will: true, .. }))
+        );
         world.settle();
         assert_eq!(world.broker.count(b"gone"), 1);
     }
@@ -282,7 +404,10 @@ fn will_of_a_lost_client_is_published_exactly_once() {
 #[test]
 fn no_will_after_disconnect() {
     let mut world = world(WorldConfig::default());
-    let config = ClientConfig { will: Some(will("wills/sensor", "gone")), ..ClientConfig::new("sensor") };
+    let config = ClientConfig {
+        will: Some(will("wills/sensor", "gone")),
+        ..ClientConfig::new("sensor")
+    };
     let sensor = world.add_connected(config);
     world.disconnect(sensor);
     world.run_for(Duration::from_secs(10));
@@ -295,16 +420,27 @@ fn no_will_after_disconnect() {
 #[test]
 fn updated_will_is_the_one_published() {
     let mut world = world(WorldConfig::default());
-    let config = ClientConfig { will: Some(will("wills/sensor", "first")), ..ClientConfig::new("sensor") };
+    let config = ClientConfig {
+        will: Some(will("wills/sensor", "first")),
+        ..ClientConfig::new("sensor")
+    };
     let sensor = world.add_connected(config);
-    world.act(sensor, Action::UpdateWillTopic(Some(will("wills/other", "first"))));
+    world.act(
+        sensor,
+        Action::UpdateWillTopic(Some(will("wills/other", "first"))),
+    );
     world.act(sensor, Action::UpdateWillMessage(Bytes::from_static(b"second")));
     world.run_for(Duration::from_secs(5));
     world.vanish(sensor);
     world.run_for(Duration::from_secs(300));
     assert_eq!(world.broker.count(b"first"), 0);
     assert_eq!(world.broker.count(b"second"), 1);
-    let routed = world.broker.log.iter().find(|r| r.payload == "second").expect("counted above");
+    let routed = world
+        .broker
+        .log
+        .iter()
+        .find(|r| r.payload == "second")
+        .expect("counted above");
     assert_eq!(&*routed.topic, "wills/other");
     world.settle();
 }
@@ -312,7 +448,10 @@ fn updated_will_is_the_one_published() {
 #[test]
 fn will_of_a_client_lost_while_the_broker_is_away_comes_when_it_is_back() {
     let mut world = world(WorldConfig::default());
-    let config = ClientConfig { will: Some(will("wills/sensor", "gone")), ..ClientConfig::new("sensor") };
+    let config = ClientConfig {
+        will: Some(will("wills/sensor", "gone")),
+        ..ClientConfig::new("sensor")
+    };
     let sensor = world.add_connected(config);
     world.broker_down(false);
     world.vanish(sensor);
@@ -322,13 +461,64 @@ fn will_of_a_client_lost_while_the_broker_is_away_comes_when_it_is_back() {
     assert_eq!(world.broker.count(b"gone"), 1);
 }
 
+#[test]
+fn will_that_finds_no_place_is_not_told_as_published() {
+    let limits = Limits {
+        queue_messages: 1,
+        ..Limits::default()
+    };
+    let gateway = GatewayConfig {
+        limits,
+        advertise_interval: None,
+        ..GatewayConfig::default()
+    };
+    let broker = BrokerConfig {
+        up_at_start: false,
+        ..BrokerConfig::default()
+    };
+    let mut world = world(WorldConfig {
+        gateway,
+        broker,
+        ..WorldConfig::default()
+    });
+    let clients = ["one", "two"].map(|id| {
+        let config = ClientConfig {
+            will: Some(will("wills", id)),
+            ..ClientConfig::new(id)
+        };
+        world.add_connected(config)
+    });
+    clients.into_iter().for_each(|client| world.vanish(client));
+    world.run_for(Duration::from_secs(300));
+    let told = |expected| {
+        world
+            .notices
+            .iter()
+            .filter(|(_, n)| matches!(n, Notice::Lost { will, .. } if *will == expected))
+            .count()
+    };
+    assert_eq!((told(true), told(false)), (1, 1));
+    world.settle();
+    assert_eq!(world.broker.log.len(), 1);
+}
+
 // Subscriptions.
 
 #[test]
 fn late_subscriber_gets_the_retained_message_and_others_do_not_again() {
-    for overlap in [Overlap::OneCopyWithIds, Overlap::CopyPerFilter, Overlap::OneCopyWithoutIds] {
-        let broker = BrokerConfig { overlap, ..BrokerConfig::default() };
-        let mut world = world(WorldConfig { broker, ..WorldConfig::default() });
+    for overlap in [
+        Overlap::OneCopyWithIds,
+        Overlap::CopyPerFilter,
+        Overlap::OneCopyWithoutIds,
+    ] {
+        let broker = BrokerConfig {
+            overlap,
+            ..BrokerConfig::default()
+        };
+        let mut world = world(WorldConfig {
+            broker,
+            ..WorldConfig::default()
+        });
         let early = world.add_connected(ClientConfig::new("early"));
         subscribe_and_wait(&mut world, early, "s/+", QOS1);
         let retained = world.external("s/1", QOS1, true);
@@ -337,7 +527,10 @@ fn late_subscriber_gets_the_retained_message_and_others_do_not_again() {
         world.subscribe(late, "s/+", QOS1);
         world.settle();
         assert_eq!(received(&world, late, &retained), 1);
-        assert!(world.client(late).delivered[0].retain, "retained for a late subscriber");
+        assert!(
+            world.client(late).delivered[0].retain,
+            "retained for a late subscriber"
+        );
         assert_eq!(received(&world, early, &retained), 1);
         assert!(!world.client(early).delivered[0].retain, "live for an early one");
     }
@@ -345,9 +538,19 @@ fn late_subscriber_gets_the_retained_message_and_others_do_not_again() {
 
 #[test]
 fn overlapping_filters_deliver_once_at_the_highest_qos() {
-    for overlap in [Overlap::OneCopyWithIds, Overlap::CopyPerFilter, Overlap::OneCopyWithoutIds] {
-        let broker = BrokerConfig { overlap, ..BrokerConfig::default() };
-        let mut world = world(WorldConfig { broker, ..WorldConfig::default() });
+    for overlap in [
+        Overlap::OneCopyWithIds,
+        Overlap::CopyPerFilter,
+        Overlap::OneCopyWithoutIds,
+    ] {
+        let broker = BrokerConfig {
+            overlap,
+            ..BrokerConfig::default()
+        };
+        let mut world = world(WorldConfig {
+            broker,
+            ..WorldConfig::default()
+        });
         let both = world.add_connected(ClientConfig::new("both"));
         let wild = world.add_connected(ClientConfig::new("wild"));
         subscribe_and_wait(&mut world, both, "s/#", QOS0);
@@ -360,6 +563,34 @@ fn overlapping_filters_deliver_once_at_the_highest_qos() {
         assert_eq!(received(&world, wild, &message), 1, "{overlap:?}");
         assert_eq!(world.client(both).delivered[0].qos, QOS2, "{overlap:?}");
         assert_eq!(world.client(wild).delivered[0].qos, QOS1, "{overlap:?}");
+    }
+}
+
+#[test]
+fn each_suback_grants_no_more_than_its_subscribe_asked_for() {
+    let broker = BrokerConfig {
+        settle_max: Duration::from_secs(2),
+        ..BrokerConfig::default()
+    };
+    for seed in 1..=5 {
+        let broker = broker.clone();
+        let mut world = world(WorldConfig {
+            seed,
+            broker,
+            ..WorldConfig::default()
+        });
+        let hasty = world.add_connected(ClientConfig {
+            max_open: 5,
+            ..ClientConfig::new("hasty")
+        });
+        // The world itself compares each SUBACK with its SUBSCRIBE.
+        world.subscribe(hasty, "a/b", QOS0);
+        world.subscribe(hasty, "a/b", QOS2);
+        world.settle();
+        assert_eq!(world.client(hasty).delivered.len(), 0);
+        let message = world.external("a/b", QOS2, false);
+        world.settle();
+        assert_eq!(received(&world, hasty, &message), 1);
     }
 }
 
@@ -380,18 +611,34 @@ fn shared_subscription_is_given_back_when_the_last_one_leaves() {
     assert_eq!(received(&world, two, &message), 1);
     world.disconnect(two);
     world.run_for(Duration::from_secs(5));
-    assert!(upstream_filters(&world).is_empty(), "two was clean, so its subscriptions end with it");
+    assert!(
+        upstream_filters(&world).is_empty(),
+        "two was clean, so its subscriptions end with it"
+    );
     world.settle();
 }
 
 #[test]
 fn every_form_of_topic_works_both_ways() {
     let predefined = vec![
-        PredefinedTopic { id: TopicId(1), topic: "plain/topic".into() },
-        PredefinedTopic { id: TopicId(2), topic: "own/{client_id}/x".into() },
+        PredefinedTopic {
+            id: TopicId(1),
+            topic: "plain/topic".into(),
+        },
+        PredefinedTopic {
+            id: TopicId(2),
+            topic: "own/{client_id}/x".into(),
+        },
     ];
-    let gateway = GatewayConfig { predefined, advertise_interval: None, ..GatewayConfig::default() };
-    let mut world = world(WorldConfig { gateway, ..WorldConfig::default() });
+    let gateway = GatewayConfig {
+        predefined,
+        advertise_interval: None,
+        ..GatewayConfig::default()
+    };
+    let mut world = world(WorldConfig {
+        gateway,
+        ..WorldConfig::default()
+    });
     let client = world.add_connected(ClientConfig::new("c"));
     let forms = [
         (TopicForm::from("some/name"), "some/name"),
@@ -474,9 +721,18 @@ fn takeover_from_a_new_address_goes_on_there() {
 fn client_that_restarts_mid_exchange_is_served_again() {
     for clean in [true, false] {
         for qos in [QOS1, QOS2] {
-            let broker = BrokerConfig { settle_max: Duration::from_secs(2), ..BrokerConfig::default() };
-            let mut world = world(WorldConfig { broker, ..WorldConfig::default() });
-            let config = ClientConfig { clean, ..ClientConfig::new("sensor") };
+            let broker = BrokerConfig {
+                settle_max: Duration::from_secs(2),
+                ..BrokerConfig::default()
+            };
+            let mut world = world(WorldConfig {
+                broker,
+                ..WorldConfig::default()
+            });
+            let config = ClientConfig {
+                clean,
+                ..ClientConfig::new("sensor")
+            };
             let sensor = world.add_connected(config);
             world.subscribe(sensor, "a/b", qos);
             for n in 0..20 {
@@ -530,7 +786,11 @@ fn empty_publish_that_is_never_acknowledged_does_not_cost_the_session() {
     let next = world.external("a/b", QOS1, false);
     world.settle();
     assert_eq!(world.client(client).kicked, 0, "A60: never disconnected for it");
-    assert_eq!(received(&world, client, &next), 1, "A60: dropped after six rounds, the next one comes");
+    assert_eq!(
+        received(&world, client, &next),
+        1,
+        "A60: dropped after six rounds, the next one comes"
+    );
 }
 
 // Malformed datagrams.
@@ -538,7 +798,10 @@ fn empty_publish_that_is_never_acknowledged_does_not_cost_the_session() {
 #[test]
 fn malformed_datagrams_change_nothing_for_clients() {
     let run = |garbage: bool| {
-        let mut world = world(WorldConfig { trace: true, ..WorldConfig::default() });
+        let mut world = world(WorldConfig {
+            trace: true,
+            ..WorldConfig::default()
+        });
         let sensor = world.add_connected(ClientConfig::new("sensor"));
         let panel = world.add_connected(ClientConfig::new("panel"));
         subscribe_and_wait(&mut world, panel, "a/b", QOS1);
@@ -555,12 +818,21 @@ fn malformed_datagrams_change_nothing_for_clients() {
         }
         let metrics = world.metrics();
         world.settle();
-        let to_clients: Vec<Vec<u8>> = world.sent.iter().map(|(_, _, datagram)| datagram.clone()).collect();
+        let to_clients: Vec<Vec<u8>> = world
+            .sent
+            .iter()
+            .map(|(_, _, datagram)| datagram.clone())
+            .collect();
         (to_clients, metrics)
     };
     let ((without, quiet), (with, noisy)) = (run(false), run(true));
     assert_eq!(without, with, "not one datagram differs");
-    let counted: u64 = noisy.iter().zip(&quiet).filter(|((name, _), _)| name.contains("malformed")).map(|((_, a), (_, b))| a - b).sum();
+    let counted: u64 = noisy
+        .iter()
+        .zip(&quiet)
+        .filter(|((name, _), _)| name.contains("malformed"))
+        .map(|((_, a), (_, b))| a - b)
+        .sum();
     assert_eq!(counted, 2 * MALFORMED.len() as u64, "each counted by reason");
 }
 
@@ -594,7 +866,10 @@ const MALFORMED: &[&[u8]] = &[
 
 #[test]
 fn unknown_senders_are_told_to_connect_and_get_nothing_else() {
-    let mut world = world(WorldConfig { trace: true, ..WorldConfig::default() });
+    let mut world = world(WorldConfig {
+        trace: true,
+        ..WorldConfig::default()
+    });
     let stranger = world.stranger(9);
     let mut datagram = Vec::new();
     Packet::Pubrel(MsgId(1)).encode(&mut datagram);
@@ -610,22 +885,41 @@ fn unknown_senders_are_told_to_connect_and_get_nothing_else() {
 
 #[test]
 fn repeated_connect_is_acknowledged_again_and_costs_nothing() {
-    let mut world = world(WorldConfig { trace: true, ..WorldConfig::default() });
+    let mut world = world(WorldConfig {
+        trace: true,
+        ..WorldConfig::default()
+    });
     let client = world.add_connected(ClientConfig::new("c"));
-    let connect = Packet::Connect(Connect { will: false, clean_session: true, duration: 60, client_id: "c" });
+    let connect = Packet::Connect(Connect {
+        will: false,
+        clean_session: true,
+        duration: 60,
+        client_id: "c",
+    });
     let mut datagram = Vec::new();
     connect.encode(&mut datagram);
     let route = world.route(client).clone();
     world.inject(&route, &datagram);
     world.run_for(Duration::from_secs(1));
-    assert_eq!(world.sent.iter().filter(|(_, _, d)| d[..] == [0x03, 0x05, 0x00]).count(), 2, "A18");
+    assert_eq!(
+        world
+            .sent
+            .iter()
+            .filter(|(_, _, d)| d[..] == [0x03, 0x05, 0x00])
+            .count(),
+        2,
+        "A18"
+    );
     world.settle();
 }
 
 // Helpers.
 
 fn world(config: WorldConfig) -> World {
-    World::new(WorldConfig { trace: true, ..config })
+    World::new(WorldConfig {
+        trace: true,
+        ..config
+    })
 }
 
 fn lossy() -> PathConfig {
@@ -633,17 +927,30 @@ fn lossy() -> PathConfig {
 }
 
 fn kept(id: &str) -> ClientConfig {
-    ClientConfig { clean: false, ..ClientConfig::new(id) }
+    ClientConfig {
+        clean: false,
+        ..ClientConfig::new(id)
+    }
 }
 
 fn uplinks_survive(path: PathConfig, qos: QoS, count: usize) {
     for seed in 1..=3 {
-        let mut world = world(WorldConfig { seed, up: path, down: path, ..WorldConfig::default() });
+        let mut world = world(WorldConfig {
+            seed,
+            up: path,
+            down: path,
+            ..WorldConfig::default()
+        });
         // Patient enough not to give up: a new session could repeat a QoS 2 message.
-        let config = ClientConfig { retry_count: 15, ..kept("sensor") };
+        let config = ClientConfig {
+            retry_count: 15,
+            ..kept("sensor")
+        };
         let sensor = world.add_connected(config);
         let sent: Vec<Bytes> = (0..count).map(|_| world.publish(sensor, "a/b", qos)).collect();
-        world.run_until(Duration::from_secs(4 * 3600), |world| world.client(sensor).is_idle());
+        world.run_until(Duration::from_secs(4 * 3600), |world| {
+            world.client(sensor).is_idle()
+        });
         world.settle();
         for payload in &sent {
             assert_eq!(outcome(&world, sensor, payload), Some(Outcome::Acknowledged));
@@ -652,14 +959,26 @@ fn uplinks_survive(path: PathConfig, qos: QoS, count: usize) {
                 assert_eq!(world.broker.count(payload), 1, "exactly once: {payload:?}");
             }
         }
-        assert_eq!(first_arrivals(&world, "a/b"), sent.iter().collect::<Vec<_>>(), "in the order sent");
+        assert_eq!(
+            first_arrivals(&world, "a/b"),
+            sent.iter().collect::<Vec<_>>(),
+            "in the order sent"
+        );
     }
 }
 
 fn downlinks_survive(path: PathConfig, qos: QoS, count: usize) {
     for seed in 1..=3 {
-        let mut world = world(WorldConfig { seed, up: path, down: path, ..WorldConfig::default() });
-        let panel = world.add_connected(ClientConfig { retry_count: 15, ..kept("panel") });
+        let mut world = world(WorldConfig {
+            seed,
+            up: path,
+            down: path,
+            ..WorldConfig::default()
+        });
+        let panel = world.add_connected(ClientConfig {
+            retry_count: 15,
+            ..kept("panel")
+        });
         subscribe_and_wait(&mut world, panel, "a/b", qos);
         let sent: Vec<Bytes> = (0..count)
             .map(|_| {
@@ -680,7 +999,9 @@ fn downlinks_survive(path: PathConfig, qos: QoS, count: usize) {
 fn subscribe_and_wait(world: &mut World, client: ClientIx, topic: impl Into<TopicForm>, qos: QoS) {
     let topic = topic.into();
     world.subscribe(client, topic.clone(), qos);
-    world.run_until(Duration::from_secs(600), |world| world.client(client).subscribed.contains_key(&topic));
+    world.run_until(Duration::from_secs(600), |world| {
+        world.client(client).subscribed.contains_key(&topic)
+    });
 }
 
 fn outcome(world: &World, client: ClientIx, payload: &Bytes) -> Option<Outcome> {
@@ -688,7 +1009,12 @@ fn outcome(world: &World, client: ClientIx, payload: &Bytes) -> Option<Outcome> 
 }
 
 fn received(world: &World, client: ClientIx, payload: &Bytes) -> usize {
-    world.client(client).delivered.iter().filter(|d| d.payload == payload).count()
+    world
+        .client(client)
+        .delivered
+        .iter()
+        .filter(|d| d.payload == payload)
+        .count()
 }
 
 /// What the broker took under this topic, repeats left out.
@@ -703,5 +1029,10 @@ fn first_arrivals<'a>(world: &'a World, topic: &str) -> Vec<&'a Bytes> {
 }
 
 fn upstream_filters(world: &World) -> Vec<String> {
-    world.broker.filters(ConnId(0)).iter().map(|filter| filter.to_string()).collect()
+    world
+        .broker
+        .filters(ConnId(0))
+        .iter()
+        .map(|filter| filter.to_string())
+        .collect()
 }

@@ -30,20 +30,49 @@ pub struct History {
 #[allow(missing_docs)] // The fields are those of the world's verbs.
 pub enum Step {
     Connect(usize),
-    Publish { client: usize, topic: TopicForm, qos: PublishQoS, retain: bool, octets: usize },
-    Subscribe { client: usize, topic: TopicForm, qos: QoS },
-    Unsubscribe { client: usize, topic: TopicForm },
-    External { topic: String, qos: QoS, retain: bool },
-    UpdateWill { client: usize, number: usize },
+    Publish {
+        client: usize,
+        topic: TopicForm,
+        qos: PublishQoS,
+        retain: bool,
+        octets: usize,
+    },
+    Subscribe {
+        client: usize,
+        topic: TopicForm,
+        qos: QoS,
+    },
+    Unsubscribe {
+        client: usize,
+        topic: TopicForm,
+    },
+    External {
+        topic: String,
+        qos: QoS,
+        retain: bool,
+    },
+    UpdateWill {
+        client: usize,
+        number: usize,
+    },
     Disconnect(usize),
     Vanish(usize),
     Reboot(usize),
     Roam(usize),
-    BrokerDown { keep_sessions: bool },
+    BrokerDown {
+        keep_sessions: bool,
+    },
     BrokerUp,
-    Paths { client: usize, up: PathConfig, down: PathConfig },
+    Paths {
+        client: usize,
+        up: PathConfig,
+        down: PathConfig,
+    },
     /// From a client's own address, or from a stranger's.
-    Garbage { client: Option<usize>, datagram: Vec<u8> },
+    Garbage {
+        client: Option<usize>,
+        datagram: Vec<u8>,
+    },
 }
 
 /// What a run came to.
@@ -72,21 +101,45 @@ pub struct Failure {
     pub trace: Vec<String>,
 }
 
-const TOPICS: [&str; 6] = ["a/b", "a/c", "s/1/temp", "s/2/temp", "long/topic/name/of/many/levels", "forbidden/x"];
-const FILTERS: [&str; 9] = ["a/b", "a/+", "a/c", "#", "s/+/temp", "s/#", "long/#", "s/1/temp", "forbidden/x"];
+const TOPICS: [&str; 6] = [
+    "a/b",
+    "a/c",
+    "s/1/temp",
+    "s/2/temp",
+    "long/topic/name/of/many/levels",
+    "forbidden/x",
+];
+const FILTERS: [&str; 9] = [
+    "a/b",
+    "a/+",
+    "a/c",
+    "#",
+    "s/+/temp",
+    "s/#",
+    "long/#",
+    "s/1/temp",
+    "forbidden/x",
+];
 
 impl History {
     /// The scenario of a seed.
     pub fn random(seed: u64) -> History {
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x5EED);
         let world = random_world(seed, rng);
-        let clients: Vec<ClientConfig> = (0..rng.random_range(1..=6)).map(|ix| random_client(ix, rng)).collect();
-        let mut steps: Vec<(Duration, Step)> =
-            (0..clients.len()).map(|ix| (pause(rng), Step::Connect(ix))).collect();
+        let clients: Vec<ClientConfig> = (0..rng.random_range(1..=6))
+            .map(|ix| random_client(ix, rng))
+            .collect();
+        let mut steps: Vec<(Duration, Step)> = (0..clients.len())
+            .map(|ix| (pause(rng), Step::Connect(ix)))
+            .collect();
         for _ in 0..rng.random_range(10..=70) {
             steps.push((pause(rng), random_step(clients.len(), rng)));
         }
-        History { world, clients, steps }
+        History {
+            world,
+            clients,
+            steps,
+        }
     }
 
     /// Plays it to the end.
@@ -94,11 +147,16 @@ impl History {
     /// # Errors
     /// The first rule that is broken; a panic of the gateway is one.
     pub fn run(&self, trace: bool) -> Result<Summary, Box<Failure>> {
-        let mut world = World::new(WorldConfig { trace, ..self.world.clone() });
+        let mut world = World::new(WorldConfig {
+            trace,
+            ..self.world.clone()
+        });
         let played = catch_unwind(AssertUnwindSafe(|| self.play(&mut world)));
         let result = played.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            let text = text
+                .or(panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
             Err(Violation::new("nothing panics", text))
         });
         let trace = world.trace().map(String::from).collect();
@@ -130,7 +188,13 @@ impl History {
         let mut smallest = self.clone();
         let mut calmer = smallest.clone();
         (calmer.world.up, calmer.world.down) = (PathConfig::CLEAN, PathConfig::CLEAN);
-        for candidate in [calmer, History { steps: without_paths(&smallest.steps), ..smallest.clone() }] {
+        for candidate in [
+            calmer,
+            History {
+                steps: without_paths(&smallest.steps),
+                ..smallest.clone()
+            },
+        ] {
             if breaks(&candidate) {
                 smallest = candidate;
             }
@@ -164,7 +228,13 @@ impl Step {
     pub fn apply(&self, world: &mut World) {
         match self.clone() {
             Step::Connect(client) => world.connect(ClientIx(client)),
-            Step::Publish { client, topic, qos, retain, octets } => {
+            Step::Publish {
+                client,
+                topic,
+                qos,
+                retain,
+                octets,
+            } => {
                 world.publish_as(ClientIx(client), topic, qos, retain, octets);
             }
             Step::Subscribe { client, topic, qos } => world.subscribe(ClientIx(client), topic, qos),
@@ -198,7 +268,11 @@ impl Step {
 }
 
 fn without_paths(steps: &[(Duration, Step)]) -> Vec<(Duration, Step)> {
-    steps.iter().filter(|(_, step)| !matches!(step, Step::Paths { .. })).cloned().collect()
+    steps
+        .iter()
+        .filter(|(_, step)| !matches!(step, Step::Paths { .. }))
+        .cloned()
+        .collect()
 }
 
 fn pause(rng: &mut SmallRng) -> Duration {
@@ -212,10 +286,19 @@ fn pause(rng: &mut SmallRng) -> Duration {
 }
 
 fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
-    let mut world = WorldConfig { seed, ..WorldConfig::default() };
+    let mut world = WorldConfig {
+        seed,
+        ..WorldConfig::default()
+    };
     world.gateway.predefined = vec![
-        PredefinedTopic { id: TopicId(1), topic: "a/b".into() },
-        PredefinedTopic { id: TopicId(2), topic: "own/{client_id}".into() },
+        PredefinedTopic {
+            id: TopicId(1),
+            topic: "a/b".into(),
+        },
+        PredefinedTopic {
+            id: TopicId(2),
+            topic: "own/{client_id}".into(),
+        },
     ];
     if rng.random_bool(0.2) {
         world.gateway.limits.buffer_messages_per_client = rng.random_range(2..=6);
@@ -255,8 +338,16 @@ fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
             1 => Overlap::CopyPerFilter,
             _ => Overlap::OneCopyWithoutIds,
         },
-        max_granted: if rng.random_bool(0.1) { QoS::AtLeastOnce } else { QoS::ExactlyOnce },
-        refuse: if rng.random_bool(0.5) { vec![("forbidden/".into(), Refusal(0x87))] } else { Vec::new() },
+        max_granted: if rng.random_bool(0.1) {
+            QoS::AtLeastOnce
+        } else {
+            QoS::ExactlyOnce
+        },
+        refuse: if rng.random_bool(0.5) {
+            vec![("forbidden/".into(), Refusal(0x87))]
+        } else {
+            Vec::new()
+        },
         ..BrokerConfig::default()
     };
     world
@@ -265,7 +356,10 @@ fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
 /// From a clean one (0) to one that does everything at once (3).
 fn random_path(trouble: u32, rng: &mut SmallRng) -> PathConfig {
     let latency_max = Duration::from_millis(rng.random_range(10..=1_500));
-    let mut path = PathConfig { latency_max, ..PathConfig::CLEAN };
+    let mut path = PathConfig {
+        latency_max,
+        ..PathConfig::CLEAN
+    };
     if trouble >= 1 {
         path.loss = rng.random_range(0.0..0.3);
     }
@@ -275,21 +369,31 @@ fn random_path(trouble: u32, rng: &mut SmallRng) -> PathConfig {
         path.reorder_by = Duration::from_millis(rng.random_range(100..=15_000));
     }
     if trouble >= 3 {
-        path.burst = Some(Burst { enter: 0.05, leave: 0.3, loss: rng.random_range(0.5..1.0) });
+        path.burst = Some(Burst {
+            enter: 0.05,
+            leave: 0.3,
+            loss: rng.random_range(0.5..1.0),
+        });
     }
     path
 }
 
 fn random_client(ix: usize, rng: &mut SmallRng) -> ClientConfig {
     let id = format!("client-{ix}");
-    let will = rng.random_bool(0.4).then(|| will(&format!("wills/{id}"), &format!("will of {id}")));
+    let will = rng
+        .random_bool(0.4)
+        .then(|| will(&format!("wills/{id}"), &format!("will of {id}")));
     ClientConfig {
         clean: rng.random_bool(0.6),
         keep_alive: rng.random_range(20..=120),
         will,
         max_open: if rng.random_bool(0.2) { 5 } else { 1 },
         // Some begin just before the wrap, so that 0 is used too (A45).
-        first_msg_id: if rng.random_bool(0.2) { 0xFFFD } else { rng.random() },
+        first_msg_id: if rng.random_bool(0.2) {
+            0xFFFD
+        } else {
+            rng.random()
+        },
         ..ClientConfig::new(&id)
     }
 }
@@ -307,34 +411,67 @@ fn random_step(clients: usize, rng: &mut SmallRng) -> Step {
                 2..=5 => PublishQoS::Level(QoS::AtLeastOnce),
                 _ => PublishQoS::Level(QoS::ExactlyOnce),
             };
-            let octets = if rng.random_bool(0.1) { rng.random_range(20..400) } else { 0 };
-            Step::Publish { client, topic, qos, retain, octets }
+            let octets = if rng.random_bool(0.1) {
+                rng.random_range(20..400)
+            } else {
+                0
+            };
+            Step::Publish {
+                client,
+                topic,
+                qos,
+                retain,
+                octets,
+            }
         }
-        35..=49 => Step::Subscribe { client, topic: random_form(&FILTERS, rng), qos: random_qos(rng) },
-        50..=54 => Step::Unsubscribe { client, topic: random_form(&FILTERS, rng) },
+        35..=49 => Step::Subscribe {
+            client,
+            topic: random_form(&FILTERS, rng),
+            qos: random_qos(rng),
+        },
+        50..=54 => Step::Unsubscribe {
+            client,
+            topic: random_form(&FILTERS, rng),
+        },
         55..=74 => {
             let topic = match rng.random_range(0..8) {
                 0 => "xy".into(),
                 1 => format!("own/client-{client}"),
                 _ => TOPICS[rng.random_range(0..TOPICS.len())].into(),
             };
-            Step::External { topic, qos: random_qos(rng), retain }
+            Step::External {
+                topic,
+                qos: random_qos(rng),
+                retain,
+            }
         }
-        75..=76 => Step::UpdateWill { client, number: rng.random_range(0..1_000_000) },
+        75..=76 => Step::UpdateWill {
+            client,
+            number: rng.random_range(0..1_000_000),
+        },
         77..=79 => Step::Disconnect(client),
         80..=82 => Step::Vanish(client),
         83..=85 => Step::Reboot(client),
         86..=88 => Step::Connect(client),
         89..=90 => Step::Roam(client),
-        91..=93 => Step::BrokerDown { keep_sessions: rng.random() },
+        91..=93 => Step::BrokerDown {
+            keep_sessions: rng.random(),
+        },
         94..=97 => Step::BrokerUp,
         98 => {
             let trouble = rng.random_range(0..4);
-            Step::Paths { client, up: random_path(trouble, rng), down: random_path(trouble, rng) }
+            Step::Paths {
+                client,
+                up: random_path(trouble, rng),
+                down: random_path(trouble, rng),
+            }
         }
         _ => {
             let datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
-            Step::Garbage { client: rng.random_bool(0.5).then_some(client), datagram }
+            Step::Garbage {
+                client: rng.random_bool(0.5).then_some(client),
+                datagram,
+            }
         }
     }
 }

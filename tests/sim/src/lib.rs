@@ -20,7 +20,9 @@ use bytes::Bytes;
 use gateway_core::Gateway;
 use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
-use gateway_core::io::{ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, TxTicket, Will};
+use gateway_core::io::{
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, TxTicket, Will,
+};
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -74,7 +76,10 @@ impl Default for WorldConfig {
     fn default() -> Self {
         WorldConfig {
             seed: 1,
-            gateway: GatewayConfig { advertise_interval: None, ..GatewayConfig::default() },
+            gateway: GatewayConfig {
+                advertise_interval: None,
+                ..GatewayConfig::default()
+            },
             broker: BrokerConfig::default(),
             up: PathConfig::CLEAN,
             down: PathConfig::CLEAN,
@@ -131,8 +136,15 @@ struct Station {
 
 #[derive(Debug)]
 enum Event {
-    ToGateway { from: Route, datagram: Vec<u8> },
-    ToClient { client: usize, addr: LinkAddr, datagram: Vec<u8> },
+    ToGateway {
+        from: Route,
+        datagram: Vec<u8>,
+    },
+    ToClient {
+        client: usize,
+        addr: LinkAddr,
+        datagram: Vec<u8>,
+    },
     ClientTimer(usize),
     Broker(BrokerAction),
     /// The broker has something to tell.
@@ -221,7 +233,14 @@ impl World {
         let (up, down) = (Path::new(self.config.up), Path::new(self.config.down));
         let client = SimClient::new(config);
         let route = self.new_route(ix);
-        self.clients.push(Station { client, route, up, down, wakes_at: None, submitted: Vec::new() });
+        self.clients.push(Station {
+            client,
+            route,
+            up,
+            down,
+            wakes_at: None,
+            submitted: Vec::new(),
+        });
         ix
     }
 
@@ -240,7 +259,10 @@ impl World {
 
     /// The clients, in the order they were added.
     pub fn clients(&self) -> impl Iterator<Item = (ClientIx, &SimClient)> {
-        self.clients.iter().enumerate().map(|(ix, station)| (ClientIx(ix), &station.client))
+        self.clients
+            .iter()
+            .enumerate()
+            .map(|(ix, station)| (ClientIx(ix), &station.client))
     }
 
     /// Where a client sends from.
@@ -276,7 +298,12 @@ impl World {
             TopicForm::Predefined(id) => self.predefined_name(ix, *id),
             TopicForm::Short(octets) => String::from_utf8_lossy(octets).into_owned(),
         };
-        let uplink = Uplink { topic, qos, retain, payload: payload.clone() };
+        let uplink = Uplink {
+            topic,
+            qos,
+            retain,
+            payload: payload.clone(),
+        };
         self.reference.add_uplink(ix, &uplink, name);
         if matches!(qos, PublishQoS::Level(QoS::AtLeastOnce | QoS::ExactlyOnce)) {
             self.clients[ix.0].submitted.push(payload.clone());
@@ -287,7 +314,13 @@ impl World {
 
     /// Makes a client subscribe.
     pub fn subscribe(&mut self, ix: ClientIx, topic: impl Into<TopicForm>, qos: QoS) {
-        self.act(ix, Action::Subscribe { topic: topic.into(), qos });
+        self.act(
+            ix,
+            Action::Subscribe {
+                topic: topic.into(),
+                qos,
+            },
+        );
     }
 
     /// Makes a client unsubscribe.
@@ -303,7 +336,9 @@ impl World {
     /// Makes a client do something. Publish by [`World::publish`], which tells the reference.
     pub fn act(&mut self, ix: ClientIx, action: Action) {
         self.note(|world| format!("{} is told to {action:?}", world.client(ix).config.id));
-        if let Action::UpdateWillTopic(Some(Will { payload, .. })) | Action::UpdateWillMessage(payload) = &action {
+        if let Action::UpdateWillTopic(Some(Will { payload, .. })) | Action::UpdateWillMessage(payload) =
+            &action
+        {
             self.reference.add_will(ix, payload.clone());
         }
         self.clients[ix.0].client.act(self.now, action);
@@ -336,7 +371,13 @@ impl World {
 
     /// Hands a datagram to the gateway as if it came from there.
     pub fn inject(&mut self, from: &Route, datagram: &[u8]) {
-        self.schedule(self.now, Event::ToGateway { from: from.clone(), datagram: datagram.to_vec() });
+        self.schedule(
+            self.now,
+            Event::ToGateway {
+                from: from.clone(),
+                datagram: datagram.to_vec(),
+            },
+        );
     }
 
     /// An address that is no client's.
@@ -370,7 +411,8 @@ impl World {
     pub fn external_payload(&mut self, topic: &str, qos: QoS, retain: bool, payload: Bytes) {
         self.note(|_| format!("external {qos:?} {payload:?} on {topic} retain {retain}"));
         self.external.push(payload.clone());
-        self.broker.publish(self.now, topic, qos, retain, payload, &mut self.rng);
+        self.broker
+            .publish(self.now, topic, qos, retain, payload, &mut self.rng);
         self.after_broker();
     }
 
@@ -420,7 +462,10 @@ impl World {
         while !done(self) {
             match self.step(end) {
                 Ok(true) => {}
-                Ok(false) => self.fail(&Violation::new("happens in time", format!("not within {limit:?}"))),
+                Ok(false) => self.fail(&Violation::new(
+                    "happens in time",
+                    format!("not within {limit:?}"),
+                )),
                 Err(violation) => self.fail(&violation),
             }
         }
@@ -475,9 +520,14 @@ impl World {
 
     /// What is not at rest.
     fn left_to_do(&self) -> Vec<String> {
-        let busy = self.clients.iter().map(|s| &s.client).filter(|c| !c.is_idle()).map(SimClient::describe);
+        let busy = self
+            .clients
+            .iter()
+            .map(|s| &s.client)
+            .filter(|c| !c.is_idle())
+            .map(SimClient::describe);
         let mut left: Vec<String> = busy.collect();
-        left.extend(self.reference.open_exchanges());
+        left.extend(self.reference.open_exchanges(self.now));
         left.extend(self.reference.undelivered());
         left.extend(self.reference.missing_wills(self.now));
         let open = self.reference.open_tokens();
@@ -503,13 +553,19 @@ impl World {
             .sum();
         let sent = self.transmits - transmits;
         if sent > pings {
-            return Err(Violation::new("quiet at the end", format!("{sent} datagrams for {pings} pings")));
+            return Err(Violation::new(
+                "quiet at the end",
+                format!("{sent} datagrams for {pings} pings"),
+            ));
         }
         // One look at each client per keep-alive, and some for the rest.
         let wakes = self.timeouts - timeouts;
         let enough = 4 * pings + 20 * self.clients.len() + 100;
         if wakes > enough {
-            return Err(Violation::new("quiet at the end", format!("{wakes} timeouts in {quiet_for:?}")));
+            return Err(Violation::new(
+                "quiet at the end",
+                format!("{wakes} timeouts in {quiet_for:?}"),
+            ));
         }
         Ok(())
     }
@@ -522,16 +578,26 @@ impl World {
                 let Some(outcome) = client.outcomes.get(payload) else {
                     // Told to, but never connected or disconnected before its turn came.
                     if client.is_active() {
-                        return Err(Violation::new("every message has an outcome", format!("{payload:?}")));
+                        return Err(Violation::new(
+                            "every message has an outcome",
+                            format!("{payload:?}"),
+                        ));
                     }
                     continue;
                 };
                 if *outcome == Outcome::Acknowledged && self.broker.count(payload) == 0 {
-                    return Err(Violation::new("what was acknowledged arrived", format!("{payload:?}")));
+                    return Err(Violation::new(
+                        "what was acknowledged arrived",
+                        format!("{payload:?}"),
+                    ));
                 }
             }
             let mut seen = BTreeSet::new();
-            for delivered in client.delivered.iter().filter(|d| d.qos == QoS::ExactlyOnce && !d.payload.is_empty()) {
+            for delivered in client
+                .delivered
+                .iter()
+                .filter(|d| d.qos == QoS::ExactlyOnce && !d.payload.is_empty())
+            {
                 let again = !seen.insert(delivered.payload.clone());
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
@@ -541,16 +607,19 @@ impl World {
                 }
             }
         }
-        let held = self.reference.held_filters();
+        let (held, asked) = (self.reference.held_filters(), self.reference.asked_filters());
         let subscribed = self.broker.filters(ConnId(0));
-        if held != subscribed {
-            let detail = format!("clients hold {held:?}, the gateway {subscribed:?}");
+        if !(held.is_subset(&subscribed) && subscribed.is_subset(&asked)) {
+            let detail = format!("clients hold {held:?}, asked for {asked:?}, the gateway {subscribed:?}");
             return Err(Violation::new("subscribed upstream to what clients hold", detail));
         }
         for routed in &self.broker.log {
             let known = routed.origin == Origin::External || self.reference.knows(&routed.payload);
             if !known {
-                return Err(Violation::new("nothing arrives that was not sent", format!("{routed:?}")));
+                return Err(Violation::new(
+                    "nothing arrives that was not sent",
+                    format!("{routed:?}"),
+                ));
             }
         }
         Ok(())
@@ -588,7 +657,12 @@ impl World {
 
     fn fail(&self, violation: &Violation) -> ! {
         let trace: Vec<&str> = self.trace().collect();
-        panic!("{violation}\nat {} with seed {}\n{}", self.now, self.config.seed, trace.join("\n"));
+        panic!(
+            "{violation}\nat {} with seed {}\n{}",
+            self.now,
+            self.config.seed,
+            trace.join("\n")
+        );
     }
 
     // The machinery.
@@ -611,7 +685,10 @@ impl World {
             self.timeouts += 1;
             self.timeouts_now += 1;
             if self.timeouts_now > MAX_TIMEOUTS_PER_INSTANT {
-                return Err(Violation::new("a handled timeout is gone", format!("{:?}", self.gateway.poll_timeout())));
+                return Err(Violation::new(
+                    "a handled timeout is gone",
+                    format!("{:?}", self.gateway.poll_timeout()),
+                ));
             }
             self.gateway.handle_timeout(self.now);
         } else {
@@ -619,7 +696,9 @@ impl World {
             while let Some(Reverse(scheduled)) = self.events.peek()
                 && scheduled.at <= gather_until
             {
-                let Some(Reverse(Scheduled { at, event, .. })) = self.events.pop() else { break };
+                let Some(Reverse(Scheduled { at, event, .. })) = self.events.pop() else {
+                    break;
+                };
                 self.move_clock(at);
                 self.handle_event(event)?;
                 if self.config.batch.is_zero() {
@@ -646,7 +725,11 @@ impl World {
                 self.reference.on_datagram(now, &from.addr, &datagram);
                 self.gateway.handle_datagram(now, LINK, &from, &datagram);
             }
-            Event::ToClient { client, addr, datagram } => {
+            Event::ToClient {
+                client,
+                addr,
+                datagram,
+            } => {
                 if self.clients[client].route.addr == addr {
                     self.note(|_| format!("{addr} got {}", show(&datagram)));
                     self.clients[client].client.handle_datagram(now, &datagram);
@@ -668,7 +751,17 @@ impl World {
                 while let Some((event, publication)) = self.broker.poll_event() {
                     self.note(|_| format!("broker -> gateway {event:?}"));
                     self.reference.on_broker_event(now, &event, publication);
+                    let payload = match &event {
+                        BrokerEvent::Message { payload, .. } => Some(payload.clone()),
+                        _ => None,
+                    };
+                    let dropped = self.gateway.metrics().buffer_dropped_total;
                     self.gateway.handle_broker(now, event);
+                    if let Some(payload) = payload
+                        && self.gateway.metrics().buffer_dropped_total > dropped
+                    {
+                        self.reference.on_overflow(&payload);
+                    }
                 }
             }
             Event::Link(event) => {
@@ -690,12 +783,16 @@ impl World {
         for _ in 0..MAX_OUTPUTS_PER_DRAIN {
             let filled = buf.len();
             let Some(output) = self.gateway.poll_output(self.now, &mut buf) else {
-                // What requests set off at the broker.
-                return Ok(());
+                return self.check_bounds();
             };
             self.hash.write_u64(self.now.as_micros());
             match output {
-                Output::Transmit { link, to, len, ticket } => {
+                Output::Transmit {
+                    link,
+                    to,
+                    len,
+                    ticket,
+                } => {
                     if link != LINK || buf.len() != filled + len {
                         let detail = format!("{link:?}, {len} octets said, {} given", buf.len() - filled);
                         return Err(Violation::new("an output says what it is", detail));
@@ -706,7 +803,7 @@ impl World {
                 Output::Broker(request) => {
                     self.note(|_| format!("gateway -> broker {request:?}"));
                     self.hash.write(format!("{request:?}").as_bytes());
-                    self.reference.on_request(self.now, &request)?;
+                    self.reference.on_request(&request)?;
                     self.broker
                         .handle_request(self.now, request, &mut self.rng)
                         .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;
@@ -720,7 +817,55 @@ impl World {
                 }
             }
         }
-        Err(Violation::new("outputs end", format!("more than {MAX_OUTPUTS_PER_DRAIN} at once")))
+        Err(Violation::new(
+            "outputs end",
+            format!("more than {MAX_OUTPUTS_PER_DRAIN} at once"),
+        ))
+    }
+
+    /// What peers can make grow stays within the limits of the configuration.
+    fn check_bounds(&mut self) -> Check {
+        // Counting takes time in proportion to the clients.
+        if self.clients.len() > 64 && self.transmits % 64 != 0 {
+            return Ok(());
+        }
+        let (limits, clients) = (&self.config.gateway.limits, self.clients.len());
+        let connections = u64::from(self.config.gateway.upstream.connections);
+        let window = u64::from(self.config.broker.window) * connections;
+        let metrics = self.gateway.metrics();
+        let bounds = [
+            // What was in flight when a session was lost comes back into the queue.
+            (
+                "queue_messages",
+                metrics.queue_messages,
+                limits.queue_messages as u64 + window,
+            ),
+            (
+                "queue_bytes",
+                metrics.queue_bytes,
+                limits.queue_bytes as u64 + window * 65_535,
+            ),
+            ("in_flight", metrics.in_flight, window),
+            (
+                "buffer_messages",
+                metrics.buffer_messages,
+                (limits.buffer_messages_per_client * clients) as u64,
+            ),
+            ("buffer_bytes", metrics.buffer_bytes, limits.buffer_bytes as u64),
+            ("clients", metrics.clients, limits.clients as u64),
+            (
+                "filters",
+                metrics.filters,
+                (limits.subscriptions_per_client * clients) as u64,
+            ),
+        ];
+        match bounds.into_iter().find(|(_, value, bound)| value > bound) {
+            None => Ok(()),
+            Some((name, value, bound)) => Err(Violation::new(
+                "limits hold",
+                format!("{name} is {value}, at most {bound}"),
+            )),
+        }
     }
 
     fn transmit(&mut self, to: &Destination, datagram: &[u8], _ticket: TxTicket) -> Check {
@@ -740,11 +885,22 @@ impl World {
             self.schedule(self.now + back, Event::Link(LinkEvent::Credit(1)));
         }
         self.reference.on_transmit(self.now, to, datagram)?;
-        let Destination::Peer(route) = to else { return Ok(()) };
-        let Some(&client) = self.by_addr.get(&route.addr) else { return Ok(()) };
+        let Destination::Peer(route) = to else {
+            return Ok(());
+        };
+        let Some(&client) = self.by_addr.get(&route.addr) else {
+            return Ok(());
+        };
         for at in self.clients[client].down.send(self.now, &mut self.rng) {
             let addr = route.addr.clone();
-            self.schedule(at, Event::ToClient { client, addr, datagram: datagram.to_vec() });
+            self.schedule(
+                at,
+                Event::ToClient {
+                    client,
+                    addr,
+                    datagram: datagram.to_vec(),
+                },
+            );
         }
         Ok(())
     }
@@ -758,7 +914,13 @@ impl World {
                 self.note(|_| format!("{} lost {}", from.addr, show(&datagram)));
             }
             for at in arrivals {
-                self.schedule(at, Event::ToGateway { from: from.clone(), datagram: datagram.clone() });
+                self.schedule(
+                    at,
+                    Event::ToGateway {
+                        from: from.clone(),
+                        datagram: datagram.clone(),
+                    },
+                );
             }
         }
         let wakes_at = self.clients[ix].client.poll_timeout().map(|at| at.max(self.now));
@@ -781,7 +943,11 @@ impl World {
 
     fn schedule(&mut self, at: Instant, event: Event) {
         self.next_event += 1;
-        self.events.push(Reverse(Scheduled { at, order: self.next_event, event }));
+        self.events.push(Reverse(Scheduled {
+            at,
+            order: self.next_event,
+            event,
+        }));
     }
 
     fn new_route(&mut self, ix: ClientIx) -> Route {
@@ -803,7 +969,12 @@ impl World {
     }
 
     fn predefined_name(&self, ix: ClientIx, id: TopicId) -> String {
-        self.client(ix).config.predefined.get(&id).cloned().unwrap_or_default()
+        self.client(ix)
+            .config
+            .predefined
+            .get(&id)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn note(&mut self, what: impl FnOnce(&World) -> String) {
@@ -844,7 +1015,10 @@ pub fn will(topic: &str, message: &str) -> Will {
 }
 
 fn route_to(addr: SocketAddr) -> Route {
-    Route { addr: LinkAddr::Udp(addr), local: LocalEnd::default() }
+    Route {
+        addr: LinkAddr::Udp(addr),
+        local: LocalEnd::default(),
+    }
 }
 
 fn show(datagram: &[u8]) -> String {

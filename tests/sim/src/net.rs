@@ -38,7 +38,10 @@ impl PathConfig {
 
     /// As [`PathConfig::CLEAN`], but this share is lost.
     pub const fn lossy(loss: f64) -> PathConfig {
-        PathConfig { loss, ..PathConfig::CLEAN }
+        PathConfig {
+            loss,
+            ..PathConfig::CLEAN
+        }
     }
 }
 
@@ -71,7 +74,11 @@ pub struct Path {
 impl Path {
     /// A path in its good state.
     pub fn new(config: PathConfig) -> Path {
-        Path { config, bad: false, last_arrival: Instant::START }
+        Path {
+            config,
+            bad: false,
+            last_arrival: Instant::START,
+        }
     }
 
     /// Sends one datagram: when its copies arrive, none if it is lost.
@@ -122,7 +129,12 @@ mod tests {
         let mut path = Path::new(config);
         let sent = |n| Instant::from_micros(n * 1_000);
         (0..count)
-            .flat_map(|n| path.send(sent(n), &mut rng).into_iter().map(move |at| (n, at)).collect::<Vec<_>>())
+            .flat_map(|n| {
+                path.send(sent(n), &mut rng)
+                    .into_iter()
+                    .map(move |at| (n, at))
+                    .collect::<Vec<_>>()
+            })
             .collect()
     }
 
@@ -137,14 +149,25 @@ mod tests {
     fn loss_and_duplicates_are_near_their_shares() {
         let lost = 10_000 - arrivals(PathConfig::lossy(0.3), 10_000).len();
         assert!((2_800..3_200).contains(&lost), "{lost}");
-        let doubled = arrivals(PathConfig { duplicate: 0.1, ..PathConfig::CLEAN }, 10_000).len() - 10_000;
+        let doubled = arrivals(
+            PathConfig {
+                duplicate: 0.1,
+                ..PathConfig::CLEAN
+            },
+            10_000,
+        )
+        .len()
+            - 10_000;
         assert!((900..1_100).contains(&doubled), "{doubled}");
     }
 
     #[test]
     fn held_back_datagrams_are_overtaken() {
-        let config =
-            PathConfig { reorder: 0.2, reorder_by: Duration::from_millis(200), ..PathConfig::CLEAN };
+        let config = PathConfig {
+            reorder: 0.2,
+            reorder_by: Duration::from_millis(200),
+            ..PathConfig::CLEAN
+        };
         let mut arrivals = arrivals(config, 1_000);
         arrivals.sort_by_key(|(_, at)| *at);
         assert!(arrivals.windows(2).any(|pair| pair[0].0 > pair[1].0));
@@ -152,10 +175,23 @@ mod tests {
 
     #[test]
     fn bursts_lose_neighbours() {
-        let burst = Burst { enter: 0.02, leave: 0.2, loss: 1.0 };
-        let arrived = arrivals(PathConfig { burst: Some(burst), ..PathConfig::CLEAN }, 10_000);
-        let gaps: Vec<u64> =
-            arrived.windows(2).map(|pair| pair[1].0 - pair[0].0 - 1).filter(|gap| *gap > 0).collect();
+        let burst = Burst {
+            enter: 0.02,
+            leave: 0.2,
+            loss: 1.0,
+        };
+        let arrived = arrivals(
+            PathConfig {
+                burst: Some(burst),
+                ..PathConfig::CLEAN
+            },
+            10_000,
+        );
+        let gaps: Vec<u64> = arrived
+            .windows(2)
+            .map(|pair| pair[1].0 - pair[0].0 - 1)
+            .filter(|gap| *gap > 0)
+            .collect();
         let mean = gaps.iter().sum::<u64>() as f64 / gaps.len() as f64;
         // A bad spell lasts 1 / leave = 5 datagrams on average.
         assert!((4.0..6.0).contains(&mean), "{mean}");

@@ -10,14 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::config::{ClientRule, GatewayConfig};
-use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will};
+use gateway_core::config::{ClientRule, GatewayConfig, Limits};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
+};
 use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::{
-    Connect, Direction, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register, ReturnCode, Suback,
-    TopicFilter, TopicId, TopicRef, WillTopic, topic,
+    Connect, Direction, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register,
+    ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
 use crate::ClientIx;
@@ -39,7 +41,10 @@ pub struct Violation {
 impl Violation {
     /// A broken rule.
     pub fn new(rule: &'static str, detail: impl Into<String>) -> Violation {
-        Violation { rule, detail: detail.into() }
+        Violation {
+            rule,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -61,7 +66,11 @@ impl core::error::Error for Violation {}
 pub type Check = Result<(), Violation>;
 
 fn ensure(holds: bool, rule: &'static str, detail: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(Violation::new(rule, detail())) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Violation::new(rule, detail()))
+    }
 }
 
 /// Everything that the outputs are compared with.
@@ -95,6 +104,7 @@ struct ClientModel {
     last_heard: Instant,
     connacks_due: u32,
     said_goodbye: bool,
+    sent_away: bool,
     /// PUBLISHes received, by message id.
     up: BTreeMap<MsgId, UpExchange>,
     last_finished: Option<(MsgId, Bytes)>,
@@ -105,6 +115,8 @@ struct ClientModel {
     unsubscribes: BTreeMap<MsgId, String>,
     /// Accepted towards the client and not given back.
     subs: BTreeMap<String, Sub>,
+    /// Asked for in this session and not refused or given back, acknowledged or not.
+    maybe: BTreeSet<String>,
     /// Every filter ever asked for, with the highest QoS.
     ever: BTreeMap<String, QoS>,
     /// Every normal id this client was ever told.
@@ -117,7 +129,8 @@ struct ClientModel {
     started: FxHashMap<Bytes, Started>,
     owed: BTreeMap<Bytes, Owed>,
     will: Option<Will>,
-    will_fired: bool,
+    /// Those that the gateway owes the broker since it said that the client is lost.
+    wills_due: Vec<Will>,
     emitted_order: [u64; 2],
 }
 
@@ -140,6 +153,8 @@ struct Asked {
     /// By name, so that the SUBACK assigns an id; predefined and short ones are echoed (4.7).
     named: bool,
     broker_was_away: bool,
+    /// What the client held before, which an answer of congestion leaves to it.
+    before: Option<Sub>,
 }
 
 #[derive(Debug, Clone)]
@@ -161,7 +176,6 @@ struct DownExchange {
     msg_id: MsgId,
     payload: Option<Bytes>,
     topic: String,
-    datagram: Vec<u8>,
     sends: u32,
     /// Sends since the client was last heard.
     unheard: u32,
@@ -182,6 +196,7 @@ enum DownKind {
 #[derive(Debug, Default)]
 struct Started {
     exchanges: usize,
+    msg_id: Option<MsgId>,
     /// Exchanges that a new session interrupted.
     interrupted: usize,
     acknowledged: bool,
@@ -306,7 +321,9 @@ impl Reference {
     /// A datagram is about to be handed to the gateway.
     pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
         let Some(&ix) = self.by_addr.get(from) else { return };
-        let Ok((None, packet)) = sn_codec::decode_for_gateway(datagram) else { return };
+        let Ok((None, packet)) = sn_codec::decode_for_gateway(datagram) else {
+            return;
+        };
         self.ingress += 1;
         if let Packet::Connect(connect) = packet {
             self.clients[ix].on_connect(from, connect);
@@ -324,14 +341,19 @@ impl Reference {
             return;
         }
         if bound {
-            let names = Names { rules: &self.config.clients, config: &self.config };
+            let names = Names {
+                rules: &self.config.clients,
+                config: &self.config,
+            };
             client.on_packet(packet, &names);
         }
     }
 
     fn on_client_publish(&mut self, ix: usize, bound: bool, publish: Publish<'_>) {
         let client = &mut self.clients[ix];
-        let Some(uplink) = self.uplinks.get_mut(publish.data) else { return };
+        let Some(uplink) = self.uplinks.get_mut(publish.data) else {
+            return;
+        };
         let PublishQoS::Level(qos) = publish.qos else {
             uplink.allowed += 1;
             return;
@@ -340,7 +362,10 @@ impl Reference {
             return;
         }
         *client.due.entry((MsgType::Puback, publish.msg_id)).or_insert(0) += 1;
-        let same = client.up.get(&publish.msg_id).filter(|open| open.payload == publish.data);
+        let same = client
+            .up
+            .get(&publish.msg_id)
+            .filter(|open| open.payload == publish.data);
         let known = match (qos, same) {
             (QoS::AtMostOnce, _) => false,
             // A46: what waits for the broker is swallowed, and a repeat of the last one only acknowledged.
@@ -363,14 +388,25 @@ impl Reference {
         uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
-            client.up.insert(publish.msg_id, UpExchange { payload, qos, finished: false });
+            client.up.insert(
+                publish.msg_id,
+                UpExchange {
+                    payload,
+                    qos,
+                    finished: false,
+                },
+            );
         }
     }
 
     /// An event is about to be handed to the gateway.
     pub fn on_broker_event(&mut self, now: Instant, event: &BrokerEvent, publication: Option<Publication>) {
         match event {
-            BrokerEvent::Up { conn, session_present, .. } => {
+            BrokerEvent::Up {
+                conn,
+                session_present,
+                ..
+            } => {
                 let model = self.conns.entry(*conn).or_default();
                 model.up = true;
                 model.resubmitted = 0;
@@ -382,17 +418,30 @@ impl Reference {
                 self.conns.entry(*conn).or_default().up = false;
                 // A31: what is asked for meanwhile, or was and is not answered yet, is answered at once.
                 for client in &mut self.clients {
-                    client.subscribes.values_mut().for_each(|asked| asked.broker_was_away = true);
+                    client
+                        .subscribes
+                        .values_mut()
+                        .for_each(|asked| asked.broker_was_away = true);
                 }
             }
             BrokerEvent::Credit { .. } => {}
             BrokerEvent::Settled { token, result } => self.on_settled(*token, *result),
             BrokerEvent::Lost { token } => {
+                // A publish comes again under its token; subscriptions may be asked for anew.
+                self.tokens
+                    .retain(|t, model| t != token || matches!(model.request, BrokerRequest::Publish { .. }));
                 if let Some(model) = self.tokens.get_mut(token) {
                     model.state = TokenState::Lost;
                 }
             }
-            BrokerEvent::Message { filters, topic, qos, retain, payload, .. } => {
+            BrokerEvent::Message {
+                filters,
+                topic,
+                qos,
+                retain,
+                payload,
+                ..
+            } => {
                 let message = self.messages.entry(payload.clone()).or_default();
                 message.topic = topic.to_string();
                 message.highest = message.highest.max(*qos);
@@ -406,13 +455,21 @@ impl Reference {
     }
 
     fn on_settled(&mut self, token: Token, result: Result<Option<QoS>, Refusal>) {
-        let Some(model) = self.tokens.remove(&token) else { return };
+        let Some(model) = self.tokens.remove(&token) else {
+            return;
+        };
         match model.request {
             BrokerRequest::Publish { payload, .. } => {
                 if let Some(uplink) = self.uplinks.get_mut(&payload) {
                     match result {
                         Ok(_) => uplink.settled_ok += 1,
-                        Err(refusal) => uplink.refused = Some(refusal),
+                        Err(refusal) => {
+                            uplink.refused = Some(refusal);
+                            // Over, whether or not its client is there to be told: a repeat is a new attempt.
+                            let client = &mut self.clients[uplink.client];
+                            let open = client.up.values_mut().filter(|e| e.payload == payload);
+                            open.for_each(|exchange| exchange.finished = true);
+                        }
                     }
                 }
             }
@@ -427,6 +484,7 @@ impl Reference {
                         // A31: it is taken away from clients that were told otherwise.
                         self.clients.iter_mut().for_each(|client| {
                             client.subs.remove(&*filter);
+                            client.maybe.remove(&*filter);
                         });
                     }
                 }
@@ -435,6 +493,13 @@ impl Reference {
                 self.conns.entry(conn).or_default().subscribed.remove(&filter);
             }
             BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => {}
+        }
+    }
+
+    /// The gateway dropped messages for clients while it took this one: nobody has a claim to it (A70).
+    pub fn on_overflow(&mut self, payload: &Bytes) {
+        for client in &mut self.clients {
+            self.given_up += usize::from(client.owed.remove(payload).is_some());
         }
     }
 
@@ -452,7 +517,9 @@ impl Reference {
         for client in &mut self.clients {
             let claimed = client.subs.iter().any(|(filter, sub)| {
                 let came_for = filters.is_empty()
-                    || filters.iter().any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
+                    || filters
+                        .iter()
+                        .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
                 came_for && !sub.leaving && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
             if !claimed || client.phase == Phase::Setup {
@@ -463,7 +530,13 @@ impl Reference {
                 self.given_up += 1;
                 continue;
             }
-            client.owed.insert(payload.clone(), Owed { topic: topic.into(), since: now });
+            client.owed.insert(
+                payload.clone(),
+                Owed {
+                    topic: topic.into(),
+                    since: now,
+                },
+            );
         }
     }
 
@@ -476,8 +549,14 @@ impl Reference {
     pub fn on_transmit(&mut self, now: Instant, to: &Destination, datagram: &[u8]) -> Check {
         let packet = Packet::decode(datagram)
             .map_err(|error| Violation::new("datagrams decode", format!("{error}: {datagram:02x?}")))?;
-        ensure(encode(&packet) == datagram, "shortest form", || format!("{packet:?} as {datagram:02x?}"))?;
-        ensure(packet.direction() != Direction::ToGateway, "only what gateways send", || format!("{packet:?}"))?;
+        ensure(encode(&packet) == datagram, "shortest form", || {
+            format!("{packet:?} as {datagram:02x?}")
+        })?;
+        ensure(
+            packet.direction() != Direction::ToGateway,
+            "only what gateways send",
+            || format!("{packet:?}"),
+        )?;
         ensure(datagram.len() <= self.mtu, "fits the link", || {
             format!("{} octets, at most {}", datagram.len(), self.mtu)
         })?;
@@ -491,13 +570,19 @@ impl Reference {
         never_sent(&packet)?;
         let Some(&ix) = self.by_addr.get(addr) else {
             // Somebody who is no client of this world.
-            let may = matches!(packet, Packet::Disconnect(_) | Packet::GwInfo(_) | Packet::Connack(_));
-            return ensure(may || answers_parse_error(&packet), "strangers get no more than DISCONNECT", || {
-                format!("{packet:?} to {addr}")
-            });
+            let may = matches!(
+                packet,
+                Packet::Disconnect(_) | Packet::GwInfo(_) | Packet::Connack(_)
+            );
+            return ensure(
+                may || answers_parse_error(&packet),
+                "strangers get no more than DISCONNECT",
+                || format!("{packet:?} to {addr}"),
+            );
         };
         let client = &mut self.clients[ix];
-        let what = |client: &ClientModel| format!("{packet:?} to {} at {addr}, {:?}", client.id, client.phase);
+        let what =
+            |client: &ClientModel| format!("{packet:?} to {} at {addr}, {:?}", client.id, client.phase);
         let session = client.bound.as_ref() == Some(addr) && client.phase == Phase::Active;
         match packet {
             Packet::GwInfo(_) => return Ok(()),
@@ -517,9 +602,9 @@ impl Reference {
             return Err(Violation::new(rule, what(client)));
         }
         match packet {
-            Packet::Register(register) => self.on_register(now, ix, register, datagram),
-            Packet::Publish(publish) => self.on_publish(now, ix, publish, datagram),
-            Packet::Pubrel(msg_id) => self.on_pubrel(now, ix, msg_id, datagram),
+            Packet::Register(register) => self.on_register(now, ix, register),
+            Packet::Publish(publish) => self.on_publish(now, ix, publish),
+            Packet::Pubrel(msg_id) => self.on_pubrel(now, ix, msg_id),
             Packet::Puback(puback) => self.on_puback(ix, puback),
             Packet::Pubrec(msg_id) => self.on_pubrec(ix, msg_id),
             Packet::Pubcomp(msg_id) => client.pay(MsgType::Pubcomp, msg_id),
@@ -529,6 +614,7 @@ impl Reference {
                 client.pay(MsgType::Unsuback, msg_id)?;
                 if let Some(filter) = client.unsubscribes.remove(&msg_id) {
                     client.subs.remove(&filter);
+                    client.maybe.remove(&filter);
                 }
                 Ok(())
             }
@@ -550,23 +636,30 @@ impl Reference {
             | Packet::Subscribe(_)
             | Packet::Unsubscribe(_)
             | Packet::WillTopicUpd(_)
-            | Packet::WillMsgUpd(_) => Err(Violation::new("only what gateways send to a client", what(client))),
+            | Packet::WillMsgUpd(_) => Err(Violation::new(
+                "only what gateways send to a client",
+                what(client),
+            )),
         }
     }
 
     fn on_connack(&mut self, ix: usize, addr: &LinkAddr, code: ReturnCode) -> Check {
         let client = &mut self.clients[ix];
         if client.bound.as_ref() != Some(addr) {
-            return ensure(code != ReturnCode::Accepted, "CONNACK goes where CONNECT came from", || {
-                format!("{} at {addr}", client.id)
-            });
+            return ensure(
+                code != ReturnCode::Accepted,
+                "CONNACK goes where CONNECT came from",
+                || format!("{} at {addr}", client.id),
+            );
         }
-        ensure(client.connacks_due > 0, "CONNACK answers CONNECT", || client.id.to_string())?;
+        ensure(client.connacks_due > 0, "CONNACK answers CONNECT", || {
+            client.id.to_string()
+        })?;
         client.connacks_due -= 1;
         if code == ReturnCode::Accepted {
             client.phase = Phase::Active;
-            client.will_fired = false;
             client.said_goodbye = false;
+            client.sent_away = false;
         } else {
             client.phase = Phase::None;
         }
@@ -574,48 +667,66 @@ impl Reference {
     }
 
     fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &LinkAddr) -> Check {
-        let refused = self.conns.values().any(|conn| conn.refused_filter);
         let client = &mut self.clients[ix];
         if client.bound.as_ref() != Some(addr) {
             return Ok(());
         }
         let silent = now.since(client.last_heard) >= client.tolerated(&self.config);
-        let asked = client.said_goodbye || self.shutting_down || refused;
-        ensure(client.phase != Phase::Active || asked || silent, "no unasked DISCONNECT", || {
-            client.id.to_string()
-        })?;
+        let asked = client.said_goodbye || client.sent_away;
+        ensure(
+            client.phase != Phase::Active || asked || silent,
+            "no unasked DISCONNECT",
+            || client.id.to_string(),
+        )?;
         client.end();
         Ok(())
     }
 
-    fn on_register(&mut self, now: Instant, ix: usize, register: Register<'_>, datagram: &[u8]) -> Check {
+    fn on_register(&mut self, now: Instant, ix: usize, register: Register<'_>) -> Check {
         let first_retry = self.config.timers.retry_first;
         let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
         let client = &mut self.clients[ix];
-        ensure(!register.topic_id.is_reserved(), "REGISTER has an id", || format!("{register:?}"))?;
-        let known = client.names.entry(register.topic_id).or_insert_with(|| register.topic_name.into());
-        ensure(known == register.topic_name, "an id never changes its name (A35)", || {
-            format!("{} of {} was {known}, now {}", register.topic_id, client.id, register.topic_name)
+        ensure(!register.topic_id.is_reserved(), "REGISTER has an id", || {
+            format!("{register:?}")
         })?;
+        let known = client
+            .names
+            .entry(register.topic_id)
+            .or_insert_with(|| register.topic_name.into());
+        ensure(
+            known == register.topic_name,
+            "an id never changes its name (A35)",
+            || {
+                format!(
+                    "{} of {} was {known}, now {}",
+                    register.topic_id, client.id, register.topic_name
+                )
+            },
+        )?;
         let next = Next {
             kind: DownKind::Register,
             msg_id: register.msg_id,
             payload: None,
             topic: register.topic_name,
-            datagram,
             dup: None,
         };
         self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         Ok(())
     }
 
-    fn on_publish(&mut self, now: Instant, ix: usize, publish: Publish<'_>, datagram: &[u8]) -> Check {
-        let names = Names { rules: &self.config.clients, config: &self.config };
+    fn on_publish(&mut self, now: Instant, ix: usize, publish: Publish<'_>) -> Check {
+        let names = Names {
+            rules: &self.config.clients,
+            config: &self.config,
+        };
         let first_retry = self.config.timers.retry_first;
         let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
         let client = &mut self.clients[ix];
         let PublishQoS::Level(qos) = publish.qos else {
-            return Err(Violation::new("no QoS -1 towards clients", format!("{publish:?}")));
+            return Err(Violation::new(
+                "no QoS -1 towards clients",
+                format!("{publish:?}"),
+            ));
         };
         let told = |publish: &Publish<'_>| format!("{publish:?} to {}", client.id);
         let name = match publish.topic {
@@ -625,38 +736,73 @@ impl Reference {
         };
         let name = name.ok_or_else(|| Violation::new("the client knows the topic id", told(&publish)))?;
         if let TopicRef::Normal(id) = publish.topic {
-            let known = client.confirmed.contains(&id) || client.ignores_register;
-            ensure(known, "an id is confirmed in this connection before it is used (A39)", || told(&publish))?;
+            // A40: after Nretry an id that the client was ever told is used all the same.
+            let unanswered = client.down.as_ref().is_some_and(|d| {
+                d.kind == DownKind::Register && d.topic == name && d.given_up(sends_per_round)
+            });
+            let known = client.confirmed.contains(&id) || client.ignores_register || unanswered;
+            ensure(
+                known,
+                "an id is confirmed in this connection before it is used (A39)",
+                || told(&publish),
+            )?;
         }
         let payload = Bytes::copy_from_slice(publish.data);
         let message = self.messages.get(&payload);
         if !payload.is_empty() {
-            let message = message.ok_or_else(|| Violation::new("nothing arrives that was not sent", told(&publish)))?;
+            let message =
+                message.ok_or_else(|| Violation::new("nothing arrives that was not sent", told(&publish)))?;
             ensure(message.topic == name, "a message keeps its topic", || {
                 format!("{} sent as {name}: {}", message.topic, told(&publish))
             })?;
             ensure(qos <= message.highest, "QoS is not raised", || told(&publish))?;
-            ensure(message.retain_seen[usize::from(publish.retain)], "Retain as delivered (A66)", || told(&publish))?;
+            ensure(
+                message.retain_seen[usize::from(publish.retain)],
+                "Retain as delivered (A66)",
+                || told(&publish),
+            )?;
         }
-        let asked = client.ever.iter().filter(|(filter, _)| topic::matches(filter, &name)).map(|(_, qos)| *qos).max();
+        let asked = client
+            .ever
+            .iter()
+            .filter(|(filter, _)| topic::matches(filter, &name))
+            .map(|(_, qos)| *qos)
+            .max();
         let asked = asked.ok_or_else(|| Violation::new("only to subscribers", told(&publish)))?;
-        ensure(qos <= asked, "QoS is not above the subscription's", || told(&publish))?;
+        ensure(qos <= asked, "QoS is not above the subscription's", || {
+            told(&publish)
+        })?;
 
-        let same = client.down.as_ref().is_some_and(|d| !d.closed && d.msg_id == publish.msg_id);
+        let same = client
+            .down
+            .as_ref()
+            .is_some_and(|d| !d.closed && d.msg_id == publish.msg_id);
         let repeat = qos != QoS::AtMostOnce && same;
         if qos == QoS::AtMostOnce {
-            ensure(publish.msg_id == MsgId(0) && !publish.dup, "QoS 0 has no message id and no DUP", || told(&publish))?;
-            let open = client.down.as_ref().is_some_and(|d| !d.closed && !d.stale && !d.given_up(sends_per_round));
-            ensure(!open, "nothing overtakes an open exchange (A59)", || told(&publish))?;
+            ensure(
+                publish.msg_id == MsgId(0) && !publish.dup,
+                "QoS 0 has no message id and no DUP",
+                || told(&publish),
+            )?;
+            let open = client
+                .down
+                .as_ref()
+                .is_some_and(|d| !d.closed && !d.stale && !d.given_up(sends_per_round));
+            ensure(!open, "nothing overtakes an open exchange (A59)", || {
+                told(&publish)
+            })?;
         } else {
             let [high, low] = publish.msg_id.0.to_be_bytes();
-            ensure(high != 0 && high != low, "message ids can be told from their mirror (A64)", || told(&publish))?;
+            ensure(
+                high != 0 && high != low,
+                "message ids can be told from their mirror (A64)",
+                || told(&publish),
+            )?;
             let next = Next {
                 kind: DownKind::Publish(qos),
                 msg_id: publish.msg_id,
                 payload: Some(payload.clone()),
                 topic: &name,
-                datagram,
                 dup: Some(publish.dup),
             };
             self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
@@ -666,25 +812,43 @@ impl Reference {
             let started = client.started.entry(payload.clone()).or_default();
             started.exchanges += 1;
             let allowed = publications + started.interrupted;
-            ensure(started.exchanges <= allowed, "one delivery per client and message", || {
-                format!("{} exchanges, {allowed} allowed: {publish:?} to {}", started.exchanges, client.id)
-            })?;
+            ensure(
+                started.exchanges <= allowed,
+                "one delivery per client and message",
+                || {
+                    format!(
+                        "{} exchanges, {allowed} allowed: {publish:?} to {}",
+                        started.exchanges, client.id
+                    )
+                },
+            )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
-            ensure(!again, "QoS 2 is not delivered again after PUBREC", || format!("{publish:?} to {}", client.id))?;
+            ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
+                format!("{publish:?} to {}", client.id)
+            })?;
         }
         Ok(())
     }
 
-    fn on_pubrel(&mut self, now: Instant, ix: usize, msg_id: MsgId, datagram: &[u8]) -> Check {
+    fn on_pubrel(&mut self, now: Instant, ix: usize, msg_id: MsgId) -> Check {
         let first_retry = self.config.timers.retry_first;
         let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
         let client = &mut self.clients[ix];
-        let own = client.down.as_ref().is_some_and(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel);
+        let own = client
+            .down
+            .as_ref()
+            .is_some_and(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel && !d.closed);
         if !own {
             // A51: a PUBREC that belongs to nothing is answered too.
             return client.pay(MsgType::Pubrel, msg_id);
         }
-        let next = Next { kind: DownKind::Pubrel, msg_id, payload: None, topic: "", datagram, dup: None };
+        let next = Next {
+            kind: DownKind::Pubrel,
+            msg_id,
+            payload: None,
+            topic: "",
+            dup: None,
+        };
         self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         Ok(())
     }
@@ -693,54 +857,92 @@ impl Reference {
         let client = &mut self.clients[ix];
         client.pay(MsgType::Puback, puback.msg_id)?;
         let Some(exchange) = client.up.get_mut(&puback.msg_id) else {
-            return ensure(puback.return_code != ReturnCode::Accepted, "PUBACK answers a PUBLISH", || {
-                format!("{puback:?} to {}", client.id)
-            });
+            return ensure(
+                puback.return_code != ReturnCode::Accepted,
+                "PUBACK answers a PUBLISH",
+                || format!("{puback:?} to {}", client.id),
+            );
         };
         exchange.finished = true;
-        let Some(uplink) = self.uplinks.get_mut(&exchange.payload) else { return Ok(()) };
+        let Some(uplink) = self.uplinks.get_mut(&exchange.payload) else {
+            return Ok(());
+        };
         if puback.return_code != ReturnCode::Accepted {
             uplink.order = None;
             return Ok(());
         }
-        ensure(exchange.qos == QoS::AtLeastOnce, "a PUBACK without error answers QoS 1 only", || {
-            format!("{puback:?} to {}", client.id)
-        })?;
+        ensure(
+            exchange.qos == QoS::AtLeastOnce,
+            "a PUBACK without error answers QoS 1 only",
+            || format!("{puback:?} to {}", client.id),
+        )?;
         client.last_finished = Some((puback.msg_id, exchange.payload.clone()));
         ensure(uplink.settled_ok > 0, "no PUBACK before the broker's", || {
-            format!("{puback:?} to {} for {:?}, refused {:?}", client.id, exchange.payload, uplink.refused)
+            format!(
+                "{puback:?} to {} for {:?}, refused {:?}",
+                client.id, exchange.payload, uplink.refused
+            )
         })
     }
 
     fn on_pubrec(&mut self, ix: usize, msg_id: MsgId) -> Check {
         let client = &mut self.clients[ix];
         let exchange = client.up.get(&msg_id).filter(|e| e.qos == QoS::ExactlyOnce);
-        let exchange = exchange
-            .ok_or_else(|| Violation::new("PUBREC answers a PUBLISH", format!("{msg_id} to {}", client.id)))?;
-        let settled = self.uplinks.get(&exchange.payload).is_none_or(|uplink| uplink.settled_ok > 0);
-        ensure(settled, "no PUBREC before the broker's", || format!("{msg_id} to {}", client.id))
+        let exchange = exchange.ok_or_else(|| {
+            Violation::new("PUBREC answers a PUBLISH", format!("{msg_id} to {}", client.id))
+        })?;
+        let settled = self
+            .uplinks
+            .get(&exchange.payload)
+            .is_none_or(|uplink| uplink.settled_ok > 0);
+        ensure(settled, "no PUBREC before the broker's", || {
+            format!("{msg_id} to {}", client.id)
+        })
     }
 
     fn on_suback(&mut self, ix: usize, suback: Suback) -> Check {
         let aggregate = self.conns.get(&ConnId(0));
         let client = &mut self.clients[ix];
         client.pay(MsgType::Suback, suback.msg_id)?;
-        let Some(Asked { filter, qos, named, broker_was_away }) = client.subscribes.get(&suback.msg_id).cloned() else {
-            return ensure(suback.return_code != ReturnCode::Accepted, "SUBACK answers a SUBSCRIBE", || {
-                format!("{suback:?} to {}", client.id)
-            });
+        let Some(Asked {
+            filter,
+            qos,
+            named,
+            broker_was_away,
+            before,
+        }) = client.subscribes.get(&suback.msg_id).cloned()
+        else {
+            return ensure(
+                suback.return_code != ReturnCode::Accepted,
+                "SUBACK answers a SUBSCRIBE",
+                || format!("{suback:?} to {}", client.id),
+            );
         };
         if suback.return_code != ReturnCode::Accepted {
+            match before.filter(|_| suback.return_code == ReturnCode::Congestion) {
+                Some(before) => {
+                    client.subs.insert(filter, before);
+                }
+                None => {
+                    client.maybe.remove(&filter);
+                }
+            }
             return Ok(());
         }
-        ensure(suback.qos <= qos, "no more granted than asked for", || format!("{suback:?} for {filter}"))?;
+        ensure(suback.qos <= qos, "no more granted than asked for", || {
+            format!("{suback:?} for {filter}")
+        })?;
         let settled = aggregate.is_some_and(|conn| conn.up && conn.subscribed.contains(&*filter));
         let away = aggregate.is_none_or(|conn| !conn.up) || broker_was_away;
         ensure(settled || away, "no SUBACK before the broker's (A31)", || {
             format!("{filter} to {}", client.id)
         })?;
         if named && topic::has_wildcard(&filter) {
-            ensure(suback.topic_id == TopicId::NONE, "a wildcard has no topic id (4.7)", || format!("{suback:?}"))?;
+            ensure(
+                suback.topic_id == TopicId::NONE,
+                "a wildcard has no topic id (4.7)",
+                || format!("{suback:?}"),
+            )?;
         } else if named {
             client.learn(suback.topic_id, &filter)?;
         }
@@ -750,7 +952,13 @@ impl Reference {
         {
             return Ok(());
         }
-        client.subs.insert(filter, Sub { granted: suback.qos, leaving: false });
+        client.subs.insert(
+            filter,
+            Sub {
+                granted: suback.qos,
+                leaving: false,
+            },
+        );
         Ok(())
     }
 
@@ -760,16 +968,27 @@ impl Reference {
     ///
     /// # Errors
     /// The rule it breaks.
-    pub fn on_request(&mut self, now: Instant, request: &BrokerRequest) -> Check {
+    pub fn on_request(&mut self, request: &BrokerRequest) -> Check {
         self.published += 1;
         let told = || format!("{request:?}");
         match request {
-            BrokerRequest::Publish { conn, token, topic, qos, retain, payload } => {
+            BrokerRequest::Publish {
+                conn,
+                token,
+                topic,
+                qos,
+                retain,
+                payload,
+            } => {
                 let token = *token;
                 self.track(*conn, token, request)?;
                 if let Some(&ix) = self.wills.get(payload) {
                     let lost = token.is_some_and(|t| self.tokens[&t].state == TokenState::Lost);
-                    return if lost { self.reopen(token) } else { self.on_will(now, ix, topic, *qos, *retain, payload) };
+                    return if lost {
+                        self.reopen(token)
+                    } else {
+                        self.on_will(ix, topic, *qos, *retain, payload)
+                    };
                 }
                 if payload.is_empty() {
                     return Ok(());
@@ -779,19 +998,27 @@ impl Reference {
                     return Err(Violation::new("nothing arrives that was not sent", told()));
                 };
                 let expected = format!("{}{}", self.config.upstream.topic_prefix, uplink.topic);
-                ensure(**topic == *expected, "a message keeps its topic", || format!("{expected}: {}", told()))?;
+                ensure(**topic == *expected, "a message keeps its topic", || {
+                    format!("{expected}: {}", told())
+                })?;
                 let level = match uplink.qos {
                     PublishQoS::MinusOne => QoS::AtMostOnce,
                     PublishQoS::Level(level) => level,
                 };
-                ensure(*qos == level && *retain == uplink.retain, "a message keeps QoS and Retain", told)?;
+                ensure(
+                    *qos == level && *retain == uplink.retain,
+                    "a message keeps QoS and Retain",
+                    told,
+                )?;
                 if resubmitted {
                     return self.reopen(token);
                 }
                 uplink.emitted += 1;
-                ensure(uplink.emitted <= uplink.allowed, "published no more often than received (A46)", || {
-                    format!("{} times, {} allowed: {}", uplink.emitted, uplink.allowed, told())
-                })?;
+                ensure(
+                    uplink.emitted <= uplink.allowed,
+                    "published no more often than received (A46)",
+                    || format!("{} times, {} allowed: {}", uplink.emitted, uplink.allowed, told()),
+                )?;
                 let class = usize::from(level != QoS::AtMostOnce);
                 let last = &mut self.clients[uplink.client].emitted_order[class];
                 if uplink.emitted == 1
@@ -802,18 +1029,33 @@ impl Reference {
                 }
                 Ok(())
             }
-            BrokerRequest::Subscribe { conn, token, filter, id, .. } => {
+            BrokerRequest::Subscribe {
+                conn,
+                token,
+                filter,
+                id,
+                ..
+            } => {
                 self.track(*conn, Some(*token), request)?;
                 let known = self.filters.entry(*id).or_insert_with(|| filter.clone());
-                ensure(*id != FilterId(0) && known == filter, "a subscription id stays with its filter", told)?;
+                ensure(
+                    *id != FilterId(0) && known == filter,
+                    "a subscription id stays with its filter",
+                    told,
+                )?;
                 self.reopen(Some(*token))
             }
             BrokerRequest::Unsubscribe { conn, token, filter } => {
                 self.track(*conn, Some(*token), request)?;
-                let holder = self.clients.iter().find(|c| c.subs.get(&**filter).is_some_and(|sub| !sub.leaving));
-                ensure(holder.is_none(), "UNSUBSCRIBE only when the last one left", || {
-                    format!("{filter} is held by {}", holder.map_or("", |c| &c.id))
-                })?;
+                let holder = self
+                    .clients
+                    .iter()
+                    .find(|c| c.subs.get(&**filter).is_some_and(|sub| !sub.leaving));
+                ensure(
+                    holder.is_none(),
+                    "UNSUBSCRIBE only when the last one left",
+                    || format!("{filter} is held by {}", holder.map_or("", |c| &c.id)),
+                )?;
                 self.reopen(Some(*token))
             }
             BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => Ok(()),
@@ -824,25 +1066,42 @@ impl Reference {
         let Some(token) = token else { return Ok(()) };
         let told = || format!("{token:?}: {request:?}");
         if let Some(known) = self.tokens.get(&token) {
-            ensure(known.state == TokenState::Lost, "a token is not used again before it is settled or lost", told)?;
+            ensure(
+                known.state == TokenState::Lost,
+                "a token is not used again before it is settled or lost",
+                told,
+            )?;
             ensure(known.conn == conn, "a token stays on its connection", told)?;
             let same = match (&known.request, request) {
-                (BrokerRequest::Publish { payload: a, topic: b, .. }, BrokerRequest::Publish { payload, topic, .. }) => {
-                    a == payload && b == topic
-                }
+                (
+                    BrokerRequest::Publish {
+                        payload: a, topic: b, ..
+                    },
+                    BrokerRequest::Publish { payload, topic, .. },
+                ) => a == payload && b == topic,
                 (BrokerRequest::Publish { .. }, _) | (_, BrokerRequest::Publish { .. }) => false,
                 _ => true,
             };
             return ensure(same, "what was lost is submitted again under its token", told);
         }
         let state = TokenState::Open;
-        self.tokens.insert(token, TokenModel { conn, request: request.clone(), order: self.published, state });
+        self.tokens.insert(
+            token,
+            TokenModel {
+                conn,
+                request: request.clone(),
+                order: self.published,
+                state,
+            },
+        );
         Ok(())
     }
 
     /// A lost request was submitted again.
     fn reopen(&mut self, token: Option<Token>) -> Check {
-        let Some(model) = token.and_then(|token| self.tokens.get_mut(&token)) else { return Ok(()) };
+        let Some(model) = token.and_then(|token| self.tokens.get_mut(&token)) else {
+            return Ok(());
+        };
         if model.state != TokenState::Lost {
             return Ok(());
         }
@@ -851,26 +1110,32 @@ impl Reference {
             let conn = self.conns.entry(model.conn).or_default();
             let in_order = model.order > conn.resubmitted;
             conn.resubmitted = model.order;
-            return ensure(in_order, "lost publishes are submitted again in the order sent", || {
-                format!("{:?}", model.request)
-            });
+            return ensure(
+                in_order,
+                "lost publishes are submitted again in the order sent",
+                || format!("{:?}", model.request),
+            );
         }
         Ok(())
     }
 
-    fn on_will(&mut self, now: Instant, ix: usize, topic: &str, qos: QoS, retain: bool, payload: &Bytes) -> Check {
-        let tolerated = self.clients[ix].tolerated(&self.config);
+    fn on_will(&mut self, ix: usize, topic: &str, qos: QoS, retain: bool, payload: &Bytes) -> Check {
+        let prefix = &self.config.upstream.topic_prefix;
         let client = &mut self.clients[ix];
-        let silence = now.since(client.last_heard);
-        let told = || format!("{:?} of {} after {silence:?}", payload, client.id);
-        ensure(!client.said_goodbye, "no will after DISCONNECT (A26)", told)?;
-        ensure(silence >= tolerated, "no will before the keep-alive is over (A28)", told)?;
-        ensure(!client.will_fired, "a will is published once", told)?;
-        let expected = client.will.as_ref().is_some_and(|will| {
-            *will.topic == *topic && will.qos == qos && will.retain == retain && will.payload == payload
+        let due = client.wills_due.iter().position(|will| {
+            *topic == format!("{prefix}{}", will.topic)
+                && will.qos == qos
+                && will.retain == retain
+                && will.payload == payload
         });
-        ensure(expected, "the will is the one last set", || format!("{:?}: {}", client.will, told()))?;
-        client.will_fired = true;
+        let due = due.ok_or_else(|| {
+            let detail = format!(
+                "{payload:?} on {topic} of {}, due {:?}",
+                client.id, client.wills_due
+            );
+            Violation::new("a will is published once for each loss (A26)", detail)
+        })?;
+        client.wills_due.remove(due);
         Ok(())
     }
 
@@ -880,23 +1145,49 @@ impl Reference {
     /// The rule it breaks.
     pub fn on_notice(&mut self, now: Instant, notice: &Notice) -> Check {
         match notice {
-            Notice::Lost { client, .. } => {
-                let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else { return Ok(()) };
+            Notice::Lost { client, will } => {
+                let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
+                    return Ok(());
+                };
                 let silence = now.since(model.last_heard);
-                ensure(silence >= model.tolerated(&self.config), "lost only after silence (A28)", || {
-                    format!("{client} after {silence:?}")
+                ensure(
+                    silence >= model.tolerated(&self.config),
+                    "lost only after silence (A28)",
+                    || format!("{client} after {silence:?}"),
+                )?;
+                ensure(!model.said_goodbye, "not lost after DISCONNECT (A26)", || {
+                    client.to_string()
+                })?;
+                let known = model.will.is_some();
+                ensure(known || !will, "the will is known", || {
+                    format!("none of {client}")
+                })?;
+                // A26: nothing but a full queue keeps a will of QoS 1 or 2 from being published.
+                let by_limit = self.config.limits.queue_messages < Limits::default().queue_messages;
+                ensure(*will || !known || by_limit, "a will is published", || {
+                    format!("{:?} of {client}", model.will)
                 })?;
                 model.phase = Phase::Lost;
+                model.interrupt();
+                model.wills_due.extend(model.will.clone().filter(|_| *will));
                 if model.clean {
                     model.forget();
                 }
                 Ok(())
             }
             Notice::Disconnected { client, .. } => {
-                if let Some(model) = self.clients.iter_mut().find(|c| c.id == *client)
-                    && model.said_goodbye
-                    && model.clean
-                {
+                let refused = self.conns.values().any(|conn| conn.refused_filter);
+                let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
+                    return Ok(());
+                };
+                // A78: only when the broker took a subscription back, or the gateway stops.
+                model.sent_away = !model.said_goodbye && (refused || self.shutting_down);
+                ensure(
+                    model.said_goodbye || model.sent_away,
+                    "nobody is sent away (A78)",
+                    || client.to_string(),
+                )?;
+                if model.clean {
                     model.forget();
                 }
                 Ok(())
@@ -912,15 +1203,27 @@ impl Reference {
 
     // The end of a scenario.
 
-    /// Exchanges towards clients that are neither answered nor given up.
-    pub fn open_exchanges(&self) -> Vec<String> {
-        let sends = u32::from(self.config.timers.retry_count) + 1;
-        self.clients
+    /// Exchanges towards clients, and handshakes, in which the gateway may send again by itself.
+    pub fn open_exchanges(&self, now: Instant) -> Vec<String> {
+        let timers = &self.config.timers;
+        let sends = u32::from(timers.retry_count) + 1;
+        let open = |d: &DownExchange| {
+            // After the last repeat of a round it waits once more, then for a sign of life (A60).
+            let parked = d.unheard >= sends && now.since(d.last_sent) > timers.retry_max;
+            !d.closed && !d.stale && !parked
+        };
+        let exchanges = self
+            .clients
             .iter()
-            .filter_map(|c| Some((c, c.down.as_ref()?)))
-            .filter(|(c, d)| c.phase == Phase::Active && !d.closed && !d.stale && !d.given_up(sends))
-            .map(|(c, d)| format!("{:?} {} to {}", d.kind, d.msg_id, c.id))
-            .collect()
+            .filter(|c| c.phase == Phase::Active)
+            .filter_map(|c| Some((c, c.down.as_ref().filter(|d| open(d))?)))
+            .map(|(c, d)| format!("{:?} {} to {}", d.kind, d.msg_id, c.id));
+        let handshakes = self
+            .clients
+            .iter()
+            .filter(|c| c.phase == Phase::Setup && now.since(c.last_heard) <= timers.will_handshake)
+            .map(|c| format!("{} is in its handshake", c.id));
+        exchanges.chain(handshakes).collect()
     }
 
     /// QoS 1 and 2 messages that connected clients have not got yet.
@@ -928,23 +1231,43 @@ impl Reference {
         self.clients
             .iter()
             .filter(|c| c.phase == Phase::Active)
-            .flat_map(|c| c.owed.iter().map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since)))
+            .flat_map(|c| {
+                c.owed
+                    .iter()
+                    .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
+            })
             .collect()
     }
 
-    /// Wills of clients that were silent for twice their keep-alive and that were not published.
+    /// Wills that were due and not handed to the broker, and clients that were silent for twice their keep-alive.
     pub fn missing_wills(&self, now: Instant) -> Vec<String> {
+        let due = self
+            .clients
+            .iter()
+            .flat_map(|c| c.wills_due.iter().map(|will| format!("{will:?} of {}", c.id)));
+        let silent = self
+            .clients
+            .iter()
+            .filter(|c| c.phase == Phase::Active && !c.keep_alive.is_zero())
+            .filter(|c| now.since(c.last_heard) > c.keep_alive * 2)
+            .map(|c| format!("{} is not lost yet", c.id));
+        due.chain(silent).collect()
+    }
+
+    /// The filters that clients hold, so that the gateway must be subscribed to them.
+    pub fn held_filters(&self) -> BTreeSet<Arc<str>> {
         self.clients
             .iter()
-            .filter(|c| matches!(c.phase, Phase::Active | Phase::Lost) && c.will.is_some() && !c.will_fired)
-            .filter(|c| !c.keep_alive.is_zero() && now.since(c.last_heard) > c.keep_alive * 2)
-            .map(|c| format!("{:?} of {}", c.will, c.id))
+            .flat_map(|c| c.subs.keys().map(|f| Arc::from(f.as_str())))
             .collect()
     }
 
-    /// The filters that clients hold, so that the gateway must be subscribed to them and to nothing else.
-    pub fn held_filters(&self) -> BTreeSet<Arc<str>> {
-        self.clients.iter().flat_map(|c| c.subs.keys().map(|f| Arc::from(f.as_str()))).collect()
+    /// The filters that clients asked for, acknowledged or not: the gateway may be subscribed to nothing else.
+    pub fn asked_filters(&self) -> BTreeSet<Arc<str>> {
+        self.clients
+            .iter()
+            .flat_map(|c| c.maybe.iter().map(|f| Arc::from(f.as_str())))
+            .collect()
     }
 
     /// True for the message of a client or of a will, and for the empty one.
@@ -974,7 +1297,6 @@ struct Next<'a> {
     msg_id: MsgId,
     payload: Option<Bytes>,
     topic: &'a str,
-    datagram: &'a [u8],
     dup: Option<bool>,
 }
 
@@ -998,6 +1320,7 @@ impl ClientModel {
             last_heard: Instant::START,
             connacks_due: 0,
             said_goodbye: false,
+            sent_away: false,
             up: BTreeMap::new(),
             last_finished: None,
             due: BTreeMap::new(),
@@ -1005,6 +1328,7 @@ impl ClientModel {
             subscribes: BTreeMap::new(),
             unsubscribes: BTreeMap::new(),
             subs: BTreeMap::new(),
+            maybe: BTreeSet::new(),
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
             confirmed: BTreeSet::new(),
@@ -1014,7 +1338,7 @@ impl ClientModel {
             started: FxHashMap::default(),
             owed: BTreeMap::new(),
             will: None,
-            will_fired: false,
+            wills_due: Vec::new(),
             emitted_order: [0; 2],
         }
     }
@@ -1038,15 +1362,7 @@ impl ClientModel {
         self.ignores_register = false;
         self.no_dup = false;
         self.last_finished = None;
-        if let Some(down) = &mut self.down {
-            if !down.stale
-                && !down.closed
-                && let Some(payload) = &down.payload
-            {
-                self.started.entry(payload.clone()).or_default().interrupted += 1;
-            }
-            down.stale = true;
-        }
+        self.interrupt();
         if connect.clean_session {
             self.forget();
             self.will = None;
@@ -1056,18 +1372,28 @@ impl ClientModel {
     /// The session is over for good.
     fn forget(&mut self) {
         self.subs.clear();
+        self.maybe.clear();
         self.owed.clear();
         self.up.clear();
         self.confirmed.clear();
+    }
+
+    /// The open exchange may be taken up again in another connection.
+    fn interrupt(&mut self) {
+        let Some(down) = self.down.as_mut().filter(|d| !d.stale && !d.closed) else {
+            return;
+        };
+        down.stale = true;
+        if let Some(payload) = &down.payload {
+            self.started.entry(payload.clone()).or_default().interrupted += 1;
+        }
     }
 
     /// The gateway said DISCONNECT.
     fn end(&mut self) {
         self.phase = Phase::None;
         self.due.clear();
-        if let Some(down) = &mut self.down {
-            down.stale = true;
-        }
+        self.interrupt();
         if self.clean {
             self.forget();
         }
@@ -1108,11 +1434,27 @@ impl ClientModel {
                     let ever = self.ever.entry(filter.clone()).or_default();
                     *ever = (*ever).max(subscribe.qos);
                     // Another QoS may be granted from now on, so claims under the old one end.
-                    self.subs.remove(&filter);
+                    let known = self
+                        .subscribes
+                        .get(&subscribe.msg_id)
+                        .filter(|asked| asked.filter == filter);
+                    let before = self
+                        .subs
+                        .remove(&filter)
+                        .or_else(|| known.and_then(|asked| asked.before.clone()));
+                    self.maybe.insert(filter.clone());
                     let named = matches!(subscribe.topic, TopicFilter::Name(_));
-                    let broker_was_away =
-                        self.subscribes.get(&subscribe.msg_id).is_some_and(|asked| asked.broker_was_away);
-                    let asked = Asked { filter, qos: subscribe.qos, named, broker_was_away };
+                    let broker_was_away = self
+                        .subscribes
+                        .get(&subscribe.msg_id)
+                        .is_some_and(|asked| asked.broker_was_away);
+                    let asked = Asked {
+                        filter,
+                        qos: subscribe.qos,
+                        named,
+                        broker_was_away,
+                        before,
+                    };
                     self.subscribes.insert(subscribe.msg_id, asked);
                 }
             }
@@ -1139,9 +1481,15 @@ impl ClientModel {
                     && down.kind == DownKind::Publish(QoS::ExactlyOnce)
                 {
                     down.kind = DownKind::Pubrel;
-                    down.sends = 0;
-                    down.datagram.clear();
                     self.acknowledged();
+                }
+                // Each PUBREC is answered by a PUBREL at once.
+                if let Some(down) = self
+                    .down
+                    .as_mut()
+                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel)
+                {
+                    down.sends = 0;
                 }
             }
             Packet::Pubcomp(msg_id) => self.close(DownKind::Pubrel, msg_id),
@@ -1169,7 +1517,11 @@ impl ClientModel {
     }
 
     fn on_client_puback(&mut self, puback: Puback) {
-        let Some(down) = self.down.as_ref().filter(|d| d.msg_id == puback.msg_id && !d.closed) else {
+        let Some(down) = self
+            .down
+            .as_ref()
+            .filter(|d| d.msg_id == puback.msg_id && !d.closed)
+        else {
             if puback.return_code == ReturnCode::InvalidTopicId {
                 self.confirmed.remove(&puback.topic_id);
             }
@@ -1185,12 +1537,7 @@ impl ClientModel {
             ReturnCode::InvalidTopicId => {
                 // A41: REGISTER and once more.
                 self.confirmed.remove(&puback.topic_id);
-                if let Some(down) = &mut self.down {
-                    down.stale = true;
-                    if let Some(payload) = &down.payload {
-                        self.started.entry(payload.clone()).or_default().interrupted += 1;
-                    }
-                }
+                self.interrupt();
             }
             ReturnCode::Congestion => {}
             ReturnCode::NotSupported | ReturnCode::Reserved(_) => {
@@ -1212,7 +1559,11 @@ impl ClientModel {
     }
 
     fn close(&mut self, kind: DownKind, msg_id: MsgId) {
-        if let Some(down) = self.down.as_mut().filter(|d| d.kind == kind && d.msg_id == msg_id) {
+        if let Some(down) = self
+            .down
+            .as_mut()
+            .filter(|d| d.kind == kind && d.msg_id == msg_id)
+        {
             down.closed = true;
         }
     }
@@ -1234,7 +1585,9 @@ impl ClientModel {
 
     fn pay(&mut self, kind: MsgType, msg_id: MsgId) -> Check {
         let due = self.due.entry((kind, msg_id)).or_insert(0);
-        ensure(*due > 0, "no answer without a request", || format!("{kind:?} {msg_id} to {}", self.id))?;
+        ensure(*due > 0, "no answer without a request", || {
+            format!("{kind:?} {msg_id} to {}", self.id)
+        })?;
         *due -= 1;
         Ok(())
     }
@@ -1244,12 +1597,16 @@ impl ClientModel {
         if regack.return_code != ReturnCode::Accepted {
             return Ok(());
         }
-        let Some(name) = self.registers.get(&regack.msg_id).cloned() else { return Ok(()) };
+        let Some(name) = self.registers.get(&regack.msg_id).cloned() else {
+            return Ok(());
+        };
         self.learn(regack.topic_id, &name)
     }
 
     fn learn(&mut self, id: TopicId, name: &str) -> Check {
-        ensure(!id.is_reserved(), "an id is not reserved", || format!("{id} for {name}"))?;
+        ensure(!id.is_reserved(), "an id is not reserved", || {
+            format!("{id} for {name}")
+        })?;
         let known = self.names.entry(id).or_insert_with(|| name.into());
         ensure(known == name, "an id never changes its name (A35)", || {
             format!("{id} of {} was {known}, now {name}", self.id)
@@ -1273,25 +1630,43 @@ impl ClientModel {
                 next.kind, next.msg_id, down.kind, down.msg_id, down.sends, down.last_sent
             )
         };
-        if let Some(down) = self.down.as_mut().filter(|d| !d.closed && d.kind == next.kind && d.msg_id == next.msg_id) {
+        if let Some(down) = self
+            .down
+            .as_mut()
+            .filter(|d| !d.closed && d.kind == next.kind && d.msg_id == next.msg_id)
+        {
             if !down.stale && down.sends > 0 {
                 let waited = now.since(down.last_sent) >= first_retry;
                 // A60: after a round the next packet from the client begins another.
                 let new_round = down.sends % sends_per_round == 0 && down.unheard == 0;
                 ensure(waited || new_round, "repeated after Tretry", || told(down))?;
-                ensure(next.dup != Some(false) || self.no_dup, "a repeat has DUP (A61)", || told(down))?;
-                ensure(down.unheard < sends_per_round, "at most Nretry repeats without a sign of life", || told(down))?;
+                ensure(
+                    next.dup != Some(false) || self.no_dup,
+                    "a repeat has DUP (A61)",
+                    || told(down),
+                )?;
+                ensure(
+                    down.unheard < sends_per_round,
+                    "at most Nretry repeats without a sign of life",
+                    || told(down),
+                )?;
             }
             down.sends += 1;
             down.unheard += 1;
-            ensure(down.sends <= sends_per_round * ROUNDS || down.stale, "given up after six rounds (A60)", || told(down))?;
+            ensure(
+                down.sends <= sends_per_round * ROUNDS || down.stale,
+                "given up after six rounds (A60)",
+                || told(down),
+            )?;
             down.last_sent = now;
             down.stale = false;
             return Ok(0);
         }
         let mut given_up = 0;
         if let Some(down) = self.down.as_ref().filter(|d| !d.closed && !d.stale) {
-            ensure(down.given_up(sends_per_round), "one open exchange (A59)", || told(down))?;
+            ensure(down.given_up(sends_per_round), "one open exchange (A59)", || {
+                told(down)
+            })?;
             // A40, A60: without an answer the message is dropped.
             if down.kind == DownKind::Register {
                 self.ignores_register = true;
@@ -1303,16 +1678,24 @@ impl ClientModel {
                 given_up = usize::from(self.owed.remove(payload).is_some());
             }
         }
-        let repeated = self.down.as_ref().is_some_and(|d| d.stale && d.payload == next.payload);
-        ensure(next.dup != Some(true) || repeated, "the first sending has no DUP", || {
-            format!("{:?} {} to {id}", next.kind, next.msg_id)
-        })?;
+        // What an earlier connection began goes on under its message id, perhaps after a REGISTER.
+        let repeated = next
+            .payload
+            .as_ref()
+            .is_some_and(|p| self.started.get(p).is_some_and(|s| s.msg_id == Some(next.msg_id)));
+        ensure(
+            next.dup != Some(true) || repeated,
+            "the first sending has no DUP",
+            || format!("{:?} {} to {id}", next.kind, next.msg_id),
+        )?;
+        if let Some(payload) = &next.payload {
+            self.started.entry(payload.clone()).or_default().msg_id = Some(next.msg_id);
+        }
         self.down = Some(DownExchange {
             kind: next.kind,
             msg_id: next.msg_id,
             payload: next.payload.clone(),
             topic: next.topic.into(),
-            datagram: next.datagram.to_vec(),
             sends: 1,
             unheard: 1,
             last_sent: now,
@@ -1331,7 +1714,11 @@ struct Names<'a> {
 
 impl Names<'_> {
     fn predefined(&self, client: &str, id: TopicId) -> Option<String> {
-        let of_rule = self.rules.iter().find(|rule| glob(&rule.pattern, client)).map(|rule| &rule.predefined);
+        let of_rule = self
+            .rules
+            .iter()
+            .find(|rule| glob(&rule.pattern, client))
+            .map(|rule| &rule.predefined);
         of_rule
             .into_iter()
             .flatten()
@@ -1355,11 +1742,15 @@ fn glob(pattern: &str, text: &str) -> bool {
         None => text.is_empty(),
         Some('*') => {
             let rest = &pattern[1..];
-            text.char_indices().map(|(at, _)| at).chain([text.len()]).any(|at| glob(rest, &text[at..]))
+            text.char_indices()
+                .map(|(at, _)| at)
+                .chain([text.len()])
+                .any(|at| glob(rest, &text[at..]))
         }
         Some(first) => {
             let mut chars = text.chars();
-            chars.next().is_some_and(|c| first == '?' || c == first) && glob(&pattern[first.len_utf8()..], chars.as_str())
+            chars.next().is_some_and(|c| first == '?' || c == first)
+                && glob(&pattern[first.len_utf8()..], chars.as_str())
         }
     }
 }

@@ -317,8 +317,12 @@ impl SimBroker {
     /// The broker can be reached again; the ports connect after a while.
     pub fn come_up(&mut self, now: Instant, rng: &mut SmallRng) {
         self.reachable = true;
-        let wanted: Vec<ConnId> =
-            self.conns.iter().filter(|(_, c)| c.wanted && !c.up).map(|(id, _)| *id).collect();
+        let wanted: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| c.wanted && !c.up)
+            .map(|(id, _)| *id)
+            .collect();
         for conn in wanted {
             let delay = between(rng, Duration::from_millis(1), Duration::from_secs(2));
             self.schedule(now + delay, BrokerAction::Connect(conn));
@@ -337,7 +341,10 @@ impl SimBroker {
 
     /// The filters that a connection is subscribed to.
     pub fn filters(&self, conn: ConnId) -> BTreeSet<Arc<str>> {
-        self.conns.get(&conn).map(|c| c.session.filters.keys().cloned().collect()).unwrap_or_default()
+        self.conns
+            .get(&conn)
+            .map(|c| c.session.filters.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Nothing is on its way in either direction.
@@ -394,19 +401,27 @@ impl SimBroker {
                 return Err(format!("{token:?} is still unsettled: {request:?}"));
             }
             if matches!(request, BrokerRequest::Publish { .. }) {
-                let open =
-                    conn.unsettled.values().filter(|u| matches!(u.request, BrokerRequest::Publish { .. }));
+                let open = conn
+                    .unsettled
+                    .values()
+                    .filter(|u| matches!(u.request, BrokerRequest::Publish { .. }));
                 if open.count() >= window {
                     return Err(format!("the window of {window} is full: {request:?}"));
                 }
             }
             conn.accepted += 1;
-            let entry = Unsettled { request: request.clone(), order: conn.accepted, stage: Stage::Waiting };
+            let entry = Unsettled {
+                request: request.clone(),
+                order: conn.accepted,
+                stage: Stage::Waiting,
+            };
             conn.unsettled.insert(token, entry);
         }
         match &request {
             BrokerRequest::Publish { token, qos, .. } if token.is_some() != (*qos != QoS::AtMostOnce) => {
-                return Err(format!("a token goes with QoS 1 and 2 and only with them: {request:?}"));
+                return Err(format!(
+                    "a token goes with QoS 1 and 2 and only with them: {request:?}"
+                ));
             }
             BrokerRequest::Publish { topic, .. } if !topic::is_valid_name(topic) => {
                 return Err(format!("not a topic name: {request:?}"));
@@ -438,9 +453,18 @@ impl SimBroker {
     }
 
     fn execute(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) {
-        let Some(Accepted { request, paid }) = self.conn(conn_id).inbox.pop_front() else { return };
+        let Some(Accepted { request, paid }) = self.conn(conn_id).inbox.pop_front() else {
+            return;
+        };
         match request {
-            BrokerRequest::Publish { token, topic, qos, retain, payload, .. } => {
+            BrokerRequest::Publish {
+                token,
+                topic,
+                qos,
+                retain,
+                payload,
+                ..
+            } => {
                 let refusal = self.refusal(&topic);
                 if refusal.is_none() {
                     self.route(now, Origin::Gateway(conn_id), topic, qos, retain, payload, rng);
@@ -449,11 +473,20 @@ impl SimBroker {
                     self.answer(now, conn_id, token, refusal.map_or(Ok(None), Err), rng);
                 }
             }
-            BrokerRequest::Subscribe { token, filter, id, qos, .. } => {
+            BrokerRequest::Subscribe {
+                token,
+                filter,
+                id,
+                qos,
+                ..
+            } => {
                 let refusal = self.refusal(&filter);
                 let granted = qos.min(self.config.max_granted);
                 if refusal.is_none() {
-                    self.conn(conn_id).session.filters.insert(filter.clone(), (id, granted));
+                    self.conn(conn_id)
+                        .session
+                        .filters
+                        .insert(filter.clone(), (id, granted));
                 }
                 let retained_first = rng.random_bool(self.config.retained_first);
                 if !retained_first {
@@ -478,12 +511,19 @@ impl SimBroker {
         }
         if paid {
             self.conn(conn_id).credit += 1;
-            self.tell(BrokerEvent::Credit { conn: conn_id, requests: 1 });
+            self.tell(BrokerEvent::Credit {
+                conn: conn_id,
+                requests: 1,
+            });
         }
     }
 
     fn refusal(&self, name: &str) -> Option<Refusal> {
-        self.config.refuse.iter().find(|(prefix, _)| name.starts_with(prefix.as_str())).map(|(_, r)| *r)
+        self.config
+            .refuse
+            .iter()
+            .find(|(prefix, _)| name.starts_with(prefix.as_str()))
+            .map(|(_, r)| *r)
     }
 
     fn answer(
@@ -504,9 +544,16 @@ impl SimBroker {
     }
 
     fn settle(&mut self, token: Token, life: Life) {
-        let found = self.conns.values_mut().find(|c| c.life == life && c.up && c.unsettled.contains_key(&token));
+        let found = self
+            .conns
+            .values_mut()
+            .find(|c| c.life == life && c.up && c.unsettled.contains_key(&token));
         let Some(conn) = found else { return };
-        if let Some(Unsettled { stage: Stage::Executed(result), .. }) = conn.unsettled.remove(&token) {
+        if let Some(Unsettled {
+            stage: Stage::Executed(result),
+            ..
+        }) = conn.unsettled.remove(&token)
+        {
             self.tell(BrokerEvent::Settled { token, result });
         }
     }
@@ -522,7 +569,14 @@ impl SimBroker {
         payload: Bytes,
         rng: &mut SmallRng,
     ) {
-        self.log.push(Routed { at: now, origin, topic: topic.clone(), qos, retain, payload: payload.clone() });
+        self.log.push(Routed {
+            at: now,
+            origin,
+            topic: topic.clone(),
+            qos,
+            retain,
+            payload: payload.clone(),
+        });
         if retain && payload.is_empty() {
             self.retained.remove(&topic);
         } else if retain {
@@ -546,20 +600,33 @@ impl SimBroker {
             if matching.is_empty() {
                 continue;
             }
-            let highest = matching.iter().map(|(_, granted)| *granted).max().unwrap_or_default();
+            let highest = matching
+                .iter()
+                .map(|(_, granted)| *granted)
+                .max()
+                .unwrap_or_default();
             let ids: Box<[FilterId]> = matching.iter().map(|(id, _)| *id).collect();
             let copies: Vec<(Box<[FilterId]>, QoS)> = match overlap {
                 Overlap::OneCopyWithIds => vec![(ids, highest)],
                 Overlap::OneCopyWithoutIds => vec![(Box::default(), highest)],
-                Overlap::CopyPerFilter => {
-                    matching.iter().map(|(id, granted)| ([*id].into(), *granted)).collect()
-                }
+                Overlap::CopyPerFilter => matching
+                    .iter()
+                    .map(|(id, granted)| ([*id].into(), *granted))
+                    .collect(),
             };
             for (filters, granted) in copies {
                 let (topic, payload) = (topic.clone(), payload.clone());
                 let qos = qos.min(granted);
-                let copy =
-                    Delivery { id: None, publication, taken: false, filters, topic, qos, retain: false, payload };
+                let copy = Delivery {
+                    id: None,
+                    publication,
+                    taken: false,
+                    filters,
+                    topic,
+                    qos,
+                    retain: false,
+                    payload,
+                };
                 self.enqueue(now, conn_id, copy, rng);
             }
         }
@@ -626,18 +693,17 @@ impl SimBroker {
         let id = DeliveryId(self.next_delivery);
         let conn = self.conn(conn_id);
         conn.deliveries_scheduled -= 1;
-        let Some(next) = conn.session.waiting.front() else { return };
+        let Some(next) = conn.session.waiting.front() else {
+            return;
+        };
         if next.qos != QoS::AtMostOnce && conn.session.unacked.len() >= receive_max {
             // It stays in line; the next acknowledgement schedules it again.
             return;
         }
-        let Some(mut delivery) = conn.session.waiting.pop_front() else { return };
+        let Some(mut delivery) = conn.session.waiting.pop_front() else {
+            return;
+        };
         if delivery.qos != QoS::AtMostOnce {
-            // QoS 2 that comes again is known by its packet id, so it keeps its delivery id; QoS 1 is a new one.
-            let id = match delivery.id {
-                Some(id) if delivery.qos == QoS::ExactlyOnce => id,
-                _ => id,
-            };
             delivery.id = Some(id);
             conn.session.unacked.insert(id, delivery.clone());
         }
@@ -671,8 +737,15 @@ impl SimBroker {
         let session_present = conn.has_session;
         conn.has_session = true;
         let life = conn.life;
-        let up = BrokerEvent::Up { conn: conn_id, session_present, window };
-        let credit = BrokerEvent::Credit { conn: conn_id, requests: credit };
+        let up = BrokerEvent::Up {
+            conn: conn_id,
+            session_present,
+            window,
+        };
+        let credit = BrokerEvent::Credit {
+            conn: conn_id,
+            requests: credit,
+        };
         if session_present {
             self.tell(up);
             self.tell(credit);
@@ -681,11 +754,17 @@ impl SimBroker {
         }
         conn.session = Session::default();
         conn.inbox.clear();
-        let mut lost: Vec<(u64, Token)> =
-            conn.unsettled.iter().map(|(token, unsettled)| (unsettled.order, *token)).collect();
+        let mut lost: Vec<(u64, Token)> = conn
+            .unsettled
+            .iter()
+            .map(|(token, unsettled)| (unsettled.order, *token))
+            .collect();
         lost.sort_unstable();
         conn.unsettled.clear();
-        let mut events: Vec<BrokerEvent> = lost.into_iter().map(|(_, token)| BrokerEvent::Lost { token }).collect();
+        let mut events: Vec<BrokerEvent> = lost
+            .into_iter()
+            .map(|(_, token)| BrokerEvent::Lost { token })
+            .collect();
         let up_at = if lost_first { events.len() } else { 0 };
         events.insert(up_at, up);
         events.push(credit);
@@ -702,34 +781,55 @@ impl SimBroker {
         let mut settle = Vec::new();
         let mut executions = 0;
         for (_, token) in again {
-            let Some(unsettled) = conn.unsettled.get_mut(&token) else { continue };
-            let exactly_once =
-                matches!(unsettled.request, BrokerRequest::Publish { qos: QoS::ExactlyOnce, .. });
+            let Some(unsettled) = conn.unsettled.get_mut(&token) else {
+                continue;
+            };
+            let exactly_once = matches!(
+                unsettled.request,
+                BrokerRequest::Publish {
+                    qos: QoS::ExactlyOnce,
+                    ..
+                }
+            );
             if exactly_once && unsettled.stage != Stage::Waiting {
                 // The broker knows its packet id and does not publish it again.
                 settle.push((now + between(rng, Duration::ZERO, settle_max), token));
             } else {
                 unsettled.stage = Stage::Waiting;
-                conn.inbox.push_back(Accepted { request: unsettled.request.clone(), paid: false });
+                conn.inbox.push_back(Accepted {
+                    request: unsettled.request.clone(),
+                    paid: false,
+                });
                 executions += 1;
             }
         }
         let redelivered = core::mem::take(&mut conn.session.unacked);
         let mut first = Vec::new();
-        for (_, mut delivery) in redelivered {
-            // A QoS 2 message that the core took is known to the port, which answers PUBREC again by itself.
-            if delivery.taken && delivery.qos == QoS::ExactlyOnce {
-                continue;
+        for (id, mut delivery) in redelivered {
+            match delivery.qos {
+                // The broker sends it again; the port knows it by its packet id and still waits for the Ack, or has it
+                // and acknowledges by itself.
+                QoS::ExactlyOnce => {
+                    if !delivery.taken {
+                        self.conn(conn_id).session.unacked.insert(id, delivery);
+                    }
+                }
+                QoS::AtMostOnce | QoS::AtLeastOnce => {
+                    delivery.publication = self.new_publication();
+                    first.push(delivery);
+                }
             }
-            if delivery.qos == QoS::AtLeastOnce {
-                delivery.publication = self.new_publication();
-            }
-            delivery.taken = false;
-            first.push(delivery);
         }
         let waiting = &mut self.conn(conn_id).session.waiting;
-        first.into_iter().rev().for_each(|delivery| waiting.push_front(delivery));
-        self.scheduled.extend(settle.into_iter().map(|(at, token)| (at, BrokerAction::Settle(token, life))));
+        first
+            .into_iter()
+            .rev()
+            .for_each(|delivery| waiting.push_front(delivery));
+        self.scheduled.extend(
+            settle
+                .into_iter()
+                .map(|(at, token)| (at, BrokerAction::Settle(token, life))),
+        );
         for _ in 0..executions {
             self.schedule_execution(now, conn_id, rng);
         }
@@ -748,8 +848,13 @@ impl SimBroker {
         conn.life += 1;
         conn.credit = 0;
         // What the port took and did not write yet: without a token nobody waits for it.
-        conn.session.waiting.retain(|delivery| delivery.qos != QoS::AtMostOnce);
-        self.tell(BrokerEvent::Down { conn: conn_id, reason: "simulated".into() });
+        conn.session
+            .waiting
+            .retain(|delivery| delivery.qos != QoS::AtMostOnce);
+        self.tell(BrokerEvent::Down {
+            conn: conn_id,
+            reason: "simulated".into(),
+        });
     }
 }
 

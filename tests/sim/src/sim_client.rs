@@ -11,8 +11,8 @@ use bytes::Bytes;
 use gateway_core::io::Will;
 use gateway_core::time::Instant;
 use sn_codec::{
-    Connect, Disconnect, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register, ReturnCode,
-    ShortTopic, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg, WillTopic,
+    Connect, Disconnect, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register,
+    ReturnCode, ShortTopic, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg, WillTopic,
 };
 
 /// Who a client is and how it behaves.
@@ -201,7 +201,11 @@ enum State {
     /// Will connect then.
     Waiting(Instant),
     /// CONNECT, WILLTOPIC or WILLMSG was sent.
-    Connecting { last: Vec<u8>, sends: u32, deadline: Instant },
+    Connecting {
+        last: Vec<u8>,
+        sends: u32,
+        deadline: Instant,
+    },
     Active,
 }
 
@@ -328,13 +332,21 @@ impl SimClient {
 
     /// What it is at, for a report.
     pub fn describe(&self) -> String {
-        let open: Vec<String> =
-            self.open.iter().map(|e| format!("{:?} {} sent {}x", e.kind, e.msg_id, e.sends)).collect();
+        let open: Vec<String> = self
+            .open
+            .iter()
+            .map(|e| format!("{:?} {} sent {}x", e.kind, e.msg_id, e.sends))
+            .collect();
         let state = match &self.state {
             State::Connecting { sends, .. } => format!("Connecting, sent {sends}x"),
             state => format!("{state:?}"),
         };
-        format!("{} {state}, open [{}], {} to do", self.config.id, open.join(", "), self.todo.len())
+        format!(
+            "{} {state}, open [{}], {} to do",
+            self.config.id,
+            open.join(", "),
+            self.todo.len()
+        )
     }
 
     /// The next datagram to send.
@@ -351,7 +363,10 @@ impl SimClient {
             State::Active => {
                 let pause = (!self.todo.is_empty()).then_some(self.paused_until);
                 let exchanges = self.open.iter().map(|e| e.deadline);
-                exchanges.chain(pause.filter(|at| *at > Instant::START)).chain(self.ping_at()).min()
+                exchanges
+                    .chain(pause.filter(|at| *at > Instant::START))
+                    .chain(self.ping_at())
+                    .min()
             }
         }
     }
@@ -365,7 +380,11 @@ impl SimClient {
                     self.send_connect(now);
                 }
             }
-            State::Connecting { last, sends, deadline } => {
+            State::Connecting {
+                last,
+                sends,
+                deadline,
+            } => {
                 if *deadline > now {
                     return;
                 }
@@ -409,7 +428,13 @@ impl SimClient {
             Packet::Pubrec(msg_id) => self.on_pubrec(now, msg_id),
             Packet::Pubcomp(msg_id) => self.on_pubcomp(now, msg_id),
             Packet::Suback(suback) => {
-                self.on_suback(now, suback.msg_id, suback.topic_id, suback.qos, suback.return_code);
+                self.on_suback(
+                    now,
+                    suback.msg_id,
+                    suback.topic_id,
+                    suback.qos,
+                    suback.return_code,
+                );
             }
             Packet::Unsuback(msg_id) => {
                 self.close(Kind::Unsubscribe, msg_id);
@@ -446,7 +471,11 @@ impl SimClient {
     fn handshake(&mut self, now: Instant, last: Vec<u8>) {
         self.outbox.push_back(last.clone());
         self.last_sent = now;
-        self.state = State::Connecting { last, sends: 1, deadline: now + self.config.retry };
+        self.state = State::Connecting {
+            last,
+            sends: 1,
+            deadline: now + self.config.retry,
+        };
     }
 
     fn on_will_topic_req(&mut self, now: Instant) {
@@ -461,7 +490,9 @@ impl SimClient {
 
     fn on_will_msg_req(&mut self, now: Instant) {
         let Some(will) = &self.config.will else { return };
-        let answer = encode(&Packet::WillMsg(WillMsg { message: &will.payload }));
+        let answer = encode(&Packet::WillMsg(WillMsg {
+            message: &will.payload,
+        }));
         self.answer_prompt(now, answer);
     }
 
@@ -497,10 +528,24 @@ impl SimClient {
         for exchange in core::mem::take(&mut self.open).into_iter().rev() {
             match exchange.kind {
                 Kind::Ping | Kind::Register => {}
-                Kind::Pubrel => self.open.insert(0, Exchange { sends: 0, deadline: now, ..exchange }),
+                Kind::Pubrel => self.open.insert(
+                    0,
+                    Exchange {
+                        sends: 0,
+                        deadline: now,
+                        ..exchange
+                    },
+                ),
                 // MQTT 3.1.1 §4.4: with a kept session the same message id, so that the other side knows it again.
                 Kind::Publish if !self.config.clean => {
-                    self.open.insert(0, Exchange { deadline: now, sends: 1, ..exchange });
+                    self.open.insert(
+                        0,
+                        Exchange {
+                            deadline: now,
+                            sends: 1,
+                            ..exchange
+                        },
+                    );
                 }
                 Kind::Publish
                 | Kind::Subscribe
@@ -517,7 +562,10 @@ impl SimClient {
             self.received.clear();
             self.released.clear();
             for (topic, qos) in self.wanted.iter().rev() {
-                let again = Action::Subscribe { topic: topic.clone(), qos: *qos };
+                let again = Action::Subscribe {
+                    topic: topic.clone(),
+                    qos: *qos,
+                };
                 if !self.todo.contains(&again) {
                     self.todo.push_front(again);
                 }
@@ -544,7 +592,11 @@ impl SimClient {
     // While active.
 
     fn on_active_timeout(&mut self, now: Instant) {
-        if self.open.iter().any(|e| e.deadline <= now && e.sends > self.config.retry_count) {
+        if self
+            .open
+            .iter()
+            .any(|e| e.deadline <= now && e.sends > self.config.retry_count)
+        {
             self.gave_up += 1;
             if self.open.iter().any(|e| e.kind == Kind::Disconnect) {
                 self.open.clear();
@@ -556,6 +608,9 @@ impl SimClient {
             return;
         }
         self.repeat_due(now);
+        if self.paused_until <= now {
+            self.paused_until = Instant::START;
+        }
         if self.ping_at().is_some_and(|at| at <= now) && !self.open.iter().any(|e| e.kind == Kind::Ping) {
             self.start(now, Action::Ping, Kind::Ping, MsgId(0));
         }
@@ -571,7 +626,11 @@ impl SimClient {
     fn repeat_due(&mut self, now: Instant) {
         // What lost its topic id through the answer to another PUBLISH is done from the start.
         for at in (0..self.open.len()).rev() {
-            if let Exchange { kind: Kind::Publish, action: Action::Publish(uplink), .. } = &self.open[at]
+            if let Exchange {
+                kind: Kind::Publish,
+                action: Action::Publish(uplink),
+                ..
+            } = &self.open[at]
                 && self.topic_ref(&uplink.topic).is_none()
             {
                 let exchange = self.open.remove(at);
@@ -594,11 +653,16 @@ impl SimClient {
             && self.paused_until <= now
             && self.open.iter().filter(|e| e.kind != Kind::Ping).count() < self.config.max_open
         {
-            let Some(action) = self.todo.front().cloned() else { return };
+            let Some(action) = self.todo.front().cloned() else {
+                return;
+            };
             if action == Action::Disconnect && !self.open.is_empty() {
                 return;
             }
-            if let Action::Publish(Uplink { topic: TopicForm::Name(name), .. }) = &action
+            if let Action::Publish(Uplink {
+                topic: TopicForm::Name(name),
+                ..
+            }) = &action
                 && !self.ids.contains_key(name)
             {
                 // The PUBLISH stays in line until the REGACK.
@@ -657,7 +721,13 @@ impl SimClient {
     }
 
     fn start(&mut self, now: Instant, action: Action, kind: Kind, msg_id: MsgId) {
-        let exchange = Exchange { action, kind, msg_id, sends: 1, deadline: now + self.config.retry };
+        let exchange = Exchange {
+            action,
+            kind,
+            msg_id,
+            sends: 1,
+            deadline: now + self.config.retry,
+        };
         self.send_exchange(now, &exchange);
         self.open.push(exchange);
     }
@@ -668,21 +738,54 @@ impl SimClient {
         match (exchange.kind, &exchange.action) {
             (Kind::Pubrel, _) => self.send(now, Packet::Pubrel(msg_id)),
             (_, Action::Publish(uplink)) => {
-                let Some(topic) = self.topic_ref(&uplink.topic) else { return };
+                let Some(topic) = self.topic_ref(&uplink.topic) else {
+                    return;
+                };
                 let PublishQoS::Level(_) = uplink.qos else { return };
                 let (qos, retain, data) = (uplink.qos, uplink.retain, &uplink.payload[..]);
-                self.send(now, Packet::Publish(Publish { dup, qos, retain, topic, msg_id, data }));
+                self.send(
+                    now,
+                    Packet::Publish(Publish {
+                        dup,
+                        qos,
+                        retain,
+                        topic,
+                        msg_id,
+                        data,
+                    }),
+                );
             }
             (_, Action::Register(name)) => {
                 let topic_id = TopicId::NONE;
-                self.send(now, Packet::Register(Register { topic_id, msg_id, topic_name: name }));
+                self.send(
+                    now,
+                    Packet::Register(Register {
+                        topic_id,
+                        msg_id,
+                        topic_name: name,
+                    }),
+                );
             }
             (_, Action::Subscribe { topic, qos }) => {
                 let topic = filter_of(topic);
-                self.send(now, Packet::Subscribe(Subscribe { dup, qos: *qos, msg_id, topic }));
+                self.send(
+                    now,
+                    Packet::Subscribe(Subscribe {
+                        dup,
+                        qos: *qos,
+                        msg_id,
+                        topic,
+                    }),
+                );
             }
             (_, Action::Unsubscribe { topic }) => {
-                self.send(now, Packet::Unsubscribe(Unsubscribe { msg_id, topic: filter_of(topic) }));
+                self.send(
+                    now,
+                    Packet::Unsubscribe(Unsubscribe {
+                        msg_id,
+                        topic: filter_of(topic),
+                    }),
+                );
             }
             (_, Action::Ping) => self.send(now, Packet::Pingreq(Pingreq { client_id: None })),
             (_, Action::UpdateWillTopic(will)) => {
@@ -701,16 +804,32 @@ impl SimClient {
     }
 
     fn send_publish_once(&mut self, now: Instant, uplink: &Uplink) {
-        let Some(topic) = self.topic_ref(&uplink.topic) else { return };
+        let Some(topic) = self.topic_ref(&uplink.topic) else {
+            return;
+        };
         let (qos, retain, data) = (uplink.qos, uplink.retain, &uplink.payload[..]);
-        self.send(now, Packet::Publish(Publish { dup: false, qos, retain, topic, msg_id: MsgId(0), data }));
+        self.send(
+            now,
+            Packet::Publish(Publish {
+                dup: false,
+                qos,
+                retain,
+                topic,
+                msg_id: MsgId(0),
+                data,
+            }),
+        );
     }
 
     // Answers to its own requests.
 
     fn on_regack(&mut self, now: Instant, regack: Regack) {
-        let Some(exchange) = self.close(Kind::Register, regack.msg_id) else { return };
-        let Action::Register(name) = exchange.action else { return };
+        let Some(exchange) = self.close(Kind::Register, regack.msg_id) else {
+            return;
+        };
+        let Action::Register(name) = exchange.action else {
+            return;
+        };
         match regack.return_code {
             ReturnCode::Accepted => self.learn(regack.topic_id, name),
             ReturnCode::Congestion => {
@@ -724,12 +843,19 @@ impl SimClient {
                     .todo
                     .iter()
                     .filter_map(|action| match action {
-                        Action::Publish(u) if u.topic == TopicForm::Name(name.clone()) => Some(u.payload.clone()),
+                        Action::Publish(u) if u.topic == TopicForm::Name(name.clone()) => {
+                            Some(u.payload.clone())
+                        }
                         _ => None,
                     })
                     .collect();
-                self.todo.retain(|a| !matches!(a, Action::Publish(u) if hopeless.contains(&u.payload)));
-                self.outcomes.extend(hopeless.into_iter().map(|payload| (payload, Outcome::Rejected(code))));
+                self.todo
+                    .retain(|a| !matches!(a, Action::Publish(u) if hopeless.contains(&u.payload)));
+                self.outcomes.extend(
+                    hopeless
+                        .into_iter()
+                        .map(|payload| (payload, Outcome::Rejected(code))),
+                );
             }
         }
     }
@@ -741,12 +867,17 @@ impl SimClient {
                 self.ids.remove(&name);
             }
         }
-        let Some(exchange) = self.close(Kind::Publish, puback.msg_id) else { return };
-        let Action::Publish(uplink) = &exchange.action else { return };
+        let Some(exchange) = self.close(Kind::Publish, puback.msg_id) else {
+            return;
+        };
+        let Action::Publish(uplink) = &exchange.action else {
+            return;
+        };
         let by_name = matches!(uplink.topic, TopicForm::Name(_));
         match puback.return_code {
             ReturnCode::Accepted if uplink.qos == PublishQoS::Level(QoS::AtLeastOnce) => {
-                self.outcomes.insert(uplink.payload.clone(), Outcome::Acknowledged);
+                self.outcomes
+                    .insert(uplink.payload.clone(), Outcome::Acknowledged);
             }
             // A PUBACK without error does not answer QoS 2.
             ReturnCode::Accepted => self.open.push(exchange),
@@ -761,13 +892,18 @@ impl SimClient {
             }
             code => {
                 self.rejections.push(("PUBACK", code));
-                self.outcomes.insert(uplink.payload.clone(), Outcome::Rejected(code));
+                self.outcomes
+                    .insert(uplink.payload.clone(), Outcome::Rejected(code));
             }
         }
     }
 
     fn on_pubrec(&mut self, now: Instant, msg_id: MsgId) {
-        match self.open.iter_mut().find(|e| e.msg_id == msg_id && matches!(e.kind, Kind::Publish | Kind::Pubrel)) {
+        match self
+            .open
+            .iter_mut()
+            .find(|e| e.msg_id == msg_id && matches!(e.kind, Kind::Publish | Kind::Pubrel))
+        {
             Some(exchange) => {
                 exchange.kind = Kind::Pubrel;
                 exchange.sends = 1;
@@ -781,14 +917,22 @@ impl SimClient {
     }
 
     fn on_pubcomp(&mut self, _now: Instant, msg_id: MsgId) {
-        if let Some(Exchange { action: Action::Publish(uplink), .. }) = self.close(Kind::Pubrel, msg_id) {
+        if let Some(Exchange {
+            action: Action::Publish(uplink),
+            ..
+        }) = self.close(Kind::Pubrel, msg_id)
+        {
             self.outcomes.insert(uplink.payload, Outcome::Acknowledged);
         }
     }
 
     fn on_suback(&mut self, now: Instant, msg_id: MsgId, topic_id: TopicId, granted: QoS, code: ReturnCode) {
-        let Some(exchange) = self.close(Kind::Subscribe, msg_id) else { return };
-        let Action::Subscribe { topic, .. } = &exchange.action else { return };
+        let Some(exchange) = self.close(Kind::Subscribe, msg_id) else {
+            return;
+        };
+        let Action::Subscribe { topic, .. } = &exchange.action else {
+            return;
+        };
         match code {
             ReturnCode::Accepted => {
                 if let TopicForm::Name(name) = topic
@@ -825,35 +969,68 @@ impl SimClient {
         }
         let (topic_id, msg_id) = (register.topic_id, register.msg_id);
         self.learn(topic_id, register.topic_name.into());
-        self.send(now, Packet::Regack(Regack { topic_id, msg_id, return_code: ReturnCode::Accepted }));
+        self.send(
+            now,
+            Packet::Regack(Regack {
+                topic_id,
+                msg_id,
+                return_code: ReturnCode::Accepted,
+            }),
+        );
     }
 
     fn on_publish(&mut self, now: Instant, publish: Publish<'_>) {
-        let PublishQoS::Level(qos) = publish.qos else { return };
+        let PublishQoS::Level(qos) = publish.qos else {
+            return;
+        };
         if publish.data.is_empty() && self.config.quirks.ignores_empty_publish {
             return;
         }
         let (topic, topic_id) = match publish.topic {
             TopicRef::Normal(id) => (self.names.get(&id).cloned(), id),
             TopicRef::Predefined(id) => (self.config.predefined.get(&id).cloned(), id),
-            TopicRef::Short(short) => (short.as_str().map(String::from), TopicId(u16::from_be_bytes(short.0))),
+            TopicRef::Short(short) => (
+                short.as_str().map(String::from),
+                TopicId(u16::from_be_bytes(short.0)),
+            ),
         };
         let msg_id = publish.msg_id;
         let Some(topic) = topic else {
             let return_code = ReturnCode::InvalidTopicId;
-            self.send(now, Packet::Puback(Puback { topic_id, msg_id, return_code }));
+            self.send(
+                now,
+                Packet::Puback(Puback {
+                    topic_id,
+                    msg_id,
+                    return_code,
+                }),
+            );
             return;
         };
-        let new = qos != QoS::ExactlyOnce || !(self.received.contains(&msg_id) || self.released.contains(&msg_id));
+        let new =
+            qos != QoS::ExactlyOnce || !(self.received.contains(&msg_id) || self.released.contains(&msg_id));
         if new {
             let (retain, payload) = (publish.retain, Bytes::copy_from_slice(publish.data));
-            self.delivered.push(Delivered { at: now, topic, qos, retain, payload });
+            self.delivered.push(Delivered {
+                at: now,
+                topic,
+                qos,
+                retain,
+                payload,
+            });
         }
         match qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => {
                 let return_code = ReturnCode::Accepted;
-                self.send(now, Packet::Puback(Puback { topic_id, msg_id, return_code }));
+                self.send(
+                    now,
+                    Packet::Puback(Puback {
+                        topic_id,
+                        msg_id,
+                        return_code,
+                    }),
+                );
             }
             QoS::ExactlyOnce => {
                 if new {
@@ -892,7 +1069,10 @@ impl SimClient {
     }
 
     fn close(&mut self, kind: Kind, msg_id: MsgId) -> Option<Exchange> {
-        let at = self.open.iter().position(|e| e.kind == kind && e.msg_id == msg_id)?;
+        let at = self
+            .open
+            .iter()
+            .position(|e| e.kind == kind && e.msg_id == msg_id)?;
         Some(self.open.remove(at))
     }
 
