@@ -188,6 +188,8 @@ impl Client {
     /// A well-formed message of the client, other than CONNECT.
     pub(crate) fn on_packet(&mut self, cx: &mut Context, now: Instant, packet: Packet<'_>) {
         if matches!(self.state, State::Setup(_)) {
+            // A connection that this handshake resumes was heard of too, should the handshake be given up.
+            self.last_seen = now;
             return match packet {
                 Packet::WillTopic(topic) => self.on_will_topic(cx, now, topic),
                 Packet::WillMsg(message) => self.on_will_msg(cx, now, message),
