@@ -5,7 +5,9 @@ use core::time::Duration;
 use bytes::Bytes;
 use gateway_core::config::{GatewayConfig, Limits, PredefinedTopic};
 use gateway_core::io::{ConnId, Notice, Refusal};
-use sn_codec::{Connect, MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId};
+use sn_codec::{
+    Connect, MsgId, Packet, PublishQoS, QoS, ReturnCode, Subscribe, TopicFilter, TopicId, WillTopic,
+};
 use snipe_sim::net::{Burst, PathConfig};
 use snipe_sim::sim_broker::{BrokerConfig, Overlap};
 use snipe_sim::sim_client::{Action, ClientConfig, Outcome, TopicForm};
@@ -913,7 +915,85 @@ fn repeated_connect_is_acknowledged_again_and_costs_nothing() {
     world.settle();
 }
 
+#[test]
+fn connect_with_other_flags_during_a_resumed_handshake_is_a_new_session() {
+    let mut world = world(WorldConfig::default());
+    let config = ClientConfig {
+        will: Some(will("wills/c", "gone")),
+        ..ClientConfig::new("c")
+    };
+    let client = world.add_connected(config);
+    let route = world.route(client).clone();
+    let connect = |will, clean_session| {
+        Packet::Connect(Connect {
+            will,
+            clean_session,
+            duration: 60,
+            client_id: "c",
+        })
+    };
+    let filter = TopicFilter::Name("a/b");
+    let subscribe = Packet::Subscribe(Subscribe {
+        dup: false,
+        qos: QOS1,
+        msg_id: MsgId(500),
+        topic: filter,
+    });
+    // Repeated, so the session goes on (A18), and then asked for differently.
+    for packet in [connect(true, true), connect(false, false), subscribe] {
+        world.inject(&route, &encoded(&packet));
+    }
+    world.run_for(Duration::from_secs(1));
+    world.vanish(client);
+    world.inject(&route, &[0x02, 0x18]);
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(upstream_filters(&world), ["a/b"], "it is kept now");
+}
+
+#[test]
+fn client_is_not_lost_sooner_because_a_repeated_handshake_was_given_up() {
+    let mut world = world(WorldConfig::default());
+    let config = ClientConfig {
+        will: Some(will("wills/c", "gone")),
+        ..ClientConfig::new("c")
+    };
+    let client = world.add_connected(config);
+    let route = world.route(client).clone();
+    world.vanish(client);
+    let connect = Packet::Connect(Connect {
+        will: true,
+        clean_session: true,
+        duration: 60,
+        client_id: "c",
+    });
+    world.inject(&route, &encoded(&connect));
+    world.run_for(Duration::from_secs(35));
+    let topic = WillTopic {
+        qos: QOS1,
+        retain: false,
+        topic: "wills/c",
+    };
+    world.inject(&route, &encoded(&Packet::WillTopic(Some(topic))));
+    let last_heard = world.now();
+    world.run_for(Duration::from_secs(300));
+    let lost = world
+        .notices
+        .iter()
+        .find(|(_, notice)| matches!(notice, Notice::Lost { .. }));
+    let (lost_at, _) = lost.expect("silent for minutes");
+    assert!(
+        lost_at.since(last_heard) >= Duration::from_secs(90),
+        "A28: 1.5 × Duration after its last message"
+    );
+}
+
 // Helpers.
+
+fn encoded(packet: &Packet<'_>) -> Vec<u8> {
+    let mut datagram = Vec::new();
+    packet.encode(&mut datagram);
+    datagram
+}
 
 fn world(config: WorldConfig) -> World {
     World::new(WorldConfig {

@@ -103,6 +103,12 @@ struct ClientModel {
     keep_alive: Duration,
     last_heard: Instant,
     connacks_due: u32,
+    /// Nothing was received since the CONNACK (A18).
+    fresh: bool,
+    /// Since when the CONNECT of a connected client that was fresh is being handled: given up, it is as before.
+    resumes_since: Option<Instant>,
+    /// Will, CleanSession and Duration of the last CONNECT.
+    parameters: Option<(bool, bool, u16)>,
     said_goodbye: bool,
     sent_away: bool,
     /// PUBLISHes received, by message id.
@@ -228,6 +234,8 @@ struct UplinkModel {
 struct MessageModel {
     topic: String,
     publications: BTreeSet<Publication>,
+    /// Further copies, one per filter, of which it is not sure whether they are for the same clients.
+    uncertain_copies: usize,
     highest: QoS,
     retain_seen: [bool; 2],
 }
@@ -326,9 +334,11 @@ impl Reference {
         };
         self.ingress += 1;
         if let Packet::Connect(connect) = packet {
-            self.clients[ix].on_connect(from, connect);
+            self.clients[ix].on_connect(now, from, connect);
         }
         let client = &mut self.clients[ix];
+        client.end_of_setup(now, &self.config);
+        client.fresh &= matches!(packet, Packet::Connect(_)) || client.bound.as_ref() != Some(from);
         let bound = client.bound.as_ref() == Some(from);
         if bound {
             client.last_heard = now;
@@ -447,6 +457,12 @@ impl Reference {
                 message.highest = message.highest.max(*qos);
                 message.retain_seen[usize::from(*retain)] = true;
                 let new = publication.is_none_or(|p| message.publications.insert(p));
+                // While a SUBSCRIBE is unanswered nobody can tell whether another copy comes for its filter.
+                let unanswered = self.tokens.values().any(|model| match &model.request {
+                    BrokerRequest::Subscribe { filter, .. } => topic::matches(filter, topic),
+                    _ => false,
+                });
+                message.uncertain_copies += usize::from(!new && unanswered);
                 if new && !retain {
                     self.owe(now, filters, topic, *qos, payload);
                 }
@@ -581,6 +597,7 @@ impl Reference {
             );
         };
         let client = &mut self.clients[ix];
+        client.end_of_setup(now, &self.config);
         let what =
             |client: &ClientModel| format!("{packet:?} to {} at {addr}, {:?}", client.id, client.phase);
         let session = client.bound.as_ref() == Some(addr) && client.phase == Phase::Active;
@@ -658,6 +675,7 @@ impl Reference {
         client.connacks_due -= 1;
         if code == ReturnCode::Accepted {
             client.phase = Phase::Active;
+            client.fresh = true;
             client.said_goodbye = false;
             client.sent_away = false;
         } else {
@@ -791,6 +809,9 @@ impl Reference {
             ensure(!open, "nothing overtakes an open exchange (A59)", || {
                 told(&publish)
             })?;
+            if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
+                down.closed = true;
+            }
         } else {
             let [high, low] = publish.msg_id.0.to_be_bytes();
             ensure(
@@ -808,7 +829,7 @@ impl Reference {
             self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         }
         if !repeat && !payload.is_empty() {
-            let publications = message.map_or(0, |m| m.publications.len());
+            let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
             let started = client.started.entry(payload.clone()).or_default();
             started.exchanges += 1;
             let allowed = publications + started.interrupted;
@@ -1275,6 +1296,13 @@ impl Reference {
         payload.is_empty() || self.uplinks.contains_key(payload) || self.wills.contains_key(payload)
     }
 
+    /// The broker sent copies of this message per filter while it was unknown which filters stood (A57).
+    pub fn has_uncertain_copies(&self, payload: &[u8]) -> bool {
+        self.messages
+            .get(payload)
+            .is_some_and(|message| message.uncertain_copies > 0)
+    }
+
     /// How often a client's message was published, beyond what a lost session explains.
     pub fn emitted(&self, payload: &[u8]) -> u32 {
         self.uplinks.get(payload).map_or(0, |uplink| uplink.emitted)
@@ -1319,6 +1347,9 @@ impl ClientModel {
             keep_alive: Duration::ZERO,
             last_heard: Instant::START,
             connacks_due: 0,
+            fresh: false,
+            resumes_since: None,
+            parameters: None,
             said_goodbye: false,
             sent_away: false,
             up: BTreeMap::new(),
@@ -1352,20 +1383,46 @@ impl ClientModel {
         }
     }
 
-    fn on_connect(&mut self, from: &LinkAddr, connect: Connect<'_>) {
+    fn on_connect(&mut self, now: Instant, from: &LinkAddr, connect: Connect<'_>) {
+        let parameters = (connect.will, connect.clean_session, connect.duration);
+        let repeated = self.bound.as_ref() == Some(from) && self.parameters == Some(parameters);
+        let flags = |(will, clean, _): (bool, bool, u16)| (will, clean);
+        let resumes = match self.phase {
+            // A18: our CONNACK was lost, and the client has done nothing since.
+            Phase::Active => repeated && self.fresh,
+            Phase::Setup => {
+                self.resumes_since.is_some() && self.parameters.map(flags) == Some(flags(parameters))
+            }
+            Phase::None | Phase::Lost => false,
+        };
+        self.resumes_since = resumes.then_some(now);
+        self.parameters = Some(parameters);
         self.bound = Some(from.clone());
         self.phase = Phase::Setup;
         self.clean = connect.clean_session;
         self.keep_alive = Duration::from_secs(u64::from(connect.duration));
         self.connacks_due += 1;
-        self.confirmed.clear();
         self.ignores_register = false;
         self.no_dup = false;
-        self.last_finished = None;
         self.interrupt();
+        if resumes {
+            return;
+        }
+        self.confirmed.clear();
+        self.last_finished = None;
         if connect.clean_session {
             self.forget();
             self.will = None;
+        }
+    }
+
+    /// A21: a handshake that is not finished is given up silently, and a session that it resumed is as before.
+    fn end_of_setup(&mut self, now: Instant, config: &GatewayConfig) {
+        let over = self
+            .resumes_since
+            .is_some_and(|since| now.since(since) >= config.timers.will_handshake);
+        if self.phase == Phase::Setup && over {
+            self.phase = Phase::Active;
         }
     }
 
@@ -1392,7 +1449,9 @@ impl ClientModel {
     /// The gateway said DISCONNECT.
     fn end(&mut self) {
         self.phase = Phase::None;
-        self.due.clear();
+        // A kept session's publishes go on, and are answered in a later connection.
+        self.due
+            .retain(|(kind, _), _| !self.clean && *kind == MsgType::Puback);
         self.interrupt();
         if self.clean {
             self.forget();
@@ -1475,7 +1534,7 @@ impl ClientModel {
                     exchange.finished = true;
                 }
             }
-            Packet::Pubrec(msg_id) => {
+            Packet::Pubrec(msg_id) if active => {
                 owe(MsgType::Pubrel, msg_id);
                 if let Some(down) = self.down.as_mut().filter(|d| d.msg_id == msg_id)
                     && down.kind == DownKind::Publish(QoS::ExactlyOnce)
@@ -1492,9 +1551,9 @@ impl ClientModel {
                     down.sends = 0;
                 }
             }
-            Packet::Pubcomp(msg_id) => self.close(DownKind::Pubrel, msg_id),
-            Packet::Puback(puback) => self.on_client_puback(puback),
-            Packet::Regack(regack) => {
+            Packet::Pubcomp(msg_id) if active => self.close(DownKind::Pubrel, msg_id),
+            Packet::Puback(puback) if active => self.on_client_puback(puback),
+            Packet::Regack(regack) if active => {
                 if let Some(down) = &self.down
                     && down.kind == DownKind::Register
                     && down.msg_id == regack.msg_id
@@ -1630,11 +1689,12 @@ impl ClientModel {
                 next.kind, next.msg_id, down.kind, down.msg_id, down.sends, down.last_sent
             )
         };
-        if let Some(down) = self
-            .down
-            .as_mut()
-            .filter(|d| !d.closed && d.kind == next.kind && d.msg_id == next.msg_id)
-        {
+        let same = |d: &DownExchange| {
+            // A new record counts its message ids from the start, so an interrupted exchange may only look the same.
+            let about = next.payload.is_none() || d.payload == next.payload;
+            !d.closed && d.kind == next.kind && d.msg_id == next.msg_id && about
+        };
+        if let Some(down) = self.down.as_mut().filter(|d| same(d)) {
             if !down.stale && down.sends > 0 {
                 let waited = now.since(down.last_sent) >= first_retry;
                 // A60: after a round the next packet from the client begins another.
