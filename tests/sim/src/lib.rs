@@ -549,10 +549,10 @@ impl World {
         let (transmits, timeouts) = (self.transmits, self.timeouts);
         self.advance(self.now + quiet_for)?;
         let active = self.clients.iter().filter(|s| s.client.is_active());
-        // Each client pings after 3/4 of its keep-alive, and is answered once.
+        // Each client pings after 3/4 of its keep-alive and is answered once; a ping may be under way at both ends.
         let pings: usize = active
             .filter(|s| s.client.config.keep_alive > 0)
-            .map(|s| (quiet_for.as_secs() * 4 / (3 * u64::from(s.client.config.keep_alive))) as usize + 1)
+            .map(|s| (quiet_for.as_secs() * 4 / (3 * u64::from(s.client.config.keep_alive))) as usize + 2)
             .sum();
         let sent = self.transmits - transmits;
         if sent > pings {

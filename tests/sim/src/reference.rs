@@ -103,6 +103,9 @@ struct ClientModel {
     keep_alive: Duration,
     last_heard: Instant,
     connacks_due: u32,
+    /// Nothing of the handshake is missing: what follows counts, even if the CONNACK has not left yet.
+    handshake_done: bool,
+    will_topic_given: bool,
     /// Nothing was received since the CONNACK (A18).
     fresh: bool,
     /// Since when the CONNECT of a connected client that was fresh is being handled: given up, it is as before.
@@ -368,7 +371,7 @@ impl Reference {
             uplink.allowed += 1;
             return;
         };
-        if !bound || client.phase != Phase::Active {
+        if !bound || !client.accepts() {
             return;
         }
         *client.due.entry((MsgType::Puback, publish.msg_id)).or_insert(0) += 1;
@@ -810,6 +813,7 @@ impl Reference {
                 told(&publish)
             })?;
             if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
+                client.ignores_register |= !down.closed && !down.stale;
                 down.closed = true;
             }
         } else {
@@ -1347,6 +1351,8 @@ impl ClientModel {
             keep_alive: Duration::ZERO,
             last_heard: Instant::START,
             connacks_due: 0,
+            handshake_done: false,
+            will_topic_given: false,
             fresh: false,
             resumes_since: None,
             parameters: None,
@@ -1372,6 +1378,11 @@ impl ClientModel {
             wills_due: Vec::new(),
             emitted_order: [0; 2],
         }
+    }
+
+    /// What the client sends is processed.
+    fn accepts(&self) -> bool {
+        self.phase == Phase::Active || (self.phase == Phase::Setup && self.handshake_done)
     }
 
     /// Silence after which the client may be taken for lost; for ever without keep-alive.
@@ -1402,6 +1413,8 @@ impl ClientModel {
         self.clean = connect.clean_session;
         self.keep_alive = Duration::from_secs(u64::from(connect.duration));
         self.connacks_due += 1;
+        self.handshake_done = !connect.will;
+        self.will_topic_given = false;
         self.ignores_register = false;
         self.no_dup = false;
         self.interrupt();
@@ -1459,22 +1472,26 @@ impl ClientModel {
     }
 
     fn on_packet(&mut self, packet: Packet<'_>, names: &Names<'_>) {
-        let active = self.phase == Phase::Active;
+        let active = self.accepts();
         let mut owe = |kind, msg_id| {
             if active {
                 *self.due.entry((kind, msg_id)).or_insert(0) += 1;
             }
         };
         match packet {
-            Packet::WillTopic(body) if self.phase != Phase::None => self.set_will_topic(body),
-            Packet::WillMsg(body) if self.phase != Phase::None => {
-                // A18: a repeated WILLMSG asks for the CONNACK again.
-                if active {
-                    self.connacks_due += 1;
-                } else {
+            Packet::WillTopic(body) if self.phase == Phase::Setup && !self.handshake_done => {
+                self.will_topic_given = body.is_some();
+                self.handshake_done = body.is_none();
+                self.set_will_topic(body);
+            }
+            Packet::WillMsg(body) if self.phase == Phase::Setup && !self.handshake_done => {
+                if self.will_topic_given {
                     self.set_will_message(body.message);
+                    self.handshake_done = true;
                 }
             }
+            // A18: a repeated WILLMSG asks for the CONNACK again.
+            Packet::WillMsg(_) if active => self.connacks_due += 1,
             Packet::WillTopicUpd(body) if active => {
                 owe(MsgType::WillTopicResp, MsgId(0));
                 self.set_will_topic(body);
