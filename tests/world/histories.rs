@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use snipe_sim::history::{Failure, History};
 
 /// Histories of a plain test run: some seconds in a debug build.
-const DEFAULT_HISTORIES: u64 = 300;
+const DEFAULT_HISTORIES: u64 = 1_000;
 
 #[test]
 fn random_histories_keep_every_rule() {

@@ -481,7 +481,10 @@ impl Reference {
             BrokerRequest::Publish { payload, .. } => {
                 if let Some(uplink) = self.uplinks.get_mut(&payload) {
                     match result {
-                        Ok(_) => uplink.settled_ok += 1,
+                        Ok(_) => {
+                            uplink.settled_ok += 1;
+                            self.clients[uplink.client].settled_while_away(&payload);
+                        }
                         Err(refusal) => {
                             uplink.refused = Some(refusal);
                             // Over, whether or not its client is there to be told: a repeat is a new attempt.
@@ -542,6 +545,11 @@ impl Reference {
                 came_for && !sub.leaving && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
             if !claimed || client.phase == Phase::Setup {
+                continue;
+            }
+            if client.ignores_register {
+                // A40: an id it was never told cannot be used, so what needs a new one is dropped.
+                self.given_up += 1;
                 continue;
             }
             if client.owed.len() + 1 > limit {
@@ -1380,6 +1388,18 @@ impl ClientModel {
         }
     }
 
+    /// The broker has a QoS 1 message of a client that is not there to be told; a kept session remembers the last one.
+    fn settled_while_away(&mut self, payload: &Bytes) {
+        if self.phase == Phase::Active {
+            return;
+        }
+        let settled = |e: &UpExchange| e.payload == *payload && e.qos == QoS::AtLeastOnce && !e.finished;
+        if let Some((msg_id, exchange)) = self.up.iter_mut().find(|(_, exchange)| settled(exchange)) {
+            exchange.finished = true;
+            self.last_finished = Some((*msg_id, payload.clone()));
+        }
+    }
+
     /// What the client sends is processed.
     fn accepts(&self) -> bool {
         self.phase == Phase::Active || (self.phase == Phase::Setup && self.handshake_done)
@@ -1422,8 +1442,8 @@ impl ClientModel {
             return;
         }
         self.confirmed.clear();
-        self.last_finished = None;
         if connect.clean_session {
+            self.last_finished = None;
             self.forget();
             self.will = None;
         }
