@@ -261,7 +261,8 @@ impl ClientTopics {
     pub(crate) fn new(start: u16) -> Self {
         ClientTopics {
             normal: Vec::new(),
-            next_id: FIRST_NORMAL_ID.max(start % 0xF000),
+            // Spread evenly, so that a new record rarely repeats the ids of the client's last one (reading A35).
+            next_id: FIRST_NORMAL_ID + start % 0xF000,
             expanded: Vec::new(),
         }
     }
