@@ -113,6 +113,8 @@ pub struct World {
     by_addr: FxHashMap<LinkAddr, usize>,
     events: BinaryHeap<Reverse<Scheduled>>,
     next_event: u64,
+    /// Datagrams on the network.
+    under_way: usize,
     link_credit: u32,
     counter: u64,
     external: Vec<Bytes>,
@@ -152,6 +154,12 @@ enum Event {
     BrokerSpeaks,
     Link(LinkEvent),
     ShutDown,
+}
+
+impl Event {
+    fn is_datagram(&self) -> bool {
+        matches!(self, Event::ToGateway { .. } | Event::ToClient { .. })
+    }
 }
 
 #[derive(Debug)]
@@ -198,6 +206,7 @@ impl World {
             by_addr: FxHashMap::default(),
             events: BinaryHeap::new(),
             next_event: 0,
+            under_way: 0,
             link_credit: config.link_credit.unwrap_or(LinkProfile::UNLIMITED),
             counter: 0,
             external: Vec::new(),
@@ -537,6 +546,9 @@ impl World {
         if open > 0 {
             left.push(format!("{open} requests to the broker are open"));
         }
+        if self.under_way > 0 {
+            left.push(format!("{} datagrams are under way", self.under_way));
+        }
         if !self.broker.is_idle() {
             left.push("the broker is not idle".into());
         }
@@ -723,6 +735,7 @@ impl World {
 
     fn handle_event(&mut self, event: Event) -> Check {
         let now = self.now;
+        self.under_way -= usize::from(event.is_datagram());
         match event {
             Event::ToGateway { from, datagram } => {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
@@ -947,6 +960,7 @@ impl World {
 
     fn schedule(&mut self, at: Instant, event: Event) {
         self.next_event += 1;
+        self.under_way += usize::from(event.is_datagram());
         self.events.push(Reverse(Scheduled {
             at,
             order: self.next_event,

@@ -359,6 +359,11 @@ impl Reference {
                 config: &self.config,
             };
             client.on_packet(packet, &names);
+            if let Packet::Subscribe(subscribe) = packet
+                && let Some(asked) = client.subscribes.get_mut(&subscribe.msg_id)
+            {
+                asked.broker_was_away |= self.conns.get(&ConnId(0)).is_none_or(|conn| !conn.up);
+            }
         }
     }
 
@@ -483,7 +488,7 @@ impl Reference {
                     match result {
                         Ok(_) => {
                             uplink.settled_ok += 1;
-                            self.clients[uplink.client].settled_while_away(&payload);
+                            self.clients[uplink.client].settled(&payload);
                         }
                         Err(refusal) => {
                             uplink.refused = Some(refusal);
@@ -909,7 +914,6 @@ impl Reference {
             "a PUBACK without error answers QoS 1 only",
             || format!("{puback:?} to {}", client.id),
         )?;
-        client.last_finished = Some((puback.msg_id, exchange.payload.clone()));
         ensure(uplink.settled_ok > 0, "no PUBACK before the broker's", || {
             format!(
                 "{puback:?} to {} for {:?}, refused {:?}",
@@ -954,8 +958,10 @@ impl Reference {
         if suback.return_code != ReturnCode::Accepted {
             match before.filter(|_| suback.return_code == ReturnCode::Congestion) {
                 Some(before) => {
+                    client.maybe.insert(filter.clone());
                     client.subs.insert(filter, before);
                 }
+                None if client.subs.contains_key(&filter) => {}
                 None => {
                     client.maybe.remove(&filter);
                 }
@@ -1205,6 +1211,8 @@ impl Reference {
                 model.wills_due.extend(model.will.clone().filter(|_| *will));
                 if model.clean {
                     model.forget();
+                    // The record is gone, and A35 holds within one record.
+                    model.names.clear();
                 }
                 Ok(())
             }
@@ -1222,6 +1230,8 @@ impl Reference {
                 )?;
                 if model.clean {
                     model.forget();
+                    // The record is gone, and A35 holds within one record.
+                    model.names.clear();
                 }
                 Ok(())
             }
@@ -1388,11 +1398,8 @@ impl ClientModel {
         }
     }
 
-    /// The broker has a QoS 1 message of a client that is not there to be told; a kept session remembers the last one.
-    fn settled_while_away(&mut self, payload: &Bytes) {
-        if self.phase == Phase::Active {
-            return;
-        }
+    /// The broker has a QoS 1 message: over, whether or not the client is there to be told.
+    fn settled(&mut self, payload: &Bytes) {
         let settled = |e: &UpExchange| e.payload == *payload && e.qos == QoS::AtLeastOnce && !e.finished;
         if let Some((msg_id, exchange)) = self.up.iter_mut().find(|(_, exchange)| settled(exchange)) {
             exchange.finished = true;

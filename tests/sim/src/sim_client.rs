@@ -656,7 +656,8 @@ impl SimClient {
             let Some(action) = self.todo.front().cloned() else {
                 return;
             };
-            if action == Action::Disconnect && !self.open.is_empty() {
+            let leaving = self.open.iter().any(|e| e.kind == Kind::Disconnect);
+            if leaving || (action == Action::Disconnect && !self.open.is_empty()) {
                 return;
             }
             if let Action::Publish(Uplink {
