@@ -121,7 +121,6 @@ struct ClientModel {
     due: BTreeMap<(MsgType, MsgId), u32>,
     registers: BTreeMap<MsgId, String>,
     subscribes: BTreeMap<MsgId, Asked>,
-    unsubscribes: BTreeMap<MsgId, String>,
     /// Accepted towards the client and not given back.
     subs: BTreeMap<String, Sub>,
     /// Asked for in this session and not refused or given back, acknowledged or not.
@@ -164,18 +163,22 @@ struct Asked {
     broker_was_away: bool,
     /// What the client held before, which an answer of congestion leaves to it.
     before: Option<Sub>,
+    answered: bool,
+    /// UNSUBSCRIBE came before the answer.
+    given_back: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Sub {
     granted: QoS,
-    leaving: bool,
 }
 
 #[derive(Debug)]
 struct UpExchange {
     payload: Bytes,
     qos: QoS,
+    /// Handed to the broker.
+    sent: bool,
     finished: bool,
 }
 
@@ -249,6 +252,8 @@ struct TokenModel {
     request: BrokerRequest,
     order: u64,
     state: TokenState,
+    /// Which PUBLISH of its client it carries.
+    msg_id: Option<MsgId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -411,6 +416,7 @@ impl Reference {
                 UpExchange {
                     payload,
                     qos,
+                    sent: false,
                     finished: false,
                 },
             );
@@ -488,7 +494,7 @@ impl Reference {
                     match result {
                         Ok(_) => {
                             uplink.settled_ok += 1;
-                            self.clients[uplink.client].settled(&payload);
+                            self.clients[uplink.client].settled(model.msg_id, &payload);
                         }
                         Err(refusal) => {
                             uplink.refused = Some(refusal);
@@ -547,7 +553,7 @@ impl Reference {
                     || filters
                         .iter()
                         .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
-                came_for && !sub.leaving && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
+                came_for && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
             if !claimed || client.phase == Phase::Setup {
                 continue;
@@ -643,14 +649,7 @@ impl Reference {
             Packet::Pubcomp(msg_id) => client.pay(MsgType::Pubcomp, msg_id),
             Packet::Regack(regack) => client.on_regack(regack),
             Packet::Suback(suback) => self.on_suback(ix, suback),
-            Packet::Unsuback(msg_id) => {
-                client.pay(MsgType::Unsuback, msg_id)?;
-                if let Some(filter) = client.unsubscribes.remove(&msg_id) {
-                    client.subs.remove(&filter);
-                    client.maybe.remove(&filter);
-                }
-                Ok(())
-            }
+            Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => client.pay(MsgType::Pingresp, MsgId(0)),
             Packet::WillTopicResp(_) => client.pay(MsgType::WillTopicResp, MsgId(0)),
             Packet::WillMsgResp(_) => client.pay(MsgType::WillMsgResp, MsgId(0)),
@@ -941,20 +940,23 @@ impl Reference {
         let aggregate = self.conns.get(&ConnId(0));
         let client = &mut self.clients[ix];
         client.pay(MsgType::Suback, suback.msg_id)?;
-        let Some(Asked {
-            filter,
-            qos,
-            named,
-            broker_was_away,
-            before,
-        }) = client.subscribes.get(&suback.msg_id).cloned()
-        else {
+        let Some(asked) = client.subscribes.get_mut(&suback.msg_id) else {
             return ensure(
                 suback.return_code != ReturnCode::Accepted,
                 "SUBACK answers a SUBSCRIBE",
                 || format!("{suback:?} to {}", client.id),
             );
         };
+        asked.answered = true;
+        let Asked {
+            filter,
+            qos,
+            named,
+            broker_was_away,
+            before,
+            given_back,
+            ..
+        } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
             match before.filter(|_| suback.return_code == ReturnCode::Congestion) {
                 Some(before) => {
@@ -985,19 +987,11 @@ impl Reference {
         } else if named {
             client.learn(suback.topic_id, &filter)?;
         }
-        if let Some(sub) = client.subs.get(&filter)
-            && !sub.leaving
-            && sub.granted == suback.qos
-        {
+        if given_back {
             return Ok(());
         }
-        client.subs.insert(
-            filter,
-            Sub {
-                granted: suback.qos,
-                leaving: false,
-            },
-        );
+        client.maybe.insert(filter.clone());
+        client.subs.insert(filter, Sub { granted: suback.qos });
         Ok(())
     }
 
@@ -1053,6 +1047,9 @@ impl Reference {
                     return self.reopen(token);
                 }
                 uplink.emitted += 1;
+                if let Some(model) = token.and_then(|t| self.tokens.get_mut(&t)) {
+                    model.msg_id = self.clients[uplink.client].next_unsent(payload);
+                }
                 ensure(
                     uplink.emitted <= uplink.allowed,
                     "published no more often than received (A46)",
@@ -1086,10 +1083,7 @@ impl Reference {
             }
             BrokerRequest::Unsubscribe { conn, token, filter } => {
                 self.track(*conn, Some(*token), request)?;
-                let holder = self
-                    .clients
-                    .iter()
-                    .find(|c| c.subs.get(&**filter).is_some_and(|sub| !sub.leaving));
+                let holder = self.clients.iter().find(|c| c.subs.contains_key(&**filter));
                 ensure(
                     holder.is_none(),
                     "UNSUBSCRIBE only when the last one left",
@@ -1131,6 +1125,7 @@ impl Reference {
                 request: request.clone(),
                 order: self.published,
                 state,
+                msg_id: None,
             },
         );
         Ok(())
@@ -1381,7 +1376,6 @@ impl ClientModel {
             due: BTreeMap::new(),
             registers: BTreeMap::new(),
             subscribes: BTreeMap::new(),
-            unsubscribes: BTreeMap::new(),
             subs: BTreeMap::new(),
             maybe: BTreeSet::new(),
             ever: BTreeMap::new(),
@@ -1398,12 +1392,21 @@ impl ClientModel {
         }
     }
 
+    /// The oldest PUBLISH with this payload that was not handed to the broker.
+    fn next_unsent(&mut self, payload: &Bytes) -> Option<MsgId> {
+        let unsent = |e: &UpExchange| e.payload == *payload && !e.finished && !e.sent;
+        let (msg_id, exchange) = self.up.iter_mut().find(|(_, exchange)| unsent(exchange))?;
+        exchange.sent = true;
+        Some(*msg_id)
+    }
+
     /// The broker has a QoS 1 message: over, whether or not the client is there to be told.
-    fn settled(&mut self, payload: &Bytes) {
+    fn settled(&mut self, msg_id: Option<MsgId>, payload: &Bytes) {
+        let Some(msg_id) = msg_id else { return };
         let settled = |e: &UpExchange| e.payload == *payload && e.qos == QoS::AtLeastOnce && !e.finished;
-        if let Some((msg_id, exchange)) = self.up.iter_mut().find(|(_, exchange)| settled(exchange)) {
+        if let Some(exchange) = self.up.get_mut(&msg_id).filter(|e| settled(e)) {
             exchange.finished = true;
-            self.last_finished = Some((*msg_id, payload.clone()));
+            self.last_finished = Some((msg_id, payload.clone()));
         }
     }
 
@@ -1449,6 +1452,7 @@ impl ClientModel {
             return;
         }
         self.confirmed.clear();
+        self.subscribes.clear();
         if connect.clean_session {
             self.last_finished = None;
             self.forget();
@@ -1533,30 +1537,26 @@ impl ClientModel {
             }
             Packet::Subscribe(subscribe) if active => {
                 owe(MsgType::Suback, subscribe.msg_id);
-                if let Some(filter) = names.filter(&self.id, subscribe.topic) {
+                let open = self
+                    .subscribes
+                    .get(&subscribe.msg_id)
+                    .is_some_and(|asked| !asked.answered);
+                // A46: what waits for the broker is swallowed.
+                if !open && let Some(filter) = names.filter(&self.id, subscribe.topic) {
                     let ever = self.ever.entry(filter.clone()).or_default();
                     *ever = (*ever).max(subscribe.qos);
                     // Another QoS may be granted from now on, so claims under the old one end.
-                    let known = self
-                        .subscribes
-                        .get(&subscribe.msg_id)
-                        .filter(|asked| asked.filter == filter);
-                    let before = self
-                        .subs
-                        .remove(&filter)
-                        .or_else(|| known.and_then(|asked| asked.before.clone()));
+                    let before = self.subs.remove(&filter);
                     self.maybe.insert(filter.clone());
                     let named = matches!(subscribe.topic, TopicFilter::Name(_));
-                    let broker_was_away = self
-                        .subscribes
-                        .get(&subscribe.msg_id)
-                        .is_some_and(|asked| asked.broker_was_away);
                     let asked = Asked {
                         filter,
                         qos: subscribe.qos,
                         named,
-                        broker_was_away,
+                        broker_was_away: false,
                         before,
+                        answered: false,
+                        given_back: false,
                     };
                     self.subscribes.insert(subscribe.msg_id, asked);
                 }
@@ -1564,11 +1564,14 @@ impl ClientModel {
             Packet::Unsubscribe(unsubscribe) if active => {
                 owe(MsgType::Unsuback, unsubscribe.msg_id);
                 if let Some(filter) = names.filter(&self.id, unsubscribe.topic) {
-                    if let Some(sub) = self.subs.get_mut(&filter) {
-                        sub.leaving = true;
-                    }
+                    self.subs.remove(&filter);
+                    self.maybe.remove(&filter);
                     self.owed.retain(|_, owed| !topic::matches(&filter, &owed.topic));
-                    self.unsubscribes.insert(unsubscribe.msg_id, filter);
+                    let open = self
+                        .subscribes
+                        .values_mut()
+                        .filter(|asked| asked.filter == filter);
+                    open.for_each(|asked| asked.given_back = true);
                 }
             }
             Packet::Pingreq(_) => owe(MsgType::Pingresp, MsgId(0)),
