@@ -541,7 +541,13 @@ impl World {
         let mut left: Vec<String> = busy.collect();
         left.extend(self.reference.open_exchanges(self.now));
         left.extend(self.reference.undelivered());
-        left.extend(self.reference.missing_wills(self.now));
+        left.extend(self.reference.missing_wills());
+        // One side knows of a session, and the other will find out: by a ping, or by silence.
+        let at_odds = self.clients().filter(|(ix, client)| {
+            let unsupervised = client.config.keep_alive == 0;
+            client.is_active() != self.reference.is_connected(*ix) && !unsupervised
+        });
+        left.extend(at_odds.map(|(_, client)| format!("{} is at odds with the gateway", client.config.id)));
         let open = self.reference.open_tokens();
         if open > 0 {
             left.push(format!("{open} requests to the broker are open"));
@@ -843,7 +849,7 @@ impl World {
     /// What peers can make grow stays within the limits of the configuration.
     fn check_bounds(&mut self) -> Check {
         // Counting takes time in proportion to the clients.
-        if self.clients.len() > 64 && self.transmits % 64 != 0 {
+        if self.clients.len() > 64 && !self.transmits.is_multiple_of(64) {
             return Ok(());
         }
         let (limits, clients) = (&self.config.gateway.limits, self.clients.len());

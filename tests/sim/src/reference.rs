@@ -1277,19 +1277,20 @@ impl Reference {
             .collect()
     }
 
-    /// Wills that were due and not handed to the broker, and clients that were silent for twice their keep-alive.
-    pub fn missing_wills(&self, now: Instant) -> Vec<String> {
-        let due = self
-            .clients
-            .iter()
-            .flat_map(|c| c.wills_due.iter().map(|will| format!("{will:?} of {}", c.id)));
-        let silent = self
-            .clients
-            .iter()
-            .filter(|c| c.phase == Phase::Active && !c.keep_alive.is_zero())
-            .filter(|c| now.since(c.last_heard) > c.keep_alive * 2)
-            .map(|c| format!("{} is not lost yet", c.id));
-        due.chain(silent).collect()
+    /// Wills that were due and not handed to the broker.
+    pub fn missing_wills(&self) -> Vec<String> {
+        let due = |c: &ClientModel| -> Vec<String> {
+            c.wills_due
+                .iter()
+                .map(|will| format!("{will:?} of {}", c.id))
+                .collect()
+        };
+        self.clients.iter().flat_map(due).collect()
+    }
+
+    /// The client is connected as far as the gateway knows.
+    pub fn is_connected(&self, client: ClientIx) -> bool {
+        self.clients[client.0].phase == Phase::Active
     }
 
     /// The filters that clients hold, so that the gateway must be subscribed to them.
@@ -1402,12 +1403,13 @@ impl ClientModel {
 
     /// The broker has a QoS 1 message: over, whether or not the client is there to be told.
     fn settled(&mut self, msg_id: Option<MsgId>, payload: &Bytes) {
-        let Some(msg_id) = msg_id else { return };
-        let settled = |e: &UpExchange| e.payload == *payload && e.qos == QoS::AtLeastOnce && !e.finished;
-        if let Some(exchange) = self.up.get_mut(&msg_id).filter(|e| settled(e)) {
+        let open = |e: &&mut UpExchange| e.payload == *payload && e.qos == QoS::AtLeastOnce && !e.finished;
+        let exchange = msg_id.and_then(|id| self.up.get_mut(&id)).filter(open);
+        // Whatever else it answers may be the last one finished as the gateway sees it.
+        self.last_finished = exchange.and_then(|exchange| {
             exchange.finished = true;
-            self.last_finished = Some((msg_id, payload.clone()));
-        }
+            Some((msg_id?, payload.clone()))
+        });
     }
 
     /// What the client sends is processed.
@@ -1515,11 +1517,11 @@ impl ClientModel {
                 self.handshake_done = body.is_none();
                 self.set_will_topic(body);
             }
-            Packet::WillMsg(body) if self.phase == Phase::Setup && !self.handshake_done => {
-                if self.will_topic_given {
-                    self.set_will_message(body.message);
-                    self.handshake_done = true;
-                }
+            Packet::WillMsg(body)
+                if self.phase == Phase::Setup && !self.handshake_done && self.will_topic_given =>
+            {
+                self.set_will_message(body.message);
+                self.handshake_done = true;
             }
             // A18: a repeated WILLMSG asks for the CONNACK again.
             Packet::WillMsg(_) if active => self.connacks_due += 1,
