@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, io::IsTerminal};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin as Header, Renderer, Snippet};
 
-use super::source::Place;
+use super::{source::Place, url::overwritten};
 
 /// One error or warning.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +140,7 @@ impl Report {
                 kind.span(mark.place.span.clone())
                     .label((!mark.label.is_empty()).then_some(mark.label.as_str()))
             });
-            let snippet = Snippet::source(source.text.as_str())
+            let snippet = Snippet::source(overwritten(&source.text))
                 .path(source.name.as_str())
                 .annotations(annotations);
             group = group.element(snippet);

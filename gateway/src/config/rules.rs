@@ -121,23 +121,28 @@ fn gateway(root: &Table, reports: &mut Vec<Report>) {
     if let (Some(name), Some(node)) = (root.text("gateway.name"), root.node("gateway.name")) {
         word(name, node, "gateway.name", reports);
     }
+    whole_seconds(root, "gateway.advertise_interval", reports);
     if let (Some(interval), Some(node)) = (
         root.duration("gateway.advertise_interval"),
         root.node("gateway.advertise_interval"),
     ) && !interval.is_zero()
+        && interval <= ADVERTISE_LEAST
     {
-        if interval.subsec_nanos() != 0 {
-            let title = "gateway.advertise_interval must be whole seconds: ADVERTISE carries no parts";
-            reports.push(
-                Report::error("out-of-range", title, &node.place, "")
-                    .help("for example \"16m\"; \"0s\" switches it off"),
-            );
-        } else if interval <= ADVERTISE_LEAST {
-            let title = "gateway.advertise_interval should be more than 15 minutes (§7.2)";
-            let help = "clients find a gateway sooner by SEARCHGW; \"16m\" is the default, \"0s\" switches ADVERTISE off";
-            reports
-                .push(Report::warning("advertise-often", title, &node.place, "loads every radio").help(help));
-        }
+        let title = "gateway.advertise_interval should be more than 15 minutes (§7.2)";
+        let help = "clients find a gateway sooner by SEARCHGW; \"16m\" is the default, \"0s\" switches ADVERTISE off";
+        reports.push(Report::warning("advertise-often", title, &node.place, "loads every radio").help(help));
+    }
+}
+
+/// Times that travel in a field of two octets, in seconds.
+fn whole_seconds(root: &Table, path: &str, reports: &mut Vec<Report>) {
+    let (Some(time), Some(node)) = (root.duration(path), root.node(path)) else {
+        return;
+    };
+    if time.subsec_nanos() != 0 {
+        let title = format!("{path} must be whole seconds: it is sent as such");
+        let report = Report::error("out-of-range", title, &node.place, "has a part of a second");
+        reports.push(report.help("\"0s\" switches it off"));
     }
 }
 
@@ -274,15 +279,16 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
             ));
         }
     }
+    whole_seconds(root, "broker.keep_alive", reports);
     if let (Some(prefix), Some(node)) = (root.text("broker.topic_prefix"), root.node("broker.topic_prefix"))
-        && let Some(wrong) = prefix.chars().find(|c| matches!(c, '+' | '#' | '\0'))
+        && let Some(wrong) = prefix.chars().find(|c| matches!(c, '+' | '#' | '\0' | '{' | '}'))
     {
         let title = format!("broker.topic_prefix cannot contain {wrong:?}");
         reports.push(Report::error(
-            "wildcard-in-topic",
+            "bad-topic",
             title,
             &node.place,
-            "every publish begins with this",
+            "every publish begins with this, as it is",
         ));
     }
     if let (Some("spool"), Some(node)) = (root.text("broker.when_down"), root.node("broker.when_down")) {

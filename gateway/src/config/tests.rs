@@ -603,6 +603,16 @@ fn mistakes_in_overrides_name_their_source() {
 }
 
 #[test]
+fn excerpts_hide_passwords() {
+    let dir = Dir::new();
+    let file = dir.write("a.toml", "[broker]\nurl = \"mqtts://ann:secret@h\"\n");
+
+    let errors = dir.load(&[&file]).unwrap_err().to_string();
+
+    assert!(errors.contains("url = \"mqtts://ann:******@h\""), "{errors}");
+}
+
+#[test]
 fn files_that_are_no_text_are_refused() {
     let dir = Dir::new();
     fs::write(dir.path().join("binary.toml"), b"a = 1\nb = \"\xff\"\n").unwrap();
@@ -794,8 +804,8 @@ const BAD: &[(&str, &str)] = &[
         "[gateway]\nname = \"green/house\"\n[[radio]]\nname = \"\"\nkind = \"udp\"\n",
     ),
     (
-        "advertise_in_parts_of_seconds",
-        "[gateway]\nadvertise_interval = \"16m 1ms\"\n",
+        "parts_of_seconds",
+        "[gateway]\nadvertise_interval = \"16m 1ms\"\n[broker]\nkeep_alive = \"500ms\"\ntopic_prefix = \"{gateway}/\"\n",
     ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
     ("broker_without_url", "[broker]\nkind = \"external\"\n"),

@@ -68,7 +68,7 @@ impl BrokerUrl {
         let (authority, path) = rest.split_at(end);
         // A WebSocket has a path; for the others only the empty one makes sense.
         if !matches!(path, "" | "/") && !matches!(scheme, Scheme::Ws | Scheme::Wss) {
-            return Err(format!("nothing may follow the port, but `{path}` does"));
+            return Err("nothing may follow the port".into());
         }
         let (user, host) = authority
             .rsplit_once('@')
@@ -105,6 +105,30 @@ pub(super) fn masked(url: &str) -> String {
 /// Stands for a secret.
 pub(super) const MASK: &str = "••••••••";
 
+/// `text` with every password in a URL overwritten, octet by octet, so that nothing moves.
+pub(super) fn overwritten(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + "://".len());
+        shown += before;
+        let end = after
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''))
+            .unwrap_or(after.len());
+        let user = after[..end].rfind('@').map(|at| &after[..at]);
+        let colon = user.and_then(|user| user.find(':'));
+        rest = match (user, colon) {
+            (Some(user), Some(colon)) => {
+                shown += &user[..=colon];
+                shown += &"*".repeat(user.len() - colon - 1);
+                &after[user.len()..]
+            }
+            _ => after,
+        };
+    }
+    shown + rest
+}
+
 fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
     let bracket = text.rfind(']').unwrap_or(0);
     let Some(colon) = text[bracket..].rfind(':').map(|at| at + bracket) else {
@@ -112,7 +136,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
     };
     let digits = &text[colon + 1..];
     match digits.parse() {
-        Ok(0) | Err(_) => Err(format!("`{digits}` is not a port")),
+        Ok(0) | Err(_) => Err("its port is not a number from 1 to 65535".into()),
         Ok(port) => Ok((&text[..colon], Some(port))),
     }
 }
@@ -188,9 +212,9 @@ mod tests {
             ("localhost:1883", "it has no scheme"),
             ("http://h", "`http` is not a scheme of MQTT"),
             ("mqtt://", "it has no host"),
-            ("mqtt://h:0", "`0` is not a port"),
-            ("mqtt://h:99999", "`99999` is not a port"),
-            ("mqtt://h/topic", "nothing may follow the port, but `/topic` does"),
+            ("mqtt://h:0", "its port is not a number from 1 to 65535"),
+            ("mqtt://h:99999", "its port is not a number from 1 to 65535"),
+            ("mqtt://h/topic", "nothing may follow the port"),
             ("mqtt://::1:1883", "an IPv6 address goes in brackets"),
             ("mqtt://[::g]:1883", "`::g` is not an IPv6 address"),
             ("mqtt://a b", "a host has no ' ' in its name"),
@@ -204,5 +228,10 @@ mod tests {
     fn passwords_are_masked() {
         assert_eq!(masked("mqtt://ann:secret@h:1"), "mqtt://ann:••••••••@h:1");
         assert_eq!(masked("mqtt://h:1"), "mqtt://h:1");
+        let text = "a = \"mqtt://ann:sé/cr@et@h:1\" # x@y\nb = \"ws://h:80\"";
+        assert_eq!(
+            overwritten(text),
+            "a = \"mqtt://ann:*********@h:1\" # x@y\nb = \"ws://h:80\""
+        );
     }
 }
