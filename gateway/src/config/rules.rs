@@ -219,6 +219,25 @@ fn radios(root: &Table, reports: &mut Vec<Report>) {
             let help = "groups are 224.0.0.0 to 239.255.255.255, and IPv6 addresses that begin with ff";
             reports.push(Report::error("bad-address", title, place, "here").help(help));
         }
+        let lonely = |group: &SocketAddr| {
+            !radio
+                .addresses("bind")
+                .any(|(own, _)| own.is_ipv4() == group.is_ipv4())
+        };
+        for (group, place) in radio.addresses("multicast").filter(|(group, _)| lonely(group)) {
+            if group.ip().is_multicast() && !place.is_default() {
+                let (family, every) = if group.is_ipv4() {
+                    ("IPv4", "0.0.0.0")
+                } else {
+                    ("IPv6", "[::]")
+                };
+                let title = format!(
+                    "radio `{name}` cannot answer from the group {group}: it has no {family} address"
+                );
+                let help = format!("add \"{every}:{}\" to bind", group.port());
+                reports.push(Report::warning("no-effect", title, place, "no effect").help(help));
+            }
+        }
         if let Some(node) = radio
             .node("interface")
             .filter(|_| radio.text("interface") == Some(""))

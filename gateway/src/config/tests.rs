@@ -561,7 +561,8 @@ fn doubts_are_shown_with_their_lines() {
         "snipe.toml",
         "[gateway]\nadvertise_interval = \"10m\"\n[broker]\nkind = \"embedded\"\nurl = \"mqtt://h\"\n\
          when_down = \"spool\"\nprofile = \"emqx\"\n[[client]]\nmatch = \"*\"\n[[client]]\nmatch = \"pump\"\n\
-         [log]\nformat = \"journald\"\n[web]\nread_only = true\nhistory = \"1h\"\n[[radio]]\nname = \"l\"\nkind = \"lora\"\n",
+         [log]\nformat = \"journald\"\n[web]\nread_only = true\nhistory = \"1h\"\n[[radio]]\nname = \"l\"\nkind = \"lora\"\n\
+         [[radio]]\nname = \"u\"\nkind = \"udp\"\nbind = [\"127.0.0.1:1883\"]\nmulticast = [\"225.1.1.1:1883\", \"[ff03::1]:1883\"]\n",
     );
 
     let warnings: Vec<String> = dir
