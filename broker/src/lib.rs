@@ -1,6 +1,30 @@
 //! The connections to an MQTT broker.
+//!
+//! [`spawn`] returns a [`RequestSender`]. The core's requests go in there; what happens comes back as
+//! [`Input::Broker`](gateway_core::io::Input::Broker) batches. Each connection that the core opens is one task, which
+//! connects, reconnects and keeps the MQTT session until the core closes it.
+//!
+//! What a caller can rely on:
+//! - A token gets exactly one outcome, `Settled` or `Lost`, unless the core stops listening.
+//! - After `Down` the connection comes back by itself. `Lost` tokens of a session that the broker no longer has are
+//!   reported before the `Up` that follows, in the same batch, so that the core can submit them again in their order.
+//! - A QoS 2 message from the broker reaches the core once per session, however often the connection breaks; its
+//!   delivery can be acknowledged at any time. An acknowledgement of a QoS 1 delivery made over an earlier connection
+//!   is ignored, since the broker sends the message again.
+//! - A request that MQTT cannot carry (topic, size) is refused here, with the reason code a broker would give.
+
+mod backoff;
+mod deliveries;
+mod mqtt;
+mod pool;
+mod port;
+mod v3;
+mod v5;
 
 use core::time::Duration;
+
+pub use pool::{RequestSender, spawn};
+pub use port::{CREDIT, MAX_PACKET_BYTES};
 
 /// An external broker.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use crate::{
     encapsulation::Encapsulation,
     flags,
     packet::{Connect, Packet, Publish, WillTopic},
-    types::{PublishQoS, QoS, TopicFilter, TopicRef},
+    types::{MsgId, PublishQoS, QoS, ReturnCode, TopicFilter, TopicId, TopicRef},
 };
 use bytes::BufMut;
 
@@ -81,24 +81,18 @@ impl Packet<'_> {
             Packet::WillMsgReq => {}
             Packet::WillMsg(p) => buf.put_slice(p.message),
             Packet::Register(p) => {
-                buf.put_slice(&ids(p.topic_id.0, p.msg_id.0));
+                buf.put_u16(p.topic_id.0);
+                buf.put_u16(p.msg_id.0);
                 buf.put_slice(p.topic_name.as_bytes());
             }
-            Packet::Regack(p) => {
-                buf.put_slice(&ids(p.topic_id.0, p.msg_id.0));
-                buf.put_u8(p.return_code.into());
-            }
+            Packet::Regack(p) => buf.put_slice(&acknowledgement(p.topic_id, p.msg_id, p.return_code)),
             Packet::Publish(p) => {
-                let (topic_id_type, topic) = publish_topic(p.topic);
-                buf.put_u8(publish_flags(p) | topic_id_type);
-                buf.put_slice(&topic);
-                buf.put_u16(p.msg_id.0);
+                let (topic_id_type, [topic_0, topic_1]) = publish_topic(p.topic);
+                let [high, low] = p.msg_id.0.to_be_bytes();
+                buf.put_slice(&[publish_flags(p) | topic_id_type, topic_0, topic_1, high, low]);
                 buf.put_slice(p.data);
             }
-            Packet::Puback(p) => {
-                buf.put_slice(&ids(p.topic_id.0, p.msg_id.0));
-                buf.put_u8(p.return_code.into());
-            }
+            Packet::Puback(p) => buf.put_slice(&acknowledgement(p.topic_id, p.msg_id, p.return_code)),
             Packet::Pubcomp(msg_id) => buf.put_u16(msg_id.0),
             Packet::Pubrec(msg_id) => buf.put_u16(msg_id.0),
             Packet::Pubrel(msg_id) => buf.put_u16(msg_id.0),
@@ -110,8 +104,7 @@ impl Packet<'_> {
             }
             Packet::Suback(p) => {
                 buf.put_u8(level(p.qos));
-                buf.put_slice(&ids(p.topic_id.0, p.msg_id.0));
-                buf.put_u8(p.return_code.into());
+                buf.put_slice(&acknowledgement(p.topic_id, p.msg_id, p.return_code));
             }
             Packet::Unsubscribe(p) => {
                 buf.put_u8(topic_id_type(&p.topic));
@@ -180,11 +173,11 @@ pub fn encode_message(encapsulation: Option<&Encapsulation<'_>>, packet: &Packet
     packet.encode(buf);
 }
 
-/// Two ids, one behind the other.
-fn ids(topic_id: u16, msg_id: u16) -> [u8; 4] {
-    let [topic_high, topic_low] = topic_id.to_be_bytes();
-    let [msg_high, msg_low] = msg_id.to_be_bytes();
-    [topic_high, topic_low, msg_high, msg_low]
+/// The three fields that `REGACK`, `PUBACK` and `SUBACK` have in common.
+fn acknowledgement(topic_id: TopicId, msg_id: MsgId, return_code: ReturnCode) -> [u8; 5] {
+    let [topic_high, topic_low] = topic_id.0.to_be_bytes();
+    let [msg_high, msg_low] = msg_id.0.to_be_bytes();
+    [topic_high, topic_low, msg_high, msg_low, return_code.into()]
 }
 
 fn connect_flags(connect: &Connect<'_>) -> u8 {

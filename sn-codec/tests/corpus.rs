@@ -2,6 +2,8 @@
 //!
 //! `cargo test -p sn-codec --test corpus -- --ignored` writes the vectors into it.
 
+#![allow(clippy::unwrap_used)] // The helpers are part of the tests.
+
 use serde_json::Value;
 use sn_codec::{Packet, decode_for_gateway, decode_message, encode_message};
 use std::{

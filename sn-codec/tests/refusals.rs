@@ -1,5 +1,7 @@
 //! Refusals that the vector file leaves out: what is wrong, at which octet, and what answers it.
 
+#![allow(clippy::unwrap_used)] // The helpers are part of the tests.
+
 use sn_codec::{
     Connack, DecodeError, ErrorKind, MsgId, MsgType, Packet, Puback, QoS, ReturnCode, ShortTopic, Suback,
     Subscribe, TopicFilter, TopicId, decode_for_gateway, decode_message,

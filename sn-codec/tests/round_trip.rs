@@ -1,5 +1,7 @@
 //! Properties of every packet and of every string of octets.
 
+#![allow(clippy::unwrap_used)] // The helpers are part of the tests.
+
 use proptest::{collection::vec, option, prelude::*};
 use sn_codec::{
     Advertise, Connack, Connect, Disconnect, Encapsulation, GwInfo, MsgId, Packet, Pingreq, Puback, Publish,

@@ -1,5 +1,7 @@
 //! Every datagram of `vectors-1.2.json` has the outcome that the file states for it.
 
+#![allow(clippy::unwrap_used)] // The helpers are part of the tests.
+
 use serde_json::{Map, Value, json};
 use sn_codec::{
     Connack, DecodeError, Encapsulation, MsgId, Packet, Puback, PublishQoS, QoS, Regack, ReturnCode, Suback,

@@ -1,0 +1,115 @@
+//! Which connection a request is for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gateway_core::io::{BrokerRequest, ConnId, ConnectOptions, Input};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Sender, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+use crate::mqtt::Mqtt;
+use crate::port::Port;
+use crate::v3::V3;
+use crate::v5::V5;
+use crate::{Protocol, RemoteConfig};
+
+/// Takes the core's requests to an external broker; what happens is sent to `inputs`.
+///
+/// Nothing is connected before the core asks for it. Connections are tasks on the current runtime.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub fn spawn(config: RemoteConfig, inputs: Sender<Input>) -> RequestSender {
+    RequestSender {
+        config: Arc::new(config),
+        inputs,
+        runtime: Handle::current(),
+        connections: HashMap::new(),
+        closing: Vec::new(),
+    }
+}
+
+/// Where the core's requests go.
+///
+/// Dropping it closes all connections in good order, which takes a moment; [`RequestSender::close`] waits for it.
+#[derive(Debug)]
+pub struct RequestSender {
+    config: Arc<RemoteConfig>,
+    inputs: Sender<Input>,
+    runtime: Handle,
+    connections: HashMap<ConnId, Connection>,
+    /// Connections told to close that may still be at it.
+    closing: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    requests: UnboundedSender<BrokerRequest>,
+    task: JoinHandle<()>,
+}
+
+impl RequestSender {
+    /// Hands requests to their connections. Never waits: the core's credit bounds what lies here.
+    ///
+    /// Requests for a connection that is not open are ignored, as is opening one that is open.
+    pub fn send(&mut self, requests: Vec<BrokerRequest>) {
+        for request in requests {
+            match request {
+                BrokerRequest::Open { conn, options } => self.open(conn, options),
+                BrokerRequest::Close { conn } => {
+                    if let Some(connection) = self.connections.remove(&conn) {
+                        self.retire(connection);
+                    }
+                }
+                BrokerRequest::Publish { conn, .. }
+                | BrokerRequest::Subscribe { conn, .. }
+                | BrokerRequest::Unsubscribe { conn, .. }
+                | BrokerRequest::Ack { conn, .. } => {
+                    if let Some(connection) = self.connections.get(&conn) {
+                        // Fails only when the task has ended, which it does when nobody listens to it.
+                        let _ = connection.requests.send(request);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Closes all connections and returns when they are closed; takes less than a second.
+    pub async fn close(mut self) {
+        for (_, connection) in core::mem::take(&mut self.connections) {
+            self.retire(connection);
+        }
+        for task in self.closing {
+            // An error means that the task has ended too.
+            let _ = task.await;
+        }
+    }
+
+    fn open(&mut self, conn: ConnId, options: ConnectOptions) {
+        if self.connections.contains_key(&conn) {
+            tracing::debug!(conn = conn.0, "connection is open already");
+            return;
+        }
+        let connection = match self.config.protocol {
+            Protocol::V3 => self.start::<V3>(conn, options),
+            Protocol::V5 => self.start::<V5>(conn, options),
+        };
+        self.connections.insert(conn, connection);
+    }
+
+    fn start<M: Mqtt>(&self, conn: ConnId, options: ConnectOptions) -> Connection {
+        let (sender, requests) = unbounded_channel();
+        let (mqtt, driver) = M::new(&self.config, &options);
+        let port = Port::new(conn, self.config.clone(), options, mqtt, self.inputs.clone());
+        Connection { requests: sender, task: self.runtime.spawn(port.run(driver, requests)) }
+    }
+
+    /// The end of its request channel tells a connection to close.
+    fn retire(&mut self, connection: Connection) {
+        drop(connection.requests);
+        self.closing.retain(|task| !task.is_finished());
+        self.closing.push(connection.task);
+    }
+}

@@ -1,0 +1,479 @@
+//! One connection to a broker, from the core's Open to its Close.
+//!
+//! One task owns both halves of the MQTT client. It waits for four things at once, in this order:
+//! 1. the driver: packets from the broker, connecting, writing what was requested;
+//! 2. notices: outcomes of requests, which the driver resolves;
+//! 3. requests of the core;
+//! 4. when none of these is ready, what was gathered goes to the core as one batch.
+//!
+//! So everything that one wake-up brings costs one write to the broker and one message to the core. Waiting for the core
+//! to take a batch stops the reading from the broker: that is the back-pressure. It cannot lock up, since the core never
+//! waits for the port.
+
+use core::future::poll_fn;
+use core::pin::pin;
+use core::str;
+use core::task::Poll;
+use core::time::Duration;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, ConnectOptions, Input, Refusal, Token};
+use sn_codec::QoS;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
+
+use crate::RemoteConfig;
+use crate::backoff::Backoff;
+use crate::deliveries::{Arrival, Deliveries};
+use crate::mqtt::{Broken, Happening, Message, Mqtt, Outcome, Terms, reason};
+
+/// Requests of one connection that may be on their way: enough for several rounds of the largest batches of the core.
+pub const CREDIT: u32 = 1024;
+
+/// The longest packet taken from an MQTT 5 broker; four times what fits an MQTT-SN message.
+pub const MAX_PACKET_BYTES: u32 = 256 * 1024;
+
+/// Credit is given back with other events, and alone only when this much of it is owed: a batch of its own for each
+/// batch of requests would wake the core for nothing.
+const CREDIT_OWED_AT_MOST: u32 = CREDIT / 2;
+
+/// Events that make a batch worth sending although more is ready.
+const BATCH: usize = 256;
+
+/// How long Close waits for what is unsettled, and then for DISCONNECT to be written. Together below the second in which
+/// the gateway has to stop.
+const CLOSE_WAITS: [Duration; 2] = [Duration::from_millis(400), Duration::from_millis(300)];
+
+/// One connection.
+pub(crate) struct Port<M> {
+    conn: ConnId,
+    config: Arc<RemoteConfig>,
+    options: ConnectOptions,
+    mqtt: M,
+    inputs: Sender<Input>,
+    /// What the next batch for the core holds.
+    events: Vec<BrokerEvent>,
+    /// Requests taken for which no credit was given back.
+    owed: u32,
+    link: Link,
+    /// Requests that the core sent before it knew that the connection is down, in their order.
+    held: Vec<BrokerRequest>,
+    deliveries: Deliveries,
+    backoff: Backoff,
+}
+
+/// State of the network connection.
+enum Link {
+    /// Never connected, or not any more; `reported` once the core knows.
+    Down { since: Instant, reported: bool },
+    Up { since: Instant, terms: Terms },
+}
+
+/// What the task woke up for.
+enum Wake {
+    Driver(Result<Happening, Broken>),
+    Outcome(BrokerEvent),
+    Requests(usize),
+    Idle,
+    Timer,
+}
+
+/// How far Close has come.
+enum Closing {
+    No,
+    /// Waiting for what is unsettled.
+    Draining,
+    /// DISCONNECT is requested.
+    Disconnecting,
+}
+
+impl<M: Mqtt> Port<M> {
+    pub(crate) fn new(
+        conn: ConnId,
+        config: Arc<RemoteConfig>,
+        options: ConnectOptions,
+        mqtt: M,
+        inputs: Sender<Input>,
+    ) -> Self {
+        Port {
+            conn,
+            backoff: Backoff::new(config.reconnect),
+            config,
+            options,
+            mqtt,
+            inputs,
+            events: Vec::new(),
+            owed: 0,
+            link: Link::Down { since: Instant::now(), reported: false },
+            held: Vec::new(),
+            deliveries: Deliveries::default(),
+        }
+    }
+
+    /// Runs until the sender of `requests` is dropped, and closes the connection then.
+    pub(crate) async fn run(
+        mut self,
+        mut driver: M::Driver,
+        mut requests: UnboundedReceiver<BrokerRequest>,
+    ) {
+        let mut notices = FuturesUnordered::new();
+        let mut taken = Vec::new();
+        let mut wait = Duration::ZERO;
+        let mut discard_session = self.options.clean_start;
+        let mut closing = Closing::No;
+        let mut timer = pin!(sleep(Duration::ZERO));
+
+        'connection: loop {
+            // Made anew only when it is through: a poll that is dropped may take a packet with it.
+            let step = next::<M>(
+                &mut driver,
+                wait,
+                discard_session.then(|| (self.config.clone(), self.options.clone())),
+            );
+            let mut step = pin!(step);
+            wait = Duration::ZERO;
+
+            let result = loop {
+                if self.events.len() >= BATCH && !self.flush().await {
+                    break 'connection;
+                }
+                if matches!(closing, Closing::Draining) && notices.is_empty() {
+                    self.mqtt.disconnect();
+                    closing = Closing::Disconnecting;
+                    timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
+                }
+
+                let wake = poll_fn(|cx| {
+                    if let Poll::Ready(result) = step.as_mut().poll(cx) {
+                        return Poll::Ready(Wake::Driver(result));
+                    }
+                    if let Poll::Ready(Some(event)) = notices.poll_next_unpin(cx) {
+                        return Poll::Ready(Wake::Outcome(event));
+                    }
+                    if matches!(closing, Closing::No) {
+                        if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
+                            return Poll::Ready(Wake::Requests(n));
+                        }
+                    } else if timer.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(Wake::Timer);
+                    }
+                    if self.events.is_empty() && self.owed < CREDIT_OWED_AT_MOST {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(Wake::Idle)
+                    }
+                });
+
+                match wake.await {
+                    Wake::Driver(result) => break result,
+                    Wake::Outcome(event) => self.events.push(event),
+                    Wake::Requests(0) => {
+                        let Link::Up { .. } = self.link else { break 'connection };
+                        closing = Closing::Draining;
+                        timer.as_mut().reset(Instant::now() + CLOSE_WAITS[0]);
+                    }
+                    Wake::Requests(_) => {
+                        for request in taken.drain(..) {
+                            if let Some((token, notice)) = self.take(request) {
+                                notices.push(settle::<M>(token, notice));
+                            }
+                        }
+                    }
+                    Wake::Idle => {
+                        if !self.flush().await {
+                            break 'connection;
+                        }
+                    }
+                    Wake::Timer => match closing {
+                        Closing::No | Closing::Draining => {
+                            self.mqtt.disconnect();
+                            closing = Closing::Disconnecting;
+                            timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
+                        }
+                        Closing::Disconnecting => break 'connection,
+                    },
+                }
+            };
+
+            match result {
+                Ok(Happening::Progress) => {}
+                Ok(Happening::Message(message)) => self.on_message(message),
+                Ok(Happening::Released(packet_id)) => self.deliveries.released(packet_id),
+                Ok(Happening::Connected(terms)) => {
+                    discard_session = false;
+                    // What a lost session took along is known by now, and told before Up.
+                    while let Some(Some(event)) = notices.next().now_or_never() {
+                        self.events.push(event);
+                    }
+                    for (token, notice) in self.on_connected(terms) {
+                        notices.push(settle::<M>(token, notice));
+                    }
+                }
+                Err(Broken::Closed) => break 'connection,
+                Err(Broken::Lost(reason)) => {
+                    if !matches!(closing, Closing::No) {
+                        break 'connection;
+                    }
+                    wait = self.on_lost(reason);
+                }
+            }
+        }
+
+        // Without its driver, what is still unsettled ends as lost.
+        drop(driver);
+        while let Some(Some(event)) = notices.next().now_or_never() {
+            self.events.push(event);
+        }
+        for request in core::mem::take(&mut self.held) {
+            self.lose(&request);
+        }
+        self.owed = 0;
+        // The core may have stopped listening.
+        let _ = tokio::time::timeout(CLOSE_WAITS[1], self.flush()).await;
+        debug!(conn = self.conn.0, "link closed");
+    }
+
+    fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
+        let now = Instant::now();
+        let window = terms.receive_maximum.min(self.config.in_flight.max(1));
+        let outage = match self.link {
+            Link::Down { since, .. } | Link::Up { since, .. } => now - since,
+        };
+        info!(
+            conn = self.conn.0,
+            url = %Url(&self.config),
+            session_present = terms.session_present,
+            window,
+            ?outage,
+            "link up"
+        );
+        self.link = Link::Up { since: now, terms };
+        if !terms.session_present {
+            self.deliveries.session_lost();
+        }
+        self.owed = 0;
+
+        let held = core::mem::take(&mut self.held);
+        if !terms.session_present {
+            for request in &held {
+                self.lose(request);
+            }
+        }
+        self.events.push(BrokerEvent::Up {
+            conn: self.conn,
+            session_present: terms.session_present,
+            window,
+        });
+        self.events.push(BrokerEvent::Credit { conn: self.conn, requests: CREDIT });
+        let kept = held.into_iter().filter(|request| terms.session_present || token(request).is_none());
+        kept.filter_map(|request| self.submit(request, terms)).collect()
+    }
+
+    /// Returns how long to wait before the next attempt.
+    fn on_lost(&mut self, reason: String) -> Duration {
+        let now = Instant::now();
+        let (since, reported) = match self.link {
+            Link::Up { since, .. } => {
+                self.deliveries.disconnected();
+                self.backoff.lost_after(now - since);
+                (now, false)
+            }
+            Link::Down { since, reported } => (since, reported),
+        };
+        let wait = self.backoff.next_wait();
+        warn!(
+            conn = self.conn.0,
+            url = %Url(&self.config),
+            error = %reason,
+            retry_in = ?wait,
+            "link down"
+        );
+        if !reported {
+            self.events.push(BrokerEvent::Down { conn: self.conn, reason });
+        }
+        self.link = Link::Down { since, reported: true };
+        wait
+    }
+
+    fn on_message(&mut self, message: Message) {
+        let delivery = match message.qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(self.deliveries.at_least_once(message.packet_id)),
+            QoS::ExactlyOnce => match self.deliveries.exactly_once(message.packet_id, message.dup) {
+                Arrival::New(delivery) => Some(delivery),
+                Arrival::Known => return,
+                Arrival::Acknowledged => {
+                    self.mqtt.acknowledge(message.packet_id, message.qos);
+                    return;
+                }
+            },
+        };
+        let Ok(topic) = str::from_utf8(&message.topic) else {
+            // MQTT 5 §3.3.2.1: topic names are UTF-8. It must not come again.
+            debug!(conn = self.conn.0, len = message.topic.len(), "topic is not UTF-8, message dropped");
+            if let Some((packet_id, qos)) = delivery.and_then(|delivery| self.deliveries.acknowledge(delivery)) {
+                self.mqtt.acknowledge(packet_id, qos);
+            }
+            return;
+        };
+        self.events.push(BrokerEvent::Message {
+            conn: self.conn,
+            delivery,
+            filters: message.filters,
+            topic: topic.into(),
+            qos: message.qos,
+            retain: message.retain,
+            payload: message.payload,
+        });
+    }
+
+    /// Takes one request of the core; returns the notice to wait for.
+    fn take(&mut self, request: BrokerRequest) -> Option<(Token, M::Notice)> {
+        self.owed += 1;
+        match (&self.link, request) {
+            (_, BrokerRequest::Ack { delivery, .. }) => {
+                if let Some((packet_id, qos)) = self.deliveries.acknowledge(delivery) {
+                    self.mqtt.acknowledge(packet_id, qos);
+                }
+                None
+            }
+            (Link::Up { terms, .. }, request) => self.submit(request, *terms),
+            (Link::Down { .. }, request) => {
+                self.held.push(request);
+                None
+            }
+        }
+    }
+
+    fn submit(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
+        match request {
+            BrokerRequest::Publish { token, topic, qos, retain, payload, .. } => {
+                let notice = if !is_topic_name(&topic) {
+                    Err(reason::TOPIC_INVALID)
+                } else if M::publish_len(&topic, &payload) > terms.packet_bytes {
+                    Err(reason::PACKET_TOO_LARGE)
+                } else if qos > terms.maximum_qos {
+                    Err(reason::QOS_NOT_SUPPORTED)
+                } else {
+                    self.mqtt.publish(&topic, qos, retain, payload)
+                };
+                match (token, notice) {
+                    (Some(token), Ok(Some(notice))) => Some((token, notice)),
+                    (Some(token), Ok(None)) => self.settled(token, Ok(None)),
+                    (Some(token), Err(refusal)) => self.settled(token, Err(refusal)),
+                    (None, Ok(_)) => None,
+                    (None, Err(refusal)) => {
+                        debug!(conn = self.conn.0, %topic, rc = refusal.0, "publish without an answer refused");
+                        None
+                    }
+                }
+            }
+            BrokerRequest::Subscribe { token, filter, id, qos, .. } => {
+                let notice = if is_string(&filter) {
+                    self.mqtt.subscribe(&filter, qos, terms.subscription_ids.then_some(id))
+                } else {
+                    Err(reason::FILTER_INVALID)
+                };
+                match notice {
+                    Ok(notice) => Some((token, notice)),
+                    Err(refusal) => self.settled(token, Err(refusal)),
+                }
+            }
+            BrokerRequest::Unsubscribe { token, filter, .. } => {
+                let notice = if is_string(&filter) {
+                    self.mqtt.unsubscribe(&filter)
+                } else {
+                    Err(reason::FILTER_INVALID)
+                };
+                match notice {
+                    Ok(notice) => Some((token, notice)),
+                    Err(refusal) => self.settled(token, Err(refusal)),
+                }
+            }
+            // The pool and `take` have handled these.
+            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+        }
+    }
+
+    fn settled<T>(&mut self, token: Token, result: Result<Option<QoS>, Refusal>) -> Option<T> {
+        self.events.push(BrokerEvent::Settled { token, result });
+        None
+    }
+
+    fn lose(&mut self, request: &BrokerRequest) {
+        if let Some(token) = token(request) {
+            self.events.push(BrokerEvent::Lost { token });
+        }
+    }
+
+    /// Sends what was gathered; false when nobody listens any more.
+    async fn flush(&mut self) -> bool {
+        if let Link::Up { .. } = self.link
+            && self.owed > 0
+        {
+            self.events.push(BrokerEvent::Credit { conn: self.conn, requests: self.owed });
+        }
+        self.owed = 0;
+        if self.events.is_empty() {
+            return true;
+        }
+        self.inputs.send(Input::Broker(core::mem::take(&mut self.events))).await.is_ok()
+    }
+}
+
+/// The next thing that happens: after a wait, and after the session of an earlier life is discarded.
+async fn next<M: Mqtt>(
+    driver: &mut M::Driver,
+    wait: Duration,
+    discard_session: Option<(Arc<RemoteConfig>, ConnectOptions)>,
+) -> Result<Happening, Broken> {
+    if !wait.is_zero() {
+        sleep_until(Instant::now() + wait).await;
+    }
+    if let Some((config, options)) = discard_session {
+        M::discard_session(&config, &options).await.map_err(Broken::Lost)?;
+    }
+    M::poll(driver).await
+}
+
+/// What the core is told of a request's outcome.
+async fn settle<M: Mqtt>(token: Token, notice: M::Notice) -> BrokerEvent {
+    match M::outcome(notice).await {
+        Outcome::Done(granted) => BrokerEvent::Settled { token, result: Ok(granted) },
+        Outcome::Refused(refusal) => BrokerEvent::Settled { token, result: Err(refusal) },
+        Outcome::Lost => BrokerEvent::Lost { token },
+    }
+}
+
+fn token(request: &BrokerRequest) -> Option<Token> {
+    match request {
+        BrokerRequest::Publish { token, .. } => *token,
+        BrokerRequest::Subscribe { token, .. } | BrokerRequest::Unsubscribe { token, .. } => Some(*token),
+        BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+    }
+}
+
+/// What MQTT can carry as a string (MQTT 5 §1.5.4). The client would break the connection over any other, again and
+/// again.
+fn is_string(text: &str) -> bool {
+    !text.is_empty() && text.len() <= usize::from(u16::MAX) && !text.contains('\0')
+}
+
+fn is_topic_name(topic: &str) -> bool {
+    is_string(topic) && !topic.contains(['+', '#'])
+}
+
+/// For the log.
+struct Url<'a>(&'a RemoteConfig);
+
+impl core::fmt::Display for Url<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let scheme = match self.0.transport {
+            crate::Transport::Tcp => "mqtt",
+        };
+        write!(f, "{scheme}://{}:{}", self.0.host, self.0.port)
+    }
+}

@@ -1,0 +1,257 @@
+//! MQTT 3.1.1.
+
+use core::time::Duration;
+
+use bytes::Bytes;
+use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
+use rumqttc4::mqttbytes::QoS as WireQoS;
+use rumqttc4::{
+    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, ManualAck,
+    MqttOptions, NetworkOptions, Packet, PubAck, PubRec, Publish, PublishNotice, PublishNoticeError, PublishOptions,
+    PublishResult, StateError, SubscribeNotice, SubscribeNoticeError, SubscribeReasonCode, UnsubscribeNotice,
+    UnsubscribeNoticeError,
+};
+use sn_codec::QoS;
+
+use crate::mqtt::{Broken, Happening, LARGEST_PACKET, Message, Mqtt, Outcome, Terms, reason};
+use crate::port::CREDIT;
+use crate::{RemoteConfig, Transport};
+
+/// A client that speaks MQTT 3.1.1.
+pub(crate) struct V3(AsyncClient);
+
+/// The outcome of one request.
+pub(crate) enum Notice {
+    Publish(PublishNotice),
+    Subscribe(SubscribeNotice),
+    Unsubscribe(UnsubscribeNotice),
+}
+
+impl Mqtt for V3 {
+    type Driver = EventLoop;
+    type Notice = Notice;
+
+    fn new(config: &RemoteConfig, options: &ConnectOptions) -> (Self, EventLoop) {
+        let mut mqtt = mqtt_options(config, options);
+        // Refused for an empty client id, which has no session to keep.
+        let _ = mqtt.try_set_clean_session(false);
+        let (client, driver) = open(config, mqtt);
+        (V3(client), driver)
+    }
+
+    /// MQTT 3.1.1 §3.1.2.4: clean session 1 ends the session with the connection too. So one connection discards the
+    /// old session and the next one begins the one to keep.
+    async fn discard_session(config: &RemoteConfig, options: &ConnectOptions) -> Result<(), String> {
+        let without_will = ConnectOptions { will: None, ..options.clone() };
+        let mut mqtt = mqtt_options(config, &without_will);
+        mqtt.set_clean_session(true);
+        let (client, mut driver) = open(config, mqtt);
+        loop {
+            match driver.poll().await.map_err(broken) {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => V3(client.clone()).disconnect(),
+                Ok(_) => {}
+                Err(Broken::Closed) => return Ok(()),
+                Err(Broken::Lost(reason)) => return Err(reason),
+            }
+        }
+    }
+
+    async fn poll(driver: &mut EventLoop) -> Result<Happening, Broken> {
+        match driver.poll().await.map_err(broken)? {
+            Event::Incoming(Packet::ConnAck(connack)) => Ok(Happening::Connected(Terms {
+                session_present: connack.session_present,
+                receive_maximum: u16::MAX,
+                packet_bytes: LARGEST_PACKET,
+                maximum_qos: QoS::ExactlyOnce,
+                subscription_ids: false,
+            })),
+            Event::Incoming(Packet::Publish(publish)) => Ok(Happening::Message(message(publish))),
+            Event::Incoming(Packet::PubRel(pubrel)) => Ok(Happening::Released(pubrel.pkid)),
+            Event::Incoming(_) | Event::Outgoing(_) => Ok(Happening::Progress),
+        }
+    }
+
+    fn start_over(driver: &mut EventLoop) {
+        driver.clean();
+        driver.reset_session_state();
+    }
+
+    fn publish(
+        &self,
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload: Bytes,
+    ) -> Result<Option<Notice>, Refusal> {
+        let options = PublishOptions::new(wire_qos(qos)).retain(retain);
+        match qos {
+            QoS::AtMostOnce => {
+                self.0.try_publish(topic, payload, options).map_err(|error| refusal(&error))?;
+                Ok(None)
+            }
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                let notice = self.0.try_publish_tracked(topic, payload, options);
+                Ok(Some(Notice::Publish(notice.map_err(|error| refusal(&error))?)))
+            }
+        }
+    }
+
+    fn subscribe(&self, filter: &str, qos: QoS, _: Option<FilterId>) -> Result<Notice, Refusal> {
+        let notice = self.0.try_subscribe_tracked(filter, wire_qos(qos));
+        Ok(Notice::Subscribe(notice.map_err(|error| refusal(&error))?))
+    }
+
+    fn unsubscribe(&self, filter: &str) -> Result<Notice, Refusal> {
+        Ok(Notice::Unsubscribe(self.0.try_unsubscribe_tracked(filter).map_err(|error| refusal(&error))?))
+    }
+
+    fn acknowledge(&self, packet_id: u16, qos: QoS) {
+        let ack = match qos {
+            QoS::ExactlyOnce => ManualAck::PubRec(PubRec::new(packet_id)),
+            QoS::AtMostOnce | QoS::AtLeastOnce => ManualAck::PubAck(PubAck::new(packet_id)),
+        };
+        // Fails only when the event loop is gone, and then nothing can be acknowledged.
+        let _ = self.0.try_manual_ack(ack);
+    }
+
+    fn disconnect(&self) {
+        // Fails only when the event loop is gone.
+        let _ = self.0.try_disconnect_now();
+    }
+
+    async fn outcome(notice: Notice) -> Outcome {
+        match notice {
+            Notice::Publish(notice) => match notice.wait_async().await {
+                Ok(
+                    PublishResult::Qos0Flushed | PublishResult::Qos1(_) | PublishResult::Qos2Completed(_),
+                ) => Outcome::Done(None),
+                Err(PublishNoticeError::Recv | PublishNoticeError::SessionReset) => Outcome::Lost,
+                Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
+            },
+            Notice::Subscribe(notice) => match notice.wait_async().await {
+                Ok(suback) => granted(suback.return_codes.first()),
+                Err(SubscribeNoticeError::Recv | SubscribeNoticeError::SessionReset) => Outcome::Lost,
+                Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
+            },
+            Notice::Unsubscribe(notice) => match notice.wait_async().await {
+                Ok(_) => Outcome::Done(None),
+                Err(UnsubscribeNoticeError::Recv | UnsubscribeNoticeError::SessionReset) => Outcome::Lost,
+                Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
+            },
+        }
+    }
+
+    fn publish_len(topic: &str, payload: &[u8]) -> usize {
+        // Fixed header, length of the topic, packet id.
+        5 + 2 + topic.len() + 2 + payload.len()
+    }
+}
+
+fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions {
+    let mut mqtt = match config.transport {
+        Transport::Tcp => MqttOptions::new(&*options.client_id, (config.host.as_str(), config.port)),
+    };
+    mqtt.set_keep_alive(u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX))
+        // No limit of ours: the broker cannot be told, and would send a message that ends the connection for ever.
+        .set_max_packet_size(LARGEST_PACKET, LARGEST_PACKET)
+        .set_inflight(config.in_flight.max(1))
+        .set_max_request_batch(CREDIT as usize)
+        .set_ack_mode(AckMode::Manual);
+    match (&config.username, &config.password) {
+        (None, None) => {}
+        (Some(username), None) => {
+            mqtt.set_username(username.as_str());
+        }
+        // MQTT 3.1.1 §3.1.2.9: no password without a user name.
+        (username, Some(password)) => {
+            mqtt.set_credentials(username.as_deref().unwrap_or_default(), password.clone());
+        }
+    }
+    if let Some(Will { topic, payload, qos, retain }) = &options.will {
+        mqtt.set_last_will(LastWill::new(&**topic, payload.to_vec(), wire_qos(*qos), *retain));
+    }
+    mqtt
+}
+
+fn open(config: &RemoteConfig, mqtt: MqttOptions) -> (AsyncClient, EventLoop) {
+    // The channel to the event loop needs no bound: the core's credit is one.
+    let (client, mut driver) = AsyncClient::builder(mqtt).unbounded().build();
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    network.set_connection_timeout(whole_seconds(config.connect_timeout));
+    driver.set_network_options(network);
+    (client, driver)
+}
+
+/// Rounded up, since a limit of no seconds would be over before it began.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+fn message(publish: Publish) -> Message {
+    Message {
+        packet_id: publish.pkid,
+        dup: publish.dup,
+        qos: match publish.qos {
+            WireQoS::AtMostOnce => QoS::AtMostOnce,
+            WireQoS::AtLeastOnce => QoS::AtLeastOnce,
+            WireQoS::ExactlyOnce => QoS::ExactlyOnce,
+        },
+        retain: publish.retain,
+        topic: publish.topic,
+        payload: publish.payload,
+        filters: Box::default(),
+    }
+}
+
+fn granted(code: Option<&SubscribeReasonCode>) -> Outcome {
+    match code {
+        Some(SubscribeReasonCode::Success(WireQoS::AtMostOnce)) => Outcome::Done(Some(QoS::AtMostOnce)),
+        Some(SubscribeReasonCode::Success(WireQoS::AtLeastOnce)) => Outcome::Done(Some(QoS::AtLeastOnce)),
+        Some(SubscribeReasonCode::Success(WireQoS::ExactlyOnce)) => Outcome::Done(Some(QoS::ExactlyOnce)),
+        Some(SubscribeReasonCode::Failure) | None => Outcome::Refused(reason::UNSPECIFIED),
+    }
+}
+
+fn wire_qos(qos: QoS) -> WireQoS {
+    match qos {
+        QoS::AtMostOnce => WireQoS::AtMostOnce,
+        QoS::AtLeastOnce => WireQoS::AtLeastOnce,
+        QoS::ExactlyOnce => WireQoS::ExactlyOnce,
+    }
+}
+
+/// Why a request did not get as far as the event loop.
+fn refusal(error: &ClientError) -> Refusal {
+    match error {
+        ClientError::InvalidRequest(_) => reason::FILTER_INVALID,
+        _ => reason::UNSPECIFIED,
+    }
+}
+
+fn broken(error: ConnectionError) -> Broken {
+    Broken::Lost(match error {
+        ConnectionError::RequestsDone => return Broken::Closed,
+        ConnectionError::ConnectionRefused(code) => format!("refused by the broker: {}", words(code)),
+        ConnectionError::NetworkTimeout => "no answer within the connect timeout".into(),
+        ConnectionError::Io(error) => error.to_string(),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => "closed by the broker".into(),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer to PINGREQ".into(),
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc4::mqttbytes::Error::Io(error))) => {
+            error.to_string()
+        }
+        error => error.to_string(),
+    })
+}
+
+/// MQTT 3.1.1 §3.2.2.3, table 3.1.
+fn words(code: ConnectReturnCode) -> &'static str {
+    match code {
+        ConnectReturnCode::Success => "success (0)",
+        ConnectReturnCode::RefusedProtocolVersion => "unacceptable protocol version (1)",
+        ConnectReturnCode::BadClientId => "client identifier rejected (2)",
+        ConnectReturnCode::ServiceUnavailable => "server unavailable (3)",
+        ConnectReturnCode::BadUserNamePassword => "bad user name or password (4)",
+        ConnectReturnCode::NotAuthorized => "not authorized (5)",
+    }
+}

@@ -1,0 +1,341 @@
+//! MQTT 5.
+
+use core::pin::Pin;
+
+use bytes::Bytes;
+use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
+use rumqttc5::mqttbytes::QoS as WireQoS;
+use rumqttc5::{
+    AckMode, AsyncClient, ClientError, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill,
+    ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedSession, PubAck, PubRec, Publish,
+    PublishNotice, PublishNoticeError, PublishOptions, PublishResult, SessionStore, SessionStoreError,
+    SessionStoreKey, StateError, SubscribeNotice, SubscribeNoticeError, SubscribeProperties, SubscribeReasonCode,
+    UnsubscribeNotice, UnsubscribeNoticeError,
+};
+use sn_codec::QoS;
+
+use crate::mqtt::{
+    Broken, Happening, LARGEST_PACKET, Message, Mqtt, Outcome, RECEIVE_MAXIMUM, SESSION_EXPIRY, Terms, reason,
+};
+use crate::port::{CREDIT, MAX_PACKET_BYTES};
+use crate::{RemoteConfig, Transport};
+
+/// A client that speaks MQTT 5.
+pub(crate) struct V5(AsyncClient);
+
+/// The outcome of one request.
+pub(crate) enum Notice {
+    Publish(PublishNotice),
+    Subscribe(SubscribeNotice),
+    Unsubscribe(UnsubscribeNotice),
+}
+
+impl Mqtt for V5 {
+    type Driver = EventLoop;
+    type Notice = Notice;
+
+    fn new(config: &RemoteConfig, options: &ConnectOptions) -> (Self, EventLoop) {
+        // The channel to the event loop needs no bound: the core's credit is one.
+        let (client, driver) = AsyncClient::builder(mqtt_options(config, options)).unbounded().build();
+        (V5(client), driver)
+    }
+
+    async fn discard_session(_: &RemoteConfig, _: &ConnectOptions) -> Result<(), String> {
+        // MQTT 5 §3.1.2.4: clean start concerns one connection only, so CONNECT itself can ask for it.
+        Ok(())
+    }
+
+    async fn poll(driver: &mut EventLoop) -> Result<Happening, Broken> {
+        match driver.poll().await.map_err(broken)? {
+            Event::Incoming(Packet::ConnAck(connack)) => {
+                driver.options.set_clean_start(false).clear_session_store();
+                Ok(Happening::Connected(terms(&connack)))
+            }
+            Event::Incoming(Packet::Publish(publish)) => Ok(Happening::Message(message(publish))),
+            Event::Incoming(Packet::PubRel(pubrel)) => Ok(Happening::Released(pubrel.pkid)),
+            Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => Ok(Happening::Progress),
+        }
+    }
+
+    fn start_over(driver: &mut EventLoop) {
+        driver.clean();
+        driver.reset_session_state();
+        driver.options.set_clean_start(true);
+    }
+
+    fn publish(
+        &self,
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload: Bytes,
+    ) -> Result<Option<Notice>, Refusal> {
+        let options = PublishOptions::new(wire_qos(qos)).retain(retain);
+        match qos {
+            QoS::AtMostOnce => {
+                self.0.try_publish(topic, payload, options).map_err(|error| refusal(&error))?;
+                Ok(None)
+            }
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                let notice = self.0.try_publish_tracked(topic, payload, options);
+                Ok(Some(Notice::Publish(notice.map_err(|error| refusal(&error))?)))
+            }
+        }
+    }
+
+    fn subscribe(&self, filter: &str, qos: QoS, id: Option<FilterId>) -> Result<Notice, Refusal> {
+        // The defaults are plain semantics: retained messages on every subscribe, with RETAIN set only on those.
+        let properties = SubscribeProperties { id: id.map(|id| id.0 as usize), user_properties: Vec::new() };
+        let notice = if id.is_some() {
+            self.0.try_subscribe_with_properties_tracked(filter, wire_qos(qos), properties)
+        } else {
+            self.0.try_subscribe_tracked(filter, wire_qos(qos))
+        };
+        Ok(Notice::Subscribe(notice.map_err(|error| refusal(&error))?))
+    }
+
+    fn unsubscribe(&self, filter: &str) -> Result<Notice, Refusal> {
+        Ok(Notice::Unsubscribe(self.0.try_unsubscribe_tracked(filter).map_err(|error| refusal(&error))?))
+    }
+
+    fn acknowledge(&self, packet_id: u16, qos: QoS) {
+        let ack = match qos {
+            QoS::ExactlyOnce => ManualAck::PubRec(PubRec::new(packet_id, None)),
+            QoS::AtMostOnce | QoS::AtLeastOnce => ManualAck::PubAck(PubAck::new(packet_id, None)),
+        };
+        // Fails only when the event loop is gone, and then nothing can be acknowledged.
+        let _ = self.0.try_manual_ack(ack);
+    }
+
+    fn disconnect(&self) {
+        // Fails only when the event loop is gone.
+        let _ = self.0.try_disconnect_now();
+    }
+
+    async fn outcome(notice: Notice) -> Outcome {
+        match notice {
+            Notice::Publish(notice) => match notice.wait_async().await {
+                Ok(PublishResult::Qos0Flushed) => Outcome::Done(None),
+                Ok(PublishResult::Qos1(puback)) => Outcome::from_reason(puback.reason as u8),
+                // PUBCOMP 0x92: the broker had completed the exchange before the connection broke.
+                Ok(PublishResult::Qos2Completed(_)) => Outcome::Done(None),
+                Ok(PublishResult::Qos2PubRecRejected(pubrec)) => Outcome::from_reason(pubrec.reason as u8),
+                Err(PublishNoticeError::Recv | PublishNoticeError::SessionReset) => Outcome::Lost,
+                Err(PublishNoticeError::RetainNotSupported) => Outcome::Refused(reason::RETAIN_NOT_SUPPORTED),
+                Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
+            },
+            Notice::Subscribe(notice) => match notice.wait_async().await {
+                Ok(suback) => granted(suback.return_codes.first()),
+                Err(SubscribeNoticeError::Recv | SubscribeNoticeError::SessionReset) => Outcome::Lost,
+                Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
+            },
+            Notice::Unsubscribe(notice) => match notice.wait_async().await {
+                Ok(unsuback) => unsuback
+                    .reasons
+                    .first()
+                    .map_or(Outcome::Done(None), |reason| Outcome::from_reason(*reason as u8)),
+                Err(UnsubscribeNoticeError::Recv | UnsubscribeNoticeError::SessionReset) => Outcome::Lost,
+                Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
+            },
+        }
+    }
+
+    fn publish_len(topic: &str, payload: &[u8]) -> usize {
+        // Fixed header, length of the topic, packet id, empty properties.
+        5 + 2 + topic.len() + 2 + 1 + payload.len()
+    }
+}
+
+fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions {
+    let mut mqtt = match config.transport {
+        Transport::Tcp => MqttOptions::new(&*options.client_id, (config.host.as_str(), config.port)),
+    };
+    mqtt.set_clean_start(options.clean_start)
+        .set_session_expiry_interval(Some(SESSION_EXPIRY))
+        .set_keep_alive(u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX))
+        .set_connect_timeout(config.connect_timeout)
+        .set_max_packet_size(Some(MAX_PACKET_BYTES))
+        .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+        .set_outgoing_inflight_upper_limit(config.in_flight.max(1))
+        .set_max_request_batch(CREDIT as usize)
+        .set_ack_mode(AckMode::Manual);
+    if !options.clean_start {
+        mqtt.set_session_store(NothingInFlight(mqtt.clone()));
+    }
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    mqtt.set_network_options(network);
+    match (&config.username, &config.password) {
+        (None, None) => {}
+        (Some(username), None) => {
+            mqtt.set_username(username.as_str());
+        }
+        (None, Some(password)) => {
+            mqtt.set_password(password.clone());
+        }
+        (Some(username), Some(password)) => {
+            mqtt.set_credentials(username.as_str(), password.clone());
+        }
+    }
+    if let Some(Will { topic, payload, qos, retain }) = &options.will {
+        mqtt.set_last_will(LastWill::new(&**topic, payload.to_vec(), wire_qos(*qos), *retain, None));
+    }
+    mqtt
+}
+
+/// The checkpoint of a process that knows of nothing in flight.
+///
+/// Without one the client refuses a session that the broker has kept. It is read before the first CONNECT and taken
+/// away at the first CONNACK, since every later packet would otherwise write a checkpoint.
+#[derive(Debug)]
+struct NothingInFlight(MqttOptions);
+
+type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;
+
+impl SessionStore for NothingInFlight {
+    fn load<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, Option<PersistedSession>> {
+        Box::pin(async {
+            Ok(Some(PersistedSession {
+                format_version: 1,
+                client_id: self.0.client_id(),
+                clean_start: self.0.clean_start(),
+                session_expiry_interval: self.0.session_expiry_interval(),
+                outgoing_inflight_upper_limit: self.0.get_outgoing_inflight_upper_limit(),
+                ack_mode: PersistedAckMode::Manual,
+                last_pkid: 0,
+                last_puback: 0,
+                replay: Vec::new(),
+                incoming_qos2: Vec::new(),
+            }))
+        })
+    }
+
+    fn save<'a>(&'a self, _: &'a SessionStoreKey, _: &'a PersistedSession) -> Stored<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn terms(connack: &ConnAck) -> Terms {
+    let properties = connack.properties.as_ref();
+    Terms {
+        session_present: connack.session_present,
+        receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
+        packet_bytes: properties
+            .and_then(|p| p.max_packet_size)
+            .map_or(LARGEST_PACKET, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+        maximum_qos: match properties.and_then(|p| p.max_qos) {
+            Some(0) => QoS::AtMostOnce,
+            Some(1) => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        },
+        subscription_ids: properties.and_then(|p| p.subscription_identifiers_available) != Some(0),
+    }
+}
+
+fn message(publish: Publish) -> Message {
+    let filters = publish.properties.map(|properties| properties.subscription_identifiers).unwrap_or_default();
+    Message {
+        packet_id: publish.pkid,
+        dup: publish.dup,
+        qos: match publish.qos {
+            WireQoS::AtMostOnce => QoS::AtMostOnce,
+            WireQoS::AtLeastOnce => QoS::AtLeastOnce,
+            WireQoS::ExactlyOnce => QoS::ExactlyOnce,
+        },
+        retain: publish.retain,
+        topic: publish.topic,
+        payload: publish.payload,
+        filters: filters.into_iter().filter_map(|id| u32::try_from(id).ok().map(FilterId)).collect(),
+    }
+}
+
+fn granted(code: Option<&SubscribeReasonCode>) -> Outcome {
+    let refusal = match code {
+        Some(SubscribeReasonCode::Success(WireQoS::AtMostOnce)) => return Outcome::Done(Some(QoS::AtMostOnce)),
+        Some(SubscribeReasonCode::Success(WireQoS::AtLeastOnce)) => return Outcome::Done(Some(QoS::AtLeastOnce)),
+        Some(SubscribeReasonCode::Success(WireQoS::ExactlyOnce)) => return Outcome::Done(Some(QoS::ExactlyOnce)),
+        Some(SubscribeReasonCode::Failure | SubscribeReasonCode::Unspecified) | None => reason::UNSPECIFIED,
+        Some(SubscribeReasonCode::ImplementationSpecific) => reason::IMPLEMENTATION_SPECIFIC,
+        Some(SubscribeReasonCode::NotAuthorized) => Refusal(0x87),
+        Some(SubscribeReasonCode::TopicFilterInvalid) => reason::FILTER_INVALID,
+        Some(SubscribeReasonCode::PkidInUse) => Refusal(0x91),
+        Some(SubscribeReasonCode::QuotaExceeded) => Refusal::QUOTA_EXCEEDED,
+        Some(SubscribeReasonCode::SharedSubscriptionsNotSupported) => Refusal(0x9E),
+        Some(SubscribeReasonCode::SubscriptionIdNotSupported) => Refusal(0xA1),
+        Some(SubscribeReasonCode::WildcardSubscriptionsNotSupported) => Refusal(0xA2),
+    };
+    Outcome::Refused(refusal)
+}
+
+fn wire_qos(qos: QoS) -> WireQoS {
+    match qos {
+        QoS::AtMostOnce => WireQoS::AtMostOnce,
+        QoS::AtLeastOnce => WireQoS::AtLeastOnce,
+        QoS::ExactlyOnce => WireQoS::ExactlyOnce,
+    }
+}
+
+/// Why a request did not get as far as the event loop.
+fn refusal(error: &ClientError) -> Refusal {
+    match error {
+        ClientError::InvalidRequest(_) => reason::FILTER_INVALID,
+        _ => reason::UNSPECIFIED,
+    }
+}
+
+fn broken(error: ConnectionError) -> Broken {
+    Broken::Lost(match error {
+        ConnectionError::RequestsDone => return Broken::Closed,
+        ConnectionError::ConnectionRefused(code) => format!("refused by the broker: {}", words(code)),
+        ConnectionError::Timeout(_) => "no answer within the connect timeout".into(),
+        ConnectionError::Io(error) => error.to_string(),
+        ConnectionError::MqttState(StateError::ConnectionAborted) => "closed by the broker".into(),
+        ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer to PINGREQ".into(),
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
+            let text = reason_string.map(|text| format!(": {text}")).unwrap_or_default();
+            format!("disconnected by the broker: {reason_code:?}{text} (0x{:02x})", reason_code as u8)
+        }
+        ConnectionError::MqttState(StateError::Deserialization(rumqttc5::mqttbytes::Error::Io(error))) => {
+            error.to_string()
+        }
+        error => error.to_string(),
+    })
+}
+
+/// MQTT 5 §3.2.2.2, table 3-1.
+fn words(code: ConnectReturnCode) -> &'static str {
+    match code {
+        ConnectReturnCode::Success => "success (0x00)",
+        ConnectReturnCode::UnspecifiedError => "unspecified error (0x80)",
+        ConnectReturnCode::MalformedPacket => "malformed packet (0x81)",
+        ConnectReturnCode::ProtocolError => "protocol error (0x82)",
+        ConnectReturnCode::ImplementationSpecificError => "implementation specific error (0x83)",
+        ConnectReturnCode::RefusedProtocolVersion | ConnectReturnCode::UnsupportedProtocolVersion => {
+            "unsupported protocol version (0x84)"
+        }
+        ConnectReturnCode::BadClientId | ConnectReturnCode::ClientIdentifierNotValid => {
+            "client identifier not valid (0x85)"
+        }
+        ConnectReturnCode::BadUserNamePassword => "bad user name or password (0x86)",
+        ConnectReturnCode::NotAuthorized => "not authorized (0x87)",
+        ConnectReturnCode::ServiceUnavailable | ConnectReturnCode::ServerUnavailable => {
+            "server unavailable (0x88)"
+        }
+        ConnectReturnCode::ServerBusy => "server busy (0x89)",
+        ConnectReturnCode::Banned => "banned (0x8a)",
+        ConnectReturnCode::BadAuthenticationMethod => "bad authentication method (0x8c)",
+        ConnectReturnCode::TopicNameInvalid => "topic name of the will invalid (0x90)",
+        ConnectReturnCode::PacketTooLarge => "packet too large (0x95)",
+        ConnectReturnCode::QuotaExceeded => "quota exceeded (0x97)",
+        ConnectReturnCode::PayloadFormatInvalid => "payload format of the will invalid (0x99)",
+        ConnectReturnCode::RetainNotSupported => "retained will not supported (0x9a)",
+        ConnectReturnCode::QoSNotSupported => "QoS of the will not supported (0x9b)",
+        ConnectReturnCode::UseAnotherServer => "use another server (0x9c)",
+        ConnectReturnCode::ServerMoved => "server moved (0x9d)",
+        ConnectReturnCode::ConnectionRateExceeded => "connection rate exceeded (0x9f)",
+    }
+}
