@@ -275,8 +275,11 @@ impl Session {
                 request: exchange.name(),
                 sends: Times(exchange.sends),
             };
-            // §6.13: the client considers itself disconnected.
-            self.connected = false;
+            // §6.13: the client considers itself disconnected. Only a ping on request is lost alone: it
+            // measures, and the next one may arrive.
+            if exchange.request != Request::Ping || exchange.keep_alive {
+                self.connected = false;
+            }
             self.finish(Err(failure));
         } else {
             exchange.sends += 1;

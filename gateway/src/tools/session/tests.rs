@@ -295,6 +295,20 @@ fn unanswered_keep_alive_ends_the_session() {
 }
 
 #[test]
+fn lost_ping_on_request_does_not_end_the_session() {
+    let mut t = Test::connected();
+    t.session.options.retries = 0;
+    t.request(Request::Ping);
+    t.expect_sent(&["PINGREQ"]);
+    t.pass(RETRY);
+    t.expect_events(&[Event::Done(Err(Failure::NoAnswer {
+        request: "PINGREQ",
+        sends: Times(1),
+    }))]);
+    assert!(t.session.is_connected());
+}
+
+#[test]
 fn keep_alive_0_never_pings() {
     let mut t = Test::new(Options {
         keep_alive: 0,
