@@ -68,8 +68,14 @@ pub(crate) struct Port<M> {
 /// State of the network connection.
 enum Link {
     /// Never connected, or not any more; `reported` once the core knows.
-    Down { since: Instant, reported: bool },
-    Up { since: Instant, terms: Terms },
+    Down {
+        since: Instant,
+        reported: bool,
+    },
+    Up {
+        since: Instant,
+        terms: Terms,
+    },
 }
 
 /// What the task woke up for.
@@ -107,18 +113,17 @@ impl<M: Mqtt> Port<M> {
             inputs,
             events: Vec::new(),
             owed: 0,
-            link: Link::Down { since: Instant::now(), reported: false },
+            link: Link::Down {
+                since: Instant::now(),
+                reported: false,
+            },
             held: Vec::new(),
             deliveries: Deliveries::default(),
         }
     }
 
     /// Runs until the sender of `requests` is dropped, and closes the connection then.
-    pub(crate) async fn run(
-        mut self,
-        mut driver: M::Driver,
-        mut requests: UnboundedReceiver<BrokerRequest>,
-    ) {
+    pub(crate) async fn run(mut self, mut driver: M::Driver, mut requests: UnboundedReceiver<BrokerRequest>) {
         let mut notices = FuturesUnordered::new();
         let mut taken = Vec::new();
         let mut wait = Duration::ZERO;
@@ -171,7 +176,9 @@ impl<M: Mqtt> Port<M> {
                     Wake::Driver(result) => break result,
                     Wake::Outcome(event) => self.events.push(event),
                     Wake::Requests(0) => {
-                        let Link::Up { .. } = self.link else { break 'connection };
+                        let Link::Up { .. } = self.link else {
+                            break 'connection;
+                        };
                         closing = Closing::Draining;
                         timer.as_mut().reset(Instant::now() + CLOSE_WAITS[0]);
                     }
@@ -267,8 +274,13 @@ impl<M: Mqtt> Port<M> {
             session_present: terms.session_present,
             window,
         });
-        self.events.push(BrokerEvent::Credit { conn: self.conn, requests: CREDIT });
-        let kept = held.into_iter().filter(|request| terms.session_present || token(request).is_none());
+        self.events.push(BrokerEvent::Credit {
+            conn: self.conn,
+            requests: CREDIT,
+        });
+        let kept = held
+            .into_iter()
+            .filter(|request| terms.session_present || token(request).is_none());
         kept.filter_map(|request| self.submit(request, terms)).collect()
     }
 
@@ -292,9 +304,15 @@ impl<M: Mqtt> Port<M> {
             "link down"
         );
         if !reported {
-            self.events.push(BrokerEvent::Down { conn: self.conn, reason });
+            self.events.push(BrokerEvent::Down {
+                conn: self.conn,
+                reason,
+            });
         }
-        self.link = Link::Down { since, reported: true };
+        self.link = Link::Down {
+            since,
+            reported: true,
+        };
         wait
     }
 
@@ -313,8 +331,14 @@ impl<M: Mqtt> Port<M> {
         };
         let Ok(topic) = str::from_utf8(&message.topic) else {
             // MQTT 5 §3.3.2.1: topic names are UTF-8. It must not come again.
-            debug!(conn = self.conn.0, len = message.topic.len(), "topic is not UTF-8, message dropped");
-            if let Some((packet_id, qos)) = delivery.and_then(|delivery| self.deliveries.acknowledge(delivery)) {
+            debug!(
+                conn = self.conn.0,
+                len = message.topic.len(),
+                "topic is not UTF-8, message dropped"
+            );
+            if let Some((packet_id, qos)) =
+                delivery.and_then(|delivery| self.deliveries.acknowledge(delivery))
+            {
                 self.mqtt.acknowledge(packet_id, qos);
             }
             return;
@@ -350,7 +374,14 @@ impl<M: Mqtt> Port<M> {
 
     fn submit(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
         match request {
-            BrokerRequest::Publish { token, topic, qos, retain, payload, .. } => {
+            BrokerRequest::Publish {
+                token,
+                topic,
+                qos,
+                retain,
+                payload,
+                ..
+            } => {
                 let notice = if !is_topic_name(&topic) {
                     Err(reason::TOPIC_INVALID)
                 } else if M::publish_len(&topic, &payload) > terms.packet_bytes {
@@ -371,9 +402,16 @@ impl<M: Mqtt> Port<M> {
                     }
                 }
             }
-            BrokerRequest::Subscribe { token, filter, id, qos, .. } => {
+            BrokerRequest::Subscribe {
+                token,
+                filter,
+                id,
+                qos,
+                ..
+            } => {
                 let notice = if is_string(&filter) {
-                    self.mqtt.subscribe(&filter, qos, terms.subscription_ids.then_some(id))
+                    self.mqtt
+                        .subscribe(&filter, qos, terms.subscription_ids.then_some(id))
                 } else {
                     Err(reason::FILTER_INVALID)
                 };
@@ -414,13 +452,19 @@ impl<M: Mqtt> Port<M> {
         if let Link::Up { .. } = self.link
             && self.owed > 0
         {
-            self.events.push(BrokerEvent::Credit { conn: self.conn, requests: self.owed });
+            self.events.push(BrokerEvent::Credit {
+                conn: self.conn,
+                requests: self.owed,
+            });
         }
         self.owed = 0;
         if self.events.is_empty() {
             return true;
         }
-        self.inputs.send(Input::Broker(core::mem::take(&mut self.events))).await.is_ok()
+        self.inputs
+            .send(Input::Broker(core::mem::take(&mut self.events)))
+            .await
+            .is_ok()
     }
 }
 
@@ -434,7 +478,9 @@ async fn next<M: Mqtt>(
         sleep_until(Instant::now() + wait).await;
     }
     if let Some((config, options)) = discard_session {
-        M::discard_session(&config, &options).await.map_err(Broken::Lost)?;
+        M::discard_session(&config, &options)
+            .await
+            .map_err(Broken::Lost)?;
     }
     M::poll(driver).await
 }
@@ -442,8 +488,14 @@ async fn next<M: Mqtt>(
 /// What the core is told of a request's outcome.
 async fn settle<M: Mqtt>(token: Token, notice: M::Notice) -> BrokerEvent {
     match M::outcome(notice).await {
-        Outcome::Done(granted) => BrokerEvent::Settled { token, result: Ok(granted) },
-        Outcome::Refused(refusal) => BrokerEvent::Settled { token, result: Err(refusal) },
+        Outcome::Done(granted) => BrokerEvent::Settled {
+            token,
+            result: Ok(granted),
+        },
+        Outcome::Refused(refusal) => BrokerEvent::Settled {
+            token,
+            result: Err(refusal),
+        },
         Outcome::Lost => BrokerEvent::Lost { token },
     }
 }

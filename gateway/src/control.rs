@@ -59,7 +59,9 @@ impl Drop for ControlSocket {
 /// Where the control socket of a gateway with this state directory is.
 pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
     let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
-    runtime.unwrap_or_else(|| state_dir.to_owned()).join("control.sock")
+    runtime
+        .unwrap_or_else(|| state_dir.to_owned())
+        .join("control.sock")
 }
 
 /// Serves questions on the control socket, which only this user and its group may use.
@@ -73,7 +75,12 @@ pub(crate) fn listen(state_dir: &Path, questions: mpsc::Sender<Question>) -> any
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .with_context(|| format!("cannot make the state directory {} (key gateway.state_dir)", dir.display()))?;
+        .with_context(|| {
+            format!(
+                "cannot make the state directory {} (key gateway.state_dir)",
+                dir.display()
+            )
+        })?;
     if BlockingStream::connect(&path).is_ok() {
         anyhow::bail!(
             "another gateway runs with the state directory {}: give this one its own, --set gateway.state_dir=DIR",
@@ -82,7 +89,8 @@ pub(crate) fn listen(state_dir: &Path, questions: mpsc::Sender<Question>) -> any
     }
     // Left behind by a gateway that was killed.
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))
         .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
     tokio::spawn(accept(listener, questions));
@@ -92,7 +100,9 @@ pub(crate) fn listen(state_dir: &Path, questions: mpsc::Sender<Question>) -> any
 async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let questions = questions.clone();
@@ -167,8 +177,10 @@ async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
             json!({ "version": VERSION, "topics": rows, "more": more })
         }
         Ok(AdminReply::Metrics(rows)) => {
-            let rows: serde_json::Map<String, Value> =
-                rows.into_iter().map(|(name, value)| (name, value.into())).collect();
+            let rows: serde_json::Map<String, Value> = rows
+                .into_iter()
+                .map(|(name, value)| (name, value.into()))
+                .collect();
             json!({ "version": VERSION, "metrics": rows })
         }
         Err(_) => error("the gateway stops".into()),
@@ -189,7 +201,9 @@ impl ControlClient {
         let stream = BlockingStream::connect(path)?;
         stream.set_read_timeout(Some(ANSWER_WAIT))?;
         stream.set_write_timeout(Some(ANSWER_WAIT))?;
-        Ok(ControlClient { stream: BufReader::new(stream) })
+        Ok(ControlClient {
+            stream: BufReader::new(stream),
+        })
     }
 
     /// Asks one question.
@@ -199,7 +213,9 @@ impl ControlClient {
     pub(crate) fn ask(&mut self, question: &Value) -> anyhow::Result<Value> {
         writeln!(self.stream.get_mut(), "{question}").context("ask the gateway")?;
         let mut line = String::new();
-        self.stream.read_line(&mut line).context("wait for the gateway's answer")?;
+        self.stream
+            .read_line(&mut line)
+            .context("wait for the gateway's answer")?;
         let answer: Value = serde_json::from_str(&line).context("read the gateway's answer")?;
         match answer.get("error").and_then(Value::as_str) {
             Some(error) => anyhow::bail!("{error}"),

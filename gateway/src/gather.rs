@@ -83,7 +83,9 @@ impl Gather {
             State::On if rate < self.rate_before * RATE_KEPT => {
                 // Less arrives than before: whoever sends waits for our answers, or has less to say. Either way the
                 // wait does not pay now.
-                self.state = State::Resting { until: now + self.rest };
+                self.state = State::Resting {
+                    until: now + self.rest,
+                };
                 self.rest = (self.rest * 2).min(REST_MAX);
             }
             State::On if !worthwhile => self.state = State::Off,

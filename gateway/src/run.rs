@@ -175,16 +175,29 @@ fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Resu
             warn!(target: "radio", radio = radio.name, %group, %error, "multicast group not joined: no discovery there");
         }
         let list = |addrs: Vec<std::net::SocketAddr>, end: &str| {
-            addrs.iter().map(|addr| format!("{addr}{end}")).collect::<Vec<_>>().join(" and ")
+            addrs
+                .iter()
+                .map(|addr| format!("{addr}{end}"))
+                .collect::<Vec<_>>()
+                .join(" and ")
         };
-        let mut description = format!("{:<8} listening on {}", radio.name, list(link.local_addrs(), "/udp"));
+        let mut description = format!(
+            "{:<8} listening on {}",
+            radio.name,
+            list(link.local_addrs(), "/udp")
+        );
         let joined = link.joined();
         if !joined.is_empty() {
             description += &format!(" (multicast {})", list(joined, ""));
         }
         let stats = link.stats();
         let sender = link.spawn(LinkId(at as u16), inputs.clone());
-        links.push(Link { sender, description, stats, batch: TxBatch::default() });
+        links.push(Link {
+            sender,
+            description,
+            stats,
+            batch: TxBatch::default(),
+        });
     }
     Ok(links)
 }
@@ -204,7 +217,9 @@ async fn announce(settings: &Settings, origin: &str, remote: &RemoteConfig, link
     let address = format!("mqtt://{}:{}", remote.host, remote.port);
     text += &format!("broker  external {address} ({protocol})\n");
     if matches!(settings.broker, Broker::Default(_))
-        && tokio::net::TcpStream::connect((remote.host.as_str(), remote.port)).await.is_err()
+        && tokio::net::TcpStream::connect((remote.host.as_str(), remote.port))
+            .await
+            .is_err()
     {
         text += "        nothing listens there yet: start a broker (sudo apt install mosquitto),\n";
         text += "        or name one: snipe --broker mqtt://HOST:1883. Clients are served meanwhile.\n";
@@ -245,7 +260,9 @@ async fn core_loop(
         if let Some(at) = deadline
             && armed != deadline
         {
-            timer.as_mut().reset((shell.start + Duration::from_micros(at.as_micros())).into());
+            timer
+                .as_mut()
+                .reset((shell.start + Duration::from_micros(at.as_micros())).into());
             armed = deadline;
         }
         tokio::select! {
@@ -311,10 +328,19 @@ impl Shell {
         let mut requests = Vec::new();
         while let Some(output) = self.gateway.poll_output(now, &mut self.buf) {
             match output {
-                Output::Transmit { link, to, len, ticket } => {
+                Output::Transmit {
+                    link,
+                    to,
+                    len,
+                    ticket,
+                } => {
                     if let Some(link) = self.links.get_mut(usize::from(link.0)) {
                         link.batch.bytes.extend_from_slice(&self.buf);
-                        link.batch.datagrams.push(TxDatagram { to, len: len as u32, ticket });
+                        link.batch.datagrams.push(TxDatagram {
+                            to,
+                            len: len as u32,
+                            ticket,
+                        });
                     }
                     self.buf.clear();
                 }
@@ -337,7 +363,10 @@ impl Shell {
         let mut reply = self.gateway.handle_admin(now, question.command);
         if let gateway_core::admin::AdminReply::Metrics(rows) = &mut reply {
             for (at, link) in self.links.iter().enumerate() {
-                rows.extend(telemetry::udp_rows(self.notices.radio(LinkId(at as u16)), &link.stats));
+                rows.extend(telemetry::udp_rows(
+                    self.notices.radio(LinkId(at as u16)),
+                    &link.stats,
+                ));
             }
         }
         // Whoever asked may have gone.

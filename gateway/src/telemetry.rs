@@ -35,10 +35,15 @@ pub(crate) fn init(log: &LogSettings) -> anyhow::Result<()> {
         }
         None => {
             let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            layer(log.format, fmt::layer().with_writer(std::io::stderr).with_ansi(colours))
+            layer(
+                log.format,
+                fmt::layer().with_writer(std::io::stderr).with_ansi(colours),
+            )
         }
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .init();
     Ok(())
 }
 
@@ -71,7 +76,10 @@ struct Kind {
 impl Notices {
     /// `radios` are the names of the links, in the order of their ids.
     pub(crate) fn new(radios: Vec<String>) -> Self {
-        Notices { radios, kinds: [Kind::default(); 8] }
+        Notices {
+            radios,
+            kinds: [Kind::default(); 8],
+        }
     }
 
     /// The name of a link.
@@ -97,7 +105,11 @@ impl Notices {
             if kind.suppressed > 0 {
                 info!(target: "client", kind = name, suppressed = kind.suppressed, "more lines of a kind");
             }
-            *kind = Kind { second, lines: 0, suppressed: 0 };
+            *kind = Kind {
+                second,
+                lines: 0,
+                suppressed: 0,
+            };
         }
         if kind.lines >= LINES_PER_SECOND {
             kind.suppressed += 1;
@@ -109,18 +121,34 @@ impl Notices {
 
     fn write(&self, notice: Notice) {
         match notice {
-            Notice::Connected { client, link, addr, keep_alive, clean, resumed, buffered } => {
+            Notice::Connected {
+                client,
+                link,
+                addr,
+                keep_alive,
+                clean,
+                resumed,
+                buffered,
+            } => {
                 let radio = self.radio(link);
                 info!(target: "client", %client, radio, %addr, keep_alive, clean, resumed, buffered, "connected");
             }
-            Notice::Disconnected { client, reason } => info!(target: "client", %client, reason, "disconnected"),
+            Notice::Disconnected { client, reason } => {
+                info!(target: "client", %client, reason, "disconnected")
+            }
             Notice::Asleep { client, duration } => info!(target: "client", %client, duration, "asleep"),
             Notice::Lost { client, will } => info!(target: "client", %client, will, "lost"),
-            Notice::Refused { client, reason } => info!(target: "client", client = ?client, reason, "refused"),
+            Notice::Refused { client, reason } => {
+                info!(target: "client", client = ?client, reason, "refused")
+            }
             Notice::SubscriptionRefused { filter, refusal } => {
                 warn!(target: "broker", %filter, %refusal, "subscription refused: check what the broker allows this gateway");
             }
-            Notice::PublishRefused { client, topic, refusal } => {
+            Notice::PublishRefused {
+                client,
+                topic,
+                refusal,
+            } => {
                 warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
             }
             Notice::TooLarge { client, topic, len } => {
@@ -132,14 +160,28 @@ impl Notices {
 
 /// What a UDP link counted, with exported names.
 pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
-    let row = |name: &str, reason: &str, value: u64| (format!("snipe_radio_{name}{{radio=\"{radio}\"{reason}}}"), value);
+    let row = |name: &str, reason: &str, value: u64| {
+        (format!("snipe_radio_{name}{{radio=\"{radio}\"{reason}}}"), value)
+    };
     let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     vec![
         row("frames_total", ",direction=\"rx\"", load(&stats.received)),
         row("frames_total", ",direction=\"tx\"", load(&stats.sent)),
-        row("dropped_total", ",reason=\"send_error\"", load(&stats.send_errors)),
+        row(
+            "dropped_total",
+            ",reason=\"send_error\"",
+            load(&stats.send_errors),
+        ),
         row("dropped_total", ",reason=\"oversize\"", load(&stats.truncated)),
-        row("dropped_total", ",reason=\"queue_full\"", load(&stats.backlog_dropped)),
-        row("dropped_total", ",reason=\"kernel\"", stats.kernel_dropped().unwrap_or(0)),
+        row(
+            "dropped_total",
+            ",reason=\"queue_full\"",
+            load(&stats.backlog_dropped),
+        ),
+        row(
+            "dropped_total",
+            ",reason=\"kernel\"",
+            stats.kernel_dropped().unwrap_or(0),
+        ),
     ]
 }

@@ -56,7 +56,11 @@ pub(crate) fn run(args: &TopicsArgs) -> ExitCode {
 fn find_socket(settings: &config::Settings) -> PathBuf {
     let service = PathBuf::from("/run/snipe/control.sock");
     let own = socket_path(&settings.state_dir);
-    if !own.exists() && service.exists() { service } else { own }
+    if !own.exists() && service.exists() {
+        service
+    } else {
+        own
+    }
 }
 
 fn print(gateway: &mut ControlClient, json: bool) -> anyhow::Result<()> {
@@ -73,7 +77,14 @@ fn print(gateway: &mut ControlClient, json: bool) -> anyhow::Result<()> {
                 writeln!(out, "{row}")?;
             } else {
                 let text = |key: &str| row[key].as_str().unwrap_or_default();
-                writeln!(out, "{:>5}  {:<10}  {:<20}  {}", row["id"], text("kind"), text("client"), text("topic"))?;
+                writeln!(
+                    out,
+                    "{:>5}  {:<10}  {:<20}  {}",
+                    row["id"],
+                    text("kind"),
+                    text("client"),
+                    text("topic")
+                )?;
             }
         }
         offset += rows.len();
