@@ -130,7 +130,11 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// From the reason code of an acknowledgement: no matching subscribers (0x10) and the like are fine.
     pub(crate) fn from_reason(code: u8) -> Self {
-        if code < 0x80 { Outcome::Done(None) } else { Outcome::Refused(Refusal(code)) }
+        if code < 0x80 {
+            Outcome::Done(None)
+        } else {
+            Outcome::Refused(Refusal(code))
+        }
     }
 }
 

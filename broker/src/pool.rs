@@ -103,7 +103,10 @@ impl RequestSender {
         let (sender, requests) = unbounded_channel();
         let (mqtt, driver) = M::new(&self.config, &options);
         let port = Port::new(conn, self.config.clone(), options, mqtt, self.inputs.clone());
-        Connection { requests: sender, task: self.runtime.spawn(port.run(driver, requests)) }
+        Connection {
+            requests: sender,
+            task: self.runtime.spawn(port.run(driver, requests)),
+        }
     }
 
     /// The end of its request channel tells a connection to close.
