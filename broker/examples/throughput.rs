@@ -20,6 +20,11 @@ const CONN: ConnId = ConnId(0);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    // A task of its own, as the gateway's core is: tokio polls the reactor once more for each turn of the main future.
+    tokio::spawn(measure()).await.unwrap();
+}
+
+async fn measure() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| arguments.get(at).map_or(default, |text| text.parse().unwrap());
     let host = arguments.first().map_or("127.0.0.1", |host| host.as_str());

@@ -94,7 +94,7 @@ enum Closing {
     No,
     /// Waiting for what is unsettled.
     Draining,
-    /// DISCONNECT is requested.
+    /// Waiting for DISCONNECT to be written.
     Disconnecting,
 }
 
@@ -145,8 +145,8 @@ impl<M: Mqtt> Port<M> {
                 let mut step = pin!(step);
 
                 loop {
-                    if self.events.len() >= BATCH && !self.flush().await {
-                        break 'connection;
+                    if self.events.len() >= BATCH {
+                        self.flush().await;
                     }
                     if matches!(closing, Closing::Draining) && notices.is_empty() {
                         self.mqtt.disconnect();
@@ -192,14 +192,10 @@ impl<M: Mqtt> Port<M> {
                                 }
                             }
                         }
-                        Wake::Idle => {
-                            if !self.flush().await {
-                                break 'connection;
-                            }
-                        }
+                        Wake::Idle => self.flush().await,
                         Wake::Timer => match closing {
                             Closing::No | Closing::Draining => {
-                                self.mqtt.disconnect();
+                                self.mqtt.disconnect_now();
                                 closing = Closing::Disconnecting;
                                 timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
                             }
@@ -246,7 +242,7 @@ impl<M: Mqtt> Port<M> {
             self.lose(&request);
         }
         self.owed = 0;
-        // The core may have stopped listening.
+        // The core may have stopped reading.
         let _ = tokio::time::timeout(CLOSE_WAITS[1], self.flush()).await;
         debug!(conn = self.conn.0, "link closed");
     }
@@ -276,14 +272,18 @@ impl<M: Mqtt> Port<M> {
         let window = self.window_of(terms);
         self.window = Some(window);
         let outage = match self.link {
-            Link::Down { since, .. } | Link::Up { since, .. } => now - since,
+            Link::Down {
+                since,
+                reported: true,
+            } => Some(now - since),
+            Link::Down { reported: false, .. } | Link::Up { .. } => None,
         };
         info!(
             conn = self.conn.0,
             url = %Url(&self.config),
             session_present = terms.session_present,
             window,
-            ?outage,
+            outage = outage.map(tracing::field::debug),
             "link up"
         );
         self.link = Link::Up { since: now, terms };
@@ -476,8 +476,8 @@ impl<M: Mqtt> Port<M> {
         }
     }
 
-    /// Sends what was gathered; false when nobody listens any more.
-    async fn flush(&mut self) -> bool {
+    /// Sends what was gathered. When nobody listens any more, what remains is to be told to close.
+    async fn flush(&mut self) {
         if let Link::Up { .. } = self.link
             && self.owed > 0
         {
@@ -487,13 +487,10 @@ impl<M: Mqtt> Port<M> {
             });
         }
         self.owed = 0;
-        if self.events.is_empty() {
-            return true;
+        if !self.events.is_empty() {
+            let events = core::mem::take(&mut self.events);
+            let _ = self.inputs.send(Input::Broker(events)).await;
         }
-        self.inputs
-            .send(Input::Broker(core::mem::take(&mut self.events)))
-            .await
-            .is_ok()
     }
 }
 

@@ -12,10 +12,10 @@ use broker::{Reconnect, RemoteConfig};
 use bytes::Bytes;
 use common::{
     CONN, Core, FakeBroker, Mosquitto, PATIENCE, Proxy, Subscriber, config, free_port, leave_session,
-    options, publish,
+    options, publish, publish_lines,
 };
 use gateway_core::io::{
-    BrokerEvent, BrokerRequest, ConnectOptions, DeliveryId, FilterId, Refusal, Token, Will,
+    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, Token, Will,
 };
 use sn_codec::QoS::{self, AtLeastOnce, AtMostOnce, ExactlyOnce};
 use tokio::time::timeout;
@@ -230,7 +230,7 @@ both_versions! {
         assert_eq!(core.event().await, done(9));
     }
 
-    async fn credit_comes_back_and_a_batch_settles_in_few_batches(protocol) {
+    async fn credit_comes_back_in_full(protocol) {
         let broker = Mosquitto::start().await;
         let mut core = Core::up(config(broker.port, protocol)).await;
         let requests = (0..u64::from(broker::CREDIT)).map(|n| publication(0, "t", AtMostOnce, &n.to_string()));
@@ -380,14 +380,85 @@ both_versions! {
         });
         core.expect_up(false).await;
 
-        // What was requested before Close is settled first.
-        core.send(publication(1, "t", ExactlyOnce, "before"));
-        core.send(BrokerRequest::Close { conn: CONN });
+        // What was requested before Close goes first.
+        core.requests.send(vec![
+            publication(0, "t", AtMostOnce, "zero"),
+            publication(1, "t", ExactlyOnce, "before"),
+            BrokerRequest::Close { conn: CONN },
+        ]);
         assert_eq!(core.event().await, done(1));
         timeout(Duration::from_secs(1), core.requests.close()).await.expect("close takes too long");
 
         publish(broker.port, &["-t", "t", "-q", "2", "-m", "last"]).await;
-        assert_eq!(subscriber.payloads_until("last").await, ["before"]);
+        assert_eq!(subscriber.payloads_until("last").await, ["zero", "before"]);
+    }
+
+    async fn qos_0_and_acknowledgements_requested_before_close_are_written(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut subscriber = Subscriber::start(broker.port, "t").await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        core.send(subscription(1, "down", 1, AtLeastOnce));
+        assert_eq!(core.event().await, granted(1, AtLeastOnce));
+        publish(broker.port, &["-t", "down", "-q", "1", "-m", "m"]).await;
+        let delivery = received(&mut core).await.delivery.unwrap();
+
+        core.requests.send(vec![
+            BrokerRequest::Ack { conn: CONN, delivery },
+            publication(0, "t", AtMostOnce, "zero"),
+            BrokerRequest::Close { conn: CONN },
+        ]);
+        core.requests.close().await;
+
+        assert_eq!(subscriber.next().await, "0 0 t zero");
+        // The session is kept, and in it nothing is left to deliver.
+        let mut core = Core::new(config(broker.port, protocol));
+        let options = ConnectOptions { clean_start: false, ..options("port-under-test") };
+        core.send(BrokerRequest::Open { conn: CONN, options });
+        core.expect_up(true).await;
+        core.send(publication(2, "t", AtLeastOnce, "m"));
+        assert_eq!(core.event().await, done(2));
+    }
+
+    async fn connections_are_independent(protocol) {
+        let broker = Mosquitto::start().await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::up(config(proxy.port, protocol)).await;
+        let other = ConnId(8);
+        core.send(BrokerRequest::Open { conn: other, options: options("other") });
+        match core.event().await {
+            BrokerEvent::Up { conn, .. } => assert_eq!(conn, other),
+            event => panic!("{event:?}"),
+        }
+
+        core.send(BrokerRequest::Close { conn: CONN });
+        // Nobody is there to take this.
+        core.send(publication(1, "t", AtLeastOnce, "m"));
+        core.send(BrokerRequest::Publish {
+            conn: other,
+            token: Some(Token(2)),
+            topic: "t".into(),
+            qos: AtLeastOnce,
+            retain: false,
+            payload: Bytes::new(),
+        });
+
+        assert_eq!(core.event().await, done(2));
+    }
+
+    async fn flood_from_the_broker_arrives_whole_and_in_order(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        core.send(subscription(1, "flood", 1, AtLeastOnce));
+        assert_eq!(core.event().await, granted(1, AtLeastOnce));
+
+        let lines: String = (0..3_000).map(|n| format!("{n}\n")).collect();
+        publish_lines(broker.port, &["-t", "flood", "-q", "1", "-l"], lines).await;
+
+        for n in 0..3_000 {
+            let message = received(&mut core).await;
+            assert_eq!(message.payload, n.to_string());
+            ack(&mut core, message.delivery.unwrap());
+        }
     }
 
     async fn will_is_published_when_the_connection_dies(protocol) {
@@ -460,16 +531,16 @@ both_versions! {
     }
 
     async fn qos_1_is_whole_through_cuts(protocol) {
-        let payloads = push_through_cuts(protocol, AtLeastOnce, 2_000).await;
+        let payloads = push_through_cuts(protocol, AtLeastOnce, cut_messages()).await;
         let distinct: HashSet<_> = payloads.iter().collect();
-        assert_eq!(distinct.len(), 2_000);
+        assert_eq!(distinct.len() as u64, cut_messages());
     }
 
     async fn qos_2_is_exact_through_cuts(protocol) {
-        let payloads = push_through_cuts(protocol, ExactlyOnce, 2_000).await;
+        let payloads = push_through_cuts(protocol, ExactlyOnce, cut_messages()).await;
         let distinct: HashSet<_> = payloads.iter().collect();
-        assert_eq!(distinct.len(), 2_000);
-        assert_eq!(payloads.len(), 2_000);
+        assert_eq!(distinct.len() as u64, cut_messages());
+        assert_eq!(payloads.len() as u64, cut_messages());
     }
 }
 
@@ -692,6 +763,11 @@ async fn requests_of_one_batch_leave_in_one_write() {
     assert_eq!(connection.read_some().await, 20 * 9);
 }
 
+/// Messages of each experiment with cuts; more with the environment variable `CUT_MESSAGES`.
+fn cut_messages() -> u64 {
+    std::env::var("CUT_MESSAGES").map_or(2_000, |messages| messages.parse().unwrap())
+}
+
 /// Publishes that many messages over a connection that breaks every 30 to 180 ms; returns what a subscriber got.
 async fn push_through_cuts(protocol: Protocol, qos: QoS, messages: u64) -> Vec<String> {
     let broker = Mosquitto::start().await;
@@ -746,6 +822,7 @@ async fn push_through_cuts(protocol: Protocol, qos: QoS, messages: u64) -> Vec<S
         }
     }
     assert!(downs > 3, "only {downs} breaks");
+    println!("{protocol:?} {qos:?}: {messages} messages over {downs} breaks");
     publish(broker.port, &["-t", "cuts", "-m", "last", "-q", "2"]).await;
     timeout(PATIENCE, received).await.unwrap().unwrap()
 }

@@ -230,6 +230,22 @@ pub(crate) async fn publish(port: u16, arguments: &[&str]) {
     assert!(status.success());
 }
 
+/// Publishes one message for each line with mosquitto_pub, in the background.
+pub(crate) async fn publish_lines(port: u16, arguments: &[&str], lines: String) {
+    let mut process = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("these tests need mosquitto_pub");
+    let mut stdin = process.stdin.take().unwrap();
+    tokio::spawn(async move {
+        stdin.write_all(lines.as_bytes()).await.unwrap();
+        drop(stdin);
+        assert!(process.wait().await.unwrap().success());
+    });
+}
+
 /// A TCP proxy that can break its connections and hold back what the broker says.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
