@@ -15,6 +15,33 @@ pub struct DecodeError {
     pub answer: Option<Packet<'static>>,
 }
 
+impl DecodeError {
+    /// A refusal that is not answered.
+    pub(crate) fn new(kind: ErrorKind, offset: usize) -> Self {
+        Self {
+            kind,
+            offset,
+            answer: None,
+        }
+    }
+
+    /// The same, answered.
+    pub(crate) fn answered(self, answer: Packet<'static>) -> Self {
+        Self {
+            answer: Some(answer),
+            ..self
+        }
+    }
+
+    /// The same for a message that starts `octets` into the datagram.
+    pub(crate) fn moved_by(self, octets: usize) -> Self {
+        Self {
+            offset: self.offset + octets,
+            ..self
+        }
+    }
+}
+
 /// The kinds of refusal; [`ErrorKind::name`] gives each a stable name for counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[allow(missing_docs)] // The message is the documentation.

@@ -199,7 +199,52 @@ pub struct Disconnect {
     pub duration: Option<u16>,
 }
 
+/// Who a message is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Only clients send it: a client drops it.
+    ToGateway,
+    /// Only gateways send it: a gateway drops it.
+    ToClient,
+    /// Both sides send it, or it is broadcast and both hear it.
+    Both,
+}
+
 impl Packet<'_> {
+    /// Which way this kind of message travels (§5.4), whatever its fields say.
+    pub fn direction(&self) -> Direction {
+        match self {
+            // §6.1: discovery is broadcast, so clients and gateways hear each other's.
+            Packet::Advertise(_) => Direction::Both,
+            Packet::SearchGw(_) => Direction::Both,
+            Packet::GwInfo(_) => Direction::Both,
+            Packet::Connect(_) => Direction::ToGateway,
+            Packet::Connack(_) => Direction::ToClient,
+            Packet::WillTopicReq => Direction::ToClient,
+            Packet::WillTopic(_) => Direction::ToGateway,
+            Packet::WillMsgReq => Direction::ToClient,
+            Packet::WillMsg(_) => Direction::ToGateway,
+            Packet::Register(_) => Direction::Both,
+            Packet::Regack(_) => Direction::Both,
+            Packet::Publish(_) => Direction::Both,
+            Packet::Puback(_) => Direction::Both,
+            Packet::Pubcomp(_) => Direction::Both,
+            Packet::Pubrec(_) => Direction::Both,
+            Packet::Pubrel(_) => Direction::Both,
+            Packet::Subscribe(_) => Direction::ToGateway,
+            Packet::Suback(_) => Direction::ToClient,
+            Packet::Unsubscribe(_) => Direction::ToGateway,
+            Packet::Unsuback(_) => Direction::ToClient,
+            Packet::Pingreq(_) => Direction::Both,
+            Packet::Pingresp => Direction::Both,
+            Packet::Disconnect(_) => Direction::Both,
+            Packet::WillTopicUpd(_) => Direction::ToGateway,
+            Packet::WillTopicResp(_) => Direction::ToClient,
+            Packet::WillMsgUpd(_) => Direction::ToGateway,
+            Packet::WillMsgResp(_) => Direction::ToClient,
+        }
+    }
+
     /// The type octet of this message.
     pub fn msg_type(&self) -> MsgType {
         match self {

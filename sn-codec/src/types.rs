@@ -39,6 +39,116 @@ pub enum MsgType {
     Encapsulated = 0xFE,
 }
 
+impl MsgType {
+    /// Every message type, in the order of its codes.
+    pub const ALL: [MsgType; 28] = [
+        MsgType::Advertise,
+        MsgType::SearchGw,
+        MsgType::GwInfo,
+        MsgType::Connect,
+        MsgType::Connack,
+        MsgType::WillTopicReq,
+        MsgType::WillTopic,
+        MsgType::WillMsgReq,
+        MsgType::WillMsg,
+        MsgType::Register,
+        MsgType::Regack,
+        MsgType::Publish,
+        MsgType::Puback,
+        MsgType::Pubcomp,
+        MsgType::Pubrec,
+        MsgType::Pubrel,
+        MsgType::Subscribe,
+        MsgType::Suback,
+        MsgType::Unsubscribe,
+        MsgType::Unsuback,
+        MsgType::Pingreq,
+        MsgType::Pingresp,
+        MsgType::Disconnect,
+        MsgType::WillTopicUpd,
+        MsgType::WillTopicResp,
+        MsgType::WillMsgUpd,
+        MsgType::WillMsgResp,
+        MsgType::Encapsulated,
+    ];
+
+    /// The type that this octet stands for; `None` if it is reserved.
+    pub fn from_octet(octet: u8) -> Option<MsgType> {
+        let msg_type = match octet {
+            0x00 => MsgType::Advertise,
+            0x01 => MsgType::SearchGw,
+            0x02 => MsgType::GwInfo,
+            0x04 => MsgType::Connect,
+            0x05 => MsgType::Connack,
+            0x06 => MsgType::WillTopicReq,
+            0x07 => MsgType::WillTopic,
+            0x08 => MsgType::WillMsgReq,
+            0x09 => MsgType::WillMsg,
+            0x0A => MsgType::Register,
+            0x0B => MsgType::Regack,
+            0x0C => MsgType::Publish,
+            0x0D => MsgType::Puback,
+            0x0E => MsgType::Pubcomp,
+            0x0F => MsgType::Pubrec,
+            0x10 => MsgType::Pubrel,
+            0x12 => MsgType::Subscribe,
+            0x13 => MsgType::Suback,
+            0x14 => MsgType::Unsubscribe,
+            0x15 => MsgType::Unsuback,
+            0x16 => MsgType::Pingreq,
+            0x17 => MsgType::Pingresp,
+            0x18 => MsgType::Disconnect,
+            0x1A => MsgType::WillTopicUpd,
+            0x1B => MsgType::WillTopicResp,
+            0x1C => MsgType::WillMsgUpd,
+            0x1D => MsgType::WillMsgResp,
+            0xFE => MsgType::Encapsulated,
+            _ => return None,
+        };
+        Some(msg_type)
+    }
+
+    /// The specification's spelling, such as `WILLTOPICREQ`.
+    pub fn name(self) -> &'static str {
+        match self {
+            MsgType::Advertise => "ADVERTISE",
+            MsgType::SearchGw => "SEARCHGW",
+            MsgType::GwInfo => "GWINFO",
+            MsgType::Connect => "CONNECT",
+            MsgType::Connack => "CONNACK",
+            MsgType::WillTopicReq => "WILLTOPICREQ",
+            MsgType::WillTopic => "WILLTOPIC",
+            MsgType::WillMsgReq => "WILLMSGREQ",
+            MsgType::WillMsg => "WILLMSG",
+            MsgType::Register => "REGISTER",
+            MsgType::Regack => "REGACK",
+            MsgType::Publish => "PUBLISH",
+            MsgType::Puback => "PUBACK",
+            MsgType::Pubcomp => "PUBCOMP",
+            MsgType::Pubrec => "PUBREC",
+            MsgType::Pubrel => "PUBREL",
+            MsgType::Subscribe => "SUBSCRIBE",
+            MsgType::Suback => "SUBACK",
+            MsgType::Unsubscribe => "UNSUBSCRIBE",
+            MsgType::Unsuback => "UNSUBACK",
+            MsgType::Pingreq => "PINGREQ",
+            MsgType::Pingresp => "PINGRESP",
+            MsgType::Disconnect => "DISCONNECT",
+            MsgType::WillTopicUpd => "WILLTOPICUPD",
+            MsgType::WillTopicResp => "WILLTOPICRESP",
+            MsgType::WillMsgUpd => "WILLMSGUPD",
+            MsgType::WillMsgResp => "WILLMSGRESP",
+            MsgType::Encapsulated => "ENCAPSULATED",
+        }
+    }
+}
+
+impl fmt::Display for MsgType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// Quality of service of a subscription, a will, or a message within a session (§5.3.4, without −1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 #[repr(u8)]

@@ -1,0 +1,412 @@
+//! CONNECT with its will handshake, will updates and DISCONNECT (§6.2–6.4, §6.12).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sn_codec::{Connect, Disconnect, ReturnCode, WillMsg, WillTopic};
+
+use super::{Client, Reply, State};
+use crate::clients::{ClientIx, Peer};
+use crate::context::Context;
+use crate::gateway::Gateway;
+use crate::io::{Notice, Will};
+use crate::links::Via;
+use crate::time::Instant;
+
+/// A will handshake under way.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    stage: Stage,
+    connect: Parameters,
+    /// The will so far; its payload is still missing.
+    will: Option<Will>,
+    sends: u8,
+    retry_at: Instant,
+    give_up_at: Instant,
+    /// The session goes on (reading A18, A20): what the client was before.
+    resumes: Option<Resumed>,
+}
+
+/// The prompt the client was last given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    WillTopic,
+    WillMsg,
+}
+
+/// What the client was before its CONNECT resumed the session.
+#[derive(Debug, Clone, Copy)]
+enum Resumed {
+    Active,
+    Asleep { duration: u16 },
+}
+
+/// What a CONNECT asks for, apart from the client id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parameters {
+    will: bool,
+    clean_session: bool,
+    duration: u16,
+}
+
+impl Setup {
+    pub(crate) fn deadline(&self) -> Instant {
+        self.retry_at.min(self.give_up_at)
+    }
+}
+
+impl Gateway {
+    /// ```text
+    /// C→G CONNECT(will=1)  G→C WILLTOPICREQ  C→G WILLTOPIC  G→C WILLMSGREQ  C→G WILLMSG  G→C CONNACK
+    /// C→G CONNECT(will=0)                                                                G→C CONNACK
+    /// ```
+    pub(crate) fn on_connect(
+        &mut self,
+        now: Instant,
+        via: Via,
+        bound: Option<ClientIx>,
+        connect: Connect<'_>,
+    ) {
+        let parameters = Parameters {
+            will: connect.will,
+            clean_session: connect.clean_session,
+            duration: connect.duration,
+        };
+        let id = match self.accepted_id(connect, bound) {
+            Ok(id) => id,
+            Err(reason) => return self.refuse(via, connect.client_id, ReturnCode::NotSupported, reason),
+        };
+        let known = self.clients.by_id(&id);
+        let ix = match known {
+            Some(ix) => ix,
+            None => match self.admit(now, &id) {
+                Some(ix) => ix,
+                None => return self.refuse(via, &id, ReturnCode::Congestion, "no capacity"),
+            },
+        };
+        // Another client of this address stays alive until its own timer ends (reading A12); another address of this
+        // client is forgotten (reading A11).
+        if bound != Some(ix) {
+            let moved = self.clients.get(ix).is_some_and(|client| client.via.is_some());
+            self.cx.metrics.takeovers_total += u64::from(moved);
+        }
+        self.clients.bind(ix, via);
+        let same_address = bound == Some(ix);
+        if let Some(client) = self.clients.get_mut(ix) {
+            client.on_connect(&mut self.cx, now, parameters, known.is_some(), same_address);
+        }
+        self.after(now, ix);
+    }
+
+    /// The id to use: as given, or made up for an empty one (readings A14, A15).
+    fn accepted_id(
+        &mut self,
+        connect: Connect<'_>,
+        bound: Option<ClientIx>,
+    ) -> Result<Arc<str>, &'static str> {
+        use rand::RngExt as _;
+        let id = connect.client_id;
+        if id.len() > self.cx.config.limits.client_id_bytes {
+            return Err("client id too long");
+        }
+        if !id.is_empty() {
+            let known = self.clients.by_id(id).and_then(|ix| self.clients.get(ix));
+            return Ok(known.map_or_else(|| Arc::from(id), |client| client.id.clone()));
+        }
+        if !connect.clean_session {
+            return Err("an empty client id needs a clean session");
+        }
+        // A repeated CONNECT is found by its address, the only thing such a client can be found by.
+        let repeated = bound
+            .and_then(|ix| self.clients.get(ix))
+            .filter(|client| client.id.starts_with("auto-"));
+        Ok(match repeated {
+            Some(client) => client.id.clone(),
+            None => format!("auto-{:016x}", self.cx.rng.random::<u64>()).into(),
+        })
+    }
+
+    /// A record for a new client, or `None` if there is no place.
+    fn admit(&mut self, now: Instant, id: &Arc<str>) -> Option<ClientIx> {
+        if !self.cx.new_sessions.allow(now) {
+            return None;
+        }
+        if self.clients.len() >= self.cx.config.limits.clients {
+            self.evict(now)?;
+        }
+        let id_hash = self.clients.id_hash(id);
+        let client = Client::new(&mut self.cx, now, id.clone(), id_hash);
+        Some(self.clients.insert(client))
+    }
+
+    /// Makes room: of the sessions that nobody is connected to, one seen longest ago goes.
+    fn evict(&mut self, now: Instant) -> Option<ClientIx> {
+        let idle = |client: &Client| matches!(client.state, State::Disconnected | State::Lost);
+        let candidates = self.clients.iter().filter(|(_, client)| idle(client));
+        let (ix, _) = candidates.min_by_key(|(ix, client)| (client.last_seen, *ix))?;
+        if let Some(client) = self.clients.get_mut(ix) {
+            client.state = State::Gone;
+        }
+        self.after(now, ix);
+        Some(ix)
+    }
+
+    fn refuse(&mut self, via: Via, id: &str, code: ReturnCode, reason: &'static str) {
+        match code {
+            ReturnCode::Congestion => self.cx.metrics.connects_congestion_total += 1,
+            _ => self.cx.metrics.connects_refused_total += 1,
+        }
+        self.cx.notice(Notice::Refused {
+            client: id.into(),
+            reason,
+        });
+        let answer = sn_codec::Packet::Connack(sn_codec::Connack { return_code: code });
+        self.answer_stranger(via, answer);
+    }
+
+    /// A message that only a connected client may send, from a peer that is not: it is told to connect again (§6.12,
+    /// reading A13).
+    pub(crate) fn on_stranger(&mut self, now: Instant, via: Via) {
+        self.cx.metrics.unknown_sender_total += 1;
+        let peer_hash = self.clients.peer_hash(Peer::from(&via));
+        if self.cx.strangers.allow(now, peer_hash) {
+            self.answer_stranger(via, Reply::Disconnect.into());
+        } else {
+            self.cx.metrics.rate_limited_total += 1;
+        }
+    }
+}
+
+impl Client {
+    fn on_connect(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        connect: Parameters,
+        known: bool,
+        same_address: bool,
+    ) {
+        let same_flags = self.clean == connect.clean_session && self.asked_for_will == connect.will;
+        let repeated = self.fresh && same_address && same_flags && self.keep_alive == connect.duration;
+        let resumes = match &self.state {
+            // Our CONNACK was lost: the client has done nothing since (reading A18).
+            State::Active if repeated => Some(Resumed::Active),
+            // The return from sleep keeps everything, whatever Clean says (reading A20).
+            State::Asleep { duration } if same_flags => Some(Resumed::Asleep { duration: *duration }),
+            State::Awake(wake) if same_flags => Some(Resumed::Asleep {
+                duration: wake.duration,
+            }),
+            // The CONNECT of a handshake under way starts it again.
+            State::Setup(setup) => setup.resumes,
+            State::Active | State::Asleep { .. } | State::Awake(_) => None,
+            State::Disconnected | State::Lost | State::Gone => None,
+        };
+        self.last_seen = now;
+        self.leave_setup(cx);
+        self.end_connection();
+        if resumes.is_none() {
+            self.start_session(cx, connect, known);
+        }
+        if !connect.will {
+            return self.accept(
+                cx,
+                now,
+                connect,
+                resumes.is_some() || (known && !connect.clean_session),
+            );
+        }
+        if cx.pending_connects >= cx.config.limits.pending_connects {
+            cx.metrics.connects_congestion_total += 1;
+            self.state = self.resting_state(resumes);
+            return self.reply(cx, Reply::Connack(ReturnCode::Congestion));
+        }
+        cx.pending_connects += 1;
+        self.state = State::Setup(Box::new(Setup {
+            stage: Stage::WillTopic,
+            connect,
+            will: None,
+            sends: 1,
+            retry_at: now + cx.config.timers.retry_first,
+            give_up_at: now + cx.config.timers.will_handshake,
+            resumes,
+        }));
+        self.reply(cx, Reply::WillTopicReq);
+    }
+
+    /// The table of section 4.2: what an earlier session leaves to this one.
+    fn start_session(&mut self, cx: &mut Context, connect: Parameters, known: bool) {
+        self.clean = connect.clean_session;
+        self.asked_for_will = connect.will;
+        if connect.clean_session {
+            self.drop_subscriptions(cx);
+            self.clear_queue(cx);
+            self.topics.clear();
+            self.open.clear();
+            self.will = None;
+        } else if known {
+            self.topics.unconfirm_all();
+            self.open.end_connection();
+        }
+    }
+
+    fn accept(&mut self, cx: &mut Context, now: Instant, connect: Parameters, resumed: bool) {
+        self.keep_alive = connect.duration;
+        self.state = State::Active;
+        self.last_seen = now;
+        self.fresh = true;
+        cx.metrics.connects_accepted_total += 1;
+        if let Some(via) = &self.via {
+            let notice = Notice::Connected {
+                client: self.id.clone(),
+                link: via.link,
+                addr: via.route.addr.clone(),
+                keep_alive: connect.duration,
+                clean: connect.clean_session,
+                resumed,
+                buffered: self.down.len(),
+            };
+            cx.notice(notice);
+        }
+        self.reply(cx, Reply::Connack(ReturnCode::Accepted));
+    }
+
+    /// C→G WILLTOPIC   G→C WILLMSGREQ; without a topic there is no will, and CONNACK follows.
+    pub(crate) fn on_will_topic(&mut self, cx: &mut Context, now: Instant, topic: Option<WillTopic<'_>>) {
+        let State::Setup(setup) = &mut self.state else {
+            return;
+        };
+        let Some(topic) = topic else {
+            self.will = None;
+            return self.finish_setup(cx, now);
+        };
+        setup.will = Some(Will {
+            topic: topic.topic.into(),
+            payload: Bytes::new(),
+            qos: topic.qos,
+            retain: topic.retain,
+        });
+        setup.stage = Stage::WillMsg;
+        setup.sends = 1;
+        setup.retry_at = now + cx.config.timers.retry_first;
+        self.reply(cx, Reply::WillMsgReq);
+    }
+
+    /// C→G WILLMSG   G→C CONNACK.
+    pub(crate) fn on_will_msg(&mut self, cx: &mut Context, now: Instant, message: WillMsg<'_>) {
+        let State::Setup(setup) = &mut self.state else {
+            return;
+        };
+        if setup.stage != Stage::WillMsg {
+            cx.metrics.unexpected_total += 1;
+            return;
+        }
+        let payload = Bytes::copy_from_slice(message.message);
+        self.will = setup.will.take().map(|will| Box::new(Will { payload, ..will }));
+        self.finish_setup(cx, now);
+    }
+
+    fn finish_setup(&mut self, cx: &mut Context, now: Instant) {
+        let State::Setup(setup) = &self.state else { return };
+        let (connect, resumed) = (setup.connect, setup.resumes.is_some());
+        self.leave_setup(cx);
+        self.replies.clear();
+        self.accept(cx, now, connect, resumed);
+    }
+
+    /// The will that the client sent cannot be used (reading A24).
+    pub(crate) fn abort_setup(&mut self, cx: &mut Context) {
+        let State::Setup(setup) = &self.state else { return };
+        let rest = self.resting_state(setup.resumes);
+        self.leave_setup(cx);
+        self.state = rest;
+    }
+
+    /// Prompts are repeated; after Nretry, or when its time is over, the handshake is given up silently (A21).
+    pub(crate) fn on_setup_deadline(&mut self, cx: &mut Context, now: Instant) {
+        let State::Setup(setup) = &mut self.state else {
+            return;
+        };
+        if now >= setup.give_up_at || (now >= setup.retry_at && setup.sends > cx.config.timers.retry_count) {
+            self.abort_setup(cx);
+        } else if now >= setup.retry_at {
+            setup.sends += 1;
+            setup.retry_at = now + cx.config.timers.retry_first;
+            let prompt = match setup.stage {
+                Stage::WillTopic => Reply::WillTopicReq,
+                Stage::WillMsg => Reply::WillMsgReq,
+            };
+            cx.metrics.retransmissions_total += 1;
+            self.reply(cx, prompt);
+        }
+    }
+
+    /// Ends the count of this handshake; the caller sets the next state.
+    fn leave_setup(&mut self, cx: &mut Context) {
+        if matches!(self.state, State::Setup(_)) {
+            cx.pending_connects -= 1;
+            self.state = State::Disconnected;
+        }
+    }
+
+    /// Where a client is that does not finish its CONNECT.
+    fn resting_state(&self, resumes: Option<Resumed>) -> State {
+        match resumes {
+            Some(Resumed::Asleep { duration }) => State::Asleep { duration },
+            Some(Resumed::Active) => State::Active,
+            None if self.clean => State::Gone,
+            None => State::Disconnected,
+        }
+    }
+
+    /// WILLTOPICUPD → WILLTOPICRESP; without a topic it deletes the will (§6.4, reading A25).
+    pub(crate) fn on_will_topic_upd(&mut self, cx: &mut Context, topic: Option<WillTopic<'_>>) {
+        match topic {
+            None => self.will = None,
+            Some(topic) => {
+                let payload = self.will.take().map(|will| will.payload).unwrap_or_default();
+                let (qos, retain) = (topic.qos, topic.retain);
+                self.will = Some(Box::new(Will {
+                    topic: topic.topic.into(),
+                    payload,
+                    qos,
+                    retain,
+                }));
+            }
+        }
+        self.reply(cx, Reply::WillTopicResp(ReturnCode::Accepted));
+    }
+
+    /// WILLMSGUPD → WILLMSGRESP. Without a will there is nothing to change.
+    pub(crate) fn on_will_msg_upd(&mut self, cx: &mut Context, message: WillMsg<'_>) {
+        if let Some(will) = &mut self.will {
+            will.payload = Bytes::copy_from_slice(message.message);
+        }
+        self.reply(cx, Reply::WillMsgResp(ReturnCode::Accepted));
+    }
+
+    /// DISCONNECT with a duration is sleep, without one goodbye: the will is not published.
+    pub(crate) fn on_disconnect(&mut self, cx: &mut Context, disconnect: Disconnect) {
+        match disconnect.duration.filter(|seconds| *seconds > 0) {
+            Some(duration) if self.state.is_connected() => self.fall_asleep(cx, duration),
+            _ => self.goodbye(cx, "client said goodbye"),
+        }
+    }
+
+    /// Ends the connection with a DISCONNECT to the client; the will is not published.
+    pub(crate) fn goodbye(&mut self, cx: &mut Context, reason: &'static str) {
+        self.leave_setup(cx);
+        self.end_connection();
+        if let Some(via) = self.via.clone() {
+            cx.links.answer_stranger(via, Reply::Disconnect.into());
+        }
+        cx.notice(Notice::Disconnected {
+            client: self.id.clone(),
+            reason,
+        });
+        self.state = if self.clean {
+            State::Gone
+        } else {
+            State::Disconnected
+        };
+    }
+}

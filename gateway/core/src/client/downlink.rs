@@ -1,0 +1,627 @@
+//! Delivery to the client: REGISTER if needed, then PUBLISH, one exchange at a time (§6.10).
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sn_codec::{
+    MsgId, Packet, Puback, Publish, PublishQoS, QoS, Register, ReturnCode, ShortTopic, TopicId, TopicRef,
+};
+
+use super::subscribe::Form;
+use super::{Client, Reply, State};
+use crate::config::Timers;
+use crate::context::Context;
+use crate::io::Notice;
+use crate::time::Instant;
+
+/// Rounds of sends after which a message that is never acknowledged is given up (reading A60).
+const ROUNDS_MAX: u8 = 6;
+
+/// T_WAIT (§7.2): the pause after a client answered "congestion".
+const T_WAIT: Duration = Duration::from_secs(300);
+
+/// A message from the broker, shared by all clients that get it.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) topic: Arc<str>,
+    pub(crate) payload: Bytes,
+    pub(crate) retain: bool,
+}
+
+impl Message {
+    fn size(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
+/// A message that waits for a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Queued {
+    message: Arc<Message>,
+    qos: QoS,
+    /// The round it is in; a message keeps it when it goes back into the queue.
+    rounds: u8,
+    /// It was sent before under this id: a QoS 2 message must keep it.
+    msg_id: Option<MsgId>,
+    /// The client has acknowledged it with PUBREC; only the release is left.
+    received: bool,
+}
+
+/// What goes to the client and what waits.
+#[derive(Debug, Default)]
+pub(crate) struct Downlink {
+    pub(crate) queue: VecDeque<Queued>,
+    pub(crate) exchange: Option<Box<Exchange>>,
+    bytes: usize,
+    last_msg_id: u16,
+    /// The client refuses DUP (reading A61).
+    no_dup: bool,
+    /// The client does not answer REGISTER (reading A40).
+    no_register: bool,
+    /// A round was spent: deliveries go on with the next packet from the client (reading A60).
+    parked: bool,
+    /// The client answered "congestion" (reading A62).
+    paused_until: Option<Instant>,
+    /// A SUBSCRIBE is open: what matches it waits for the SUBACK (reading A57).
+    held_until: Option<Instant>,
+}
+
+/// One open exchange of ours with the client.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    step: Step,
+    msg_id: MsgId,
+    item: Queued,
+    topic: TopicRef,
+    /// Sends of the current step in the current round.
+    sends: u8,
+    /// The PUBLISH went out at least once under this message id.
+    published: bool,
+    /// The last PUBLISH carried DUP.
+    sent_dup: bool,
+    /// Send now; else at `retry_at`.
+    due: bool,
+    retry_at: Option<Instant>,
+    /// PUBACK "invalid topic id" was answered with REGISTER already (reading A41).
+    tried_register: bool,
+}
+
+/// What the client must answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// REGISTER, answered by REGACK.
+    Register(TopicId),
+    /// PUBLISH, answered by PUBACK or PUBREC.
+    Publish,
+    /// PUBREL, answered by PUBCOMP.
+    Pubrel,
+}
+
+impl Downlink {
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len() + usize::from(self.exchange.is_some())
+    }
+
+    /// When delivery wants to be looked at.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.parked {
+            return None;
+        }
+        let retry = self
+            .exchange
+            .as_ref()
+            .filter(|exchange| !exchange.due)
+            .and_then(|exchange| exchange.retry_at);
+        [retry, self.paused_until, self.held_until]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Holds deliveries back for a SUBACK, at most Tretry.
+    pub(crate) fn hold(&mut self, now: Instant, timers: &Timers) {
+        self.held_until = Some(now + timers.retry_first);
+    }
+
+    /// The connection ended: what was open goes back to the front of the queue.
+    pub(crate) fn abort(&mut self) {
+        self.requeue();
+        self.no_dup = false;
+        self.no_register = false;
+        self.parked = false;
+        self.paused_until = None;
+        self.held_until = None;
+    }
+
+    /// Puts the message of the open exchange back to the front.
+    pub(crate) fn requeue(&mut self) {
+        if let Some(exchange) = self.exchange.take() {
+            let mut item = exchange.item;
+            item.msg_id = exchange.published.then_some(exchange.msg_id);
+            item.received = exchange.step == Step::Pubrel;
+            self.queue.push_front(item);
+        }
+    }
+
+    /// The client is there again: a parked exchange goes on with a new round.
+    pub(crate) fn resume(&mut self) {
+        if self.parked {
+            self.parked = false;
+            self.repeat_now();
+        }
+    }
+
+    /// A request of the client ends the pause it asked for (reading A62).
+    pub(crate) fn unpause(&mut self) {
+        if self.paused_until.take().is_some() {
+            self.repeat_now();
+        }
+    }
+
+    /// Sends the open exchange again, as a new round.
+    pub(crate) fn repeat_now(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.due = true;
+            exchange.sends = 0;
+        }
+    }
+
+    /// The topic id of the REGISTER that a REGACK answers, also if its ids are byte-swapped (reading A64).
+    pub(crate) fn registering(
+        &mut self,
+        cx: &mut Context,
+        topic_id: TopicId,
+        msg_id: MsgId,
+    ) -> Option<TopicId> {
+        let exchange = self.exchange.as_ref()?;
+        let Step::Register(ours) = exchange.step else {
+            return None;
+        };
+        // A rejection may carry any id.
+        if exchange.msg_id == msg_id {
+            return Some(ours);
+        }
+        let swapped = msg_id.0.swap_bytes() == exchange.msg_id.0 && topic_id.0.swap_bytes() == ours.0;
+        cx.metrics.swapped_acks_total += u64::from(swapped);
+        swapped.then_some(ours)
+    }
+
+    /// A message id with two different octets and a high one that is not 0, so that byte-swapped answers can be told
+    /// from others (reading A64).
+    fn next_msg_id(&mut self) -> MsgId {
+        loop {
+            self.last_msg_id = self.last_msg_id.wrapping_add(1).max(0x0100);
+            let [high, low] = self.last_msg_id.to_be_bytes();
+            if high != low {
+                return MsgId(self.last_msg_id);
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Takes a message for the client.
+    pub(crate) fn deliver(&mut self, cx: &mut Context, message: &Arc<Message>, qos: QoS) {
+        let gone = matches!(self.state, State::Disconnected | State::Lost | State::Gone);
+        if gone && qos == QoS::AtMostOnce {
+            cx.metrics.buffer_dropped_total += 1;
+            return;
+        }
+        if !self.make_room(cx, message.size()) {
+            cx.metrics.buffer_dropped_total += 1;
+            return;
+        }
+        self.down.bytes += message.size();
+        cx.metrics.buffer_messages += 1;
+        cx.metrics.buffer_bytes += message.size() as u64;
+        let item = Queued {
+            message: message.clone(),
+            qos,
+            rounds: 0,
+            msg_id: None,
+            received: false,
+        };
+        self.down.queue.push_back(item);
+    }
+
+    /// Room within the three limits: the oldest QoS 0 message goes first (reading A70).
+    fn make_room(&mut self, cx: &mut Context, size: usize) -> bool {
+        if size > cx.config.limits.buffer_bytes_per_client {
+            return false;
+        }
+        loop {
+            let limits = &cx.config.limits;
+            let fits = self.down.len() < limits.buffer_messages_per_client
+                && self.down.bytes + size <= limits.buffer_bytes_per_client
+                && cx.metrics.buffer_bytes as usize + size <= limits.buffer_bytes;
+            if fits {
+                return true;
+            }
+            let oldest = self
+                .down
+                .queue
+                .iter()
+                .position(|item| item.qos == QoS::AtMostOnce);
+            let Some(oldest) = oldest.and_then(|at| self.down.queue.remove(at)) else {
+                return false;
+            };
+            self.forget(cx, &oldest);
+            cx.metrics.buffer_dropped_total += 1;
+        }
+    }
+
+    fn forget(&mut self, cx: &mut Context, item: &Queued) {
+        self.down.bytes -= item.message.size();
+        cx.metrics.buffer_messages -= 1;
+        cx.metrics.buffer_bytes -= item.message.size() as u64;
+    }
+
+    /// Forgets everything that waits for the client.
+    pub(crate) fn clear_queue(&mut self, cx: &mut Context) {
+        self.down.abort();
+        for item in core::mem::take(&mut self.down.queue) {
+            self.forget(cx, &item);
+        }
+    }
+
+    /// True in the states in which messages go out.
+    pub(crate) fn may_deliver(&self) -> bool {
+        matches!(self.state, State::Active | State::Awake(_))
+    }
+
+    /// True if a datagram can go out now.
+    pub(crate) fn wants_to_deliver(&self, now: Instant) -> bool {
+        let down = &self.down;
+        let waiting = |until: Option<Instant>| until.is_some_and(|until| now < until);
+        let held = waiting(down.held_until) && self.open.any_subscribe();
+        if !self.may_deliver() || down.parked || waiting(down.paused_until) || held {
+            return false;
+        }
+        match &down.exchange {
+            Some(exchange) => exchange.due,
+            None => match &self.state {
+                State::Awake(wake) => !down.queue.is_empty() && wake.left > 0 && now < wake.until,
+                _ => !down.queue.is_empty(),
+            },
+        }
+    }
+
+    /// Encodes the next datagram of the delivery; `None` if there is nothing to send after all.
+    pub(crate) fn next_delivery(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> Option<()> {
+        while self.wants_to_deliver(now) {
+            if self.down.exchange.is_none() {
+                self.begin(cx);
+            }
+            if self.down.exchange.as_ref().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {
+                return Some(());
+            }
+        }
+        None
+    }
+
+    /// Takes the next message from the queue and opens its exchange.
+    fn begin(&mut self, cx: &mut Context) {
+        let Some(item) = self.down.queue.pop_front() else {
+            return;
+        };
+        if let State::Awake(wake) = &mut self.state {
+            wake.left = wake.left.saturating_sub(1);
+        }
+        let known = item.msg_id;
+        let Some((step, topic)) = self.topic_for(cx, &item.message.topic) else {
+            cx.metrics.rejected_by_client_total += 1;
+            return self.forget(cx, &item);
+        };
+        let step = if item.received { Step::Pubrel } else { step };
+        let msg_id = known.unwrap_or_else(|| self.down.next_msg_id());
+        self.down.exchange = Some(Box::new(Exchange {
+            step,
+            msg_id,
+            topic,
+            sends: 0,
+            published: known.is_some(),
+            sent_dup: false,
+            due: true,
+            retry_at: None,
+            tried_register: false,
+            item,
+        }));
+    }
+
+    /// How the client is told the topic (reading A42), or `None` if it refused the name.
+    fn topic_for(&mut self, cx: &mut Context, name: &Arc<str>) -> Option<(Step, TopicRef)> {
+        if let Some(topic) = self.topics.by_name(name) {
+            if topic.rejected {
+                return None;
+            }
+            let skip = topic.confirmed || (self.down.no_register && topic.told);
+            let step = if skip {
+                Step::Publish
+            } else {
+                Step::Register(topic.id)
+            };
+            return Some((step, TopicRef::Normal(topic.id)));
+        }
+        let subscribed = self.subscriptions.iter().find_map(|mine| match mine.form {
+            Form::Predefined(id) => {
+                let filter = cx.subscriptions.get_mut(mine.filter)?;
+                (filter.name == *name).then_some(id)
+            }
+            Form::Name | Form::Short => None,
+        });
+        if let Some(id) = subscribed.or_else(|| cx.predefined.id_of(self.rule, &self.id, name)) {
+            return Some((Step::Publish, TopicRef::Predefined(id)));
+        }
+        if let Ok(short) = <[u8; 2]>::try_from(name.as_bytes()) {
+            return Some((Step::Publish, TopicRef::Short(ShortTopic(short))));
+        }
+        self.register_for(cx, name)
+    }
+
+    /// A normal id for a name the client does not know yet.
+    fn register_for(&mut self, cx: &mut Context, name: &Arc<str>) -> Option<(Step, TopicRef)> {
+        if self.down.no_register {
+            return None;
+        }
+        let id = self
+            .topics
+            .assign(name, cx.config.limits.topics_per_client)
+            .ok()?;
+        Some((Step::Register(id), TopicRef::Normal(id)))
+    }
+
+    /// Encodes what the open exchange is at; false if it ended instead.
+    fn send(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> bool {
+        let mtu = self.mtu(cx);
+        let Some(exchange) = &mut self.down.exchange else {
+            return false;
+        };
+        let again = exchange.sends > 0 || exchange.item.rounds > 0;
+        let dup = exchange.published && !self.down.no_dup;
+        let item = &exchange.item;
+        let packet = match exchange.step {
+            Step::Register(topic_id) => Packet::Register(Register {
+                topic_id,
+                msg_id: exchange.msg_id,
+                topic_name: &item.message.topic,
+            }),
+            Step::Publish => Packet::Publish(Publish {
+                dup,
+                qos: PublishQoS::Level(item.qos),
+                retain: item.message.retain,
+                topic: exchange.topic,
+                msg_id: if item.qos == QoS::AtMostOnce {
+                    MsgId(0)
+                } else {
+                    exchange.msg_id
+                },
+                data: &item.message.payload,
+            }),
+            Step::Pubrel => Packet::Pubrel(exchange.msg_id),
+        };
+        let len = packet.encoded_len();
+        if len > mtu {
+            // §6.10: given up without telling the client, never truncated.
+            cx.metrics.too_large_total += 1;
+            let topic = item.message.topic.clone();
+            cx.notice(Notice::TooLarge {
+                client: self.id.clone(),
+                topic,
+                len,
+            });
+            self.finish_exchange(cx);
+            return false;
+        }
+        packet.encode(buf);
+        cx.metrics.count_sent(packet.msg_type());
+        cx.metrics.retransmissions_total += u64::from(again);
+        if exchange.step == Step::Publish && exchange.item.qos == QoS::AtMostOnce {
+            cx.metrics.delivered_total += 1;
+            self.finish_exchange(cx);
+            return true;
+        }
+        if exchange.step == Step::Publish {
+            (exchange.published, exchange.sent_dup) = (true, dup);
+        }
+        exchange.due = false;
+        exchange.sends += 1;
+        let timers = &cx.config.timers;
+        let factor = 1_u32 << (exchange.sends - 1).min(16);
+        exchange.retry_at = Some(now + timers.retry_first.saturating_mul(factor).min(timers.retry_max));
+        true
+    }
+
+    /// A deadline of the delivery passed.
+    pub(crate) fn on_delivery_deadline(&mut self, cx: &mut Context, now: Instant) {
+        let passed = |until: &mut Option<Instant>| until.take_if(|until| now >= *until).is_some();
+        passed(&mut self.down.held_until);
+        if passed(&mut self.down.paused_until) {
+            self.down.repeat_now();
+        }
+        let sends_max = cx.config.timers.retry_count.saturating_add(1);
+        if let Some(exchange) = &mut self.down.exchange
+            && !exchange.due
+            && exchange.retry_at.is_some_and(|at| now >= at)
+        {
+            if exchange.sends < sends_max {
+                exchange.due = true;
+            } else {
+                self.end_round(cx, now);
+            }
+        }
+        self.end_wake_if_drained(cx, now);
+    }
+
+    /// Nretry is spent: the client is left alone until it is heard of again (reading A60).
+    fn end_round(&mut self, cx: &mut Context, now: Instant) {
+        let Some(exchange) = &mut self.down.exchange else {
+            return;
+        };
+        exchange.item.rounds += 1;
+        exchange.retry_at = None;
+        let told = match exchange.step {
+            Step::Register(id) => self.topics.by_id(id).is_some_and(|topic| topic.told),
+            Step::Publish | Step::Pubrel => false,
+        };
+        if told {
+            // Reading A40: emcute never answers REGISTER but knows the ids it asked for.
+            self.down.no_register = true;
+            self.publish_now();
+            return;
+        }
+        if exchange.item.rounds >= ROUNDS_MAX {
+            if matches!(exchange.step, Step::Register(_)) {
+                self.down.no_register = true;
+            }
+            cx.metrics.poison_total += 1;
+            self.finish_exchange(cx);
+            return;
+        }
+        self.down.parked = true;
+        if matches!(self.state, State::Awake(_)) {
+            // Nothing was heard since: asleep again, with the message first in line, and no PINGRESP.
+            self.down.requeue();
+            let heard = self.last_seen;
+            self.back_to_sleep(heard.min(now));
+        }
+    }
+
+    /// The id is known: the PUBLISH itself goes out.
+    pub(crate) fn publish_now(&mut self) {
+        if let Some(exchange) = &mut self.down.exchange {
+            exchange.step = Step::Publish;
+            exchange.due = true;
+            exchange.sends = 0;
+            self.down.parked = false;
+        }
+    }
+
+    /// The message is done with, delivered or not.
+    pub(crate) fn finish_exchange(&mut self, cx: &mut Context) {
+        if let Some(exchange) = self.down.exchange.take() {
+            self.forget(cx, &exchange.item);
+        }
+        self.down.parked = false;
+    }
+
+    /// The client wants to be left alone for T_WAIT, or until it asks for something itself.
+    pub(crate) fn pause_deliveries(&mut self, now: Instant) {
+        self.down.paused_until = Some(now + T_WAIT);
+    }
+
+    /// QoS 1: G→C PUBLISH(m)   C→G PUBACK(m). With another code it is an error for any QoS.
+    pub(crate) fn on_puback(&mut self, cx: &mut Context, now: Instant, puback: Puback) {
+        let code = puback.return_code;
+        if puback.msg_id == MsgId(0) && code == ReturnCode::InvalidTopicId {
+            // A QoS 0 message under an id the client does not know: register before the next one (reading A41).
+            if let Some(topic) = self.topics.by_id_mut(puback.topic_id) {
+                topic.confirmed = false;
+            }
+            return;
+        }
+        let Some(exchange) = self
+            .down
+            .exchange
+            .as_mut()
+            .filter(|exchange| exchange.answers(cx, &puback))
+        else {
+            cx.metrics.unexpected_total += 1;
+            return;
+        };
+        let qos = exchange.item.qos;
+        match code {
+            ReturnCode::Accepted if qos == QoS::AtLeastOnce => {
+                cx.metrics.delivered_total += 1;
+                self.finish_exchange(cx);
+            }
+            ReturnCode::Accepted => cx.metrics.unexpected_total += 1,
+            ReturnCode::Congestion => self.pause_deliveries(now),
+            ReturnCode::InvalidTopicId if !exchange.tried_register => {
+                exchange.tried_register = true;
+                self.register_again(cx);
+            }
+            // Reading A61: emcute refuses any PUBLISH with DUP.
+            ReturnCode::NotSupported if exchange.sent_dup => {
+                self.down.no_dup = true;
+                self.publish_now();
+            }
+            ReturnCode::InvalidTopicId | ReturnCode::NotSupported | ReturnCode::Reserved(_) => {
+                cx.metrics.rejected_by_client_total += 1;
+                self.finish_exchange(cx);
+            }
+        }
+    }
+
+    /// The client does not know the id: the same id is registered again, and the message sent once more (A41).
+    fn register_again(&mut self, cx: &mut Context) {
+        let Some(exchange) = &self.down.exchange else {
+            return;
+        };
+        let name = exchange.item.message.topic.clone();
+        if let Some(topic) = self.topics.by_name(&name).map(|topic| topic.id)
+            && let Some(topic) = self.topics.by_id_mut(topic)
+        {
+            topic.confirmed = false;
+        }
+        match self.register_for(cx, &name) {
+            Some((step, topic)) => {
+                let msg_id = self.down.next_msg_id();
+                if let Some(exchange) = &mut self.down.exchange {
+                    (exchange.step, exchange.topic, exchange.msg_id) = (step, topic, msg_id);
+                    (exchange.due, exchange.sends, exchange.published) = (true, 0, false);
+                }
+            }
+            None => {
+                cx.metrics.rejected_by_client_total += 1;
+                self.finish_exchange(cx);
+            }
+        }
+    }
+
+    /// QoS 2: G→C PUBLISH(m)   C→G PUBREC(m)   G→C PUBREL(m)   C→G PUBCOMP(m).
+    pub(crate) fn on_pubrec(&mut self, cx: &mut Context, msg_id: MsgId) {
+        match &mut self.down.exchange {
+            Some(exchange) if exchange.msg_id == msg_id && exchange.item.qos == QoS::ExactlyOnce => {
+                exchange.step = Step::Pubrel;
+                exchange.due = true;
+                exchange.sends = 0;
+                self.down.parked = false;
+            }
+            // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
+            _ => self.reply(cx, Reply::Pubrel(msg_id)),
+        }
+    }
+
+    /// The last step of QoS 2.
+    pub(crate) fn on_pubcomp(&mut self, cx: &mut Context, msg_id: MsgId) {
+        match &self.down.exchange {
+            Some(exchange) if exchange.msg_id == msg_id && exchange.step == Step::Pubrel => {
+                cx.metrics.delivered_total += 1;
+                self.finish_exchange(cx);
+            }
+            _ => cx.metrics.unexpected_total += 1,
+        }
+    }
+}
+
+impl Exchange {
+    /// True if a PUBACK answers our PUBLISH, also with both ids byte-swapped (reading A64).
+    fn answers(&self, cx: &mut Context, puback: &Puback) -> bool {
+        if self.step != Step::Publish || !self.published {
+            return false;
+        }
+        let topic_id = match self.topic {
+            TopicRef::Normal(id) | TopicRef::Predefined(id) => id.0,
+            TopicRef::Short(short) => u16::from_be_bytes(short.0),
+        };
+        if puback.msg_id == self.msg_id {
+            return true;
+        }
+        let swapped =
+            puback.msg_id.0.swap_bytes() == self.msg_id.0 && puback.topic_id.0.swap_bytes() == topic_id;
+        cx.metrics.swapped_acks_total += u64::from(swapped);
+        swapped
+    }
+}

@@ -1,0 +1,365 @@
+//! One client: its record, its state, and what it is owed.
+//!
+//! A client's code sees its own record and the [`Context`], never another client.
+
+pub(crate) mod connect;
+pub(crate) mod downlink;
+pub(crate) mod register;
+pub(crate) mod sleep;
+pub(crate) mod subscribe;
+pub(crate) mod uplink;
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use sn_codec::{Connack, Disconnect, MsgId, Packet, Puback, QoS, Regack, ReturnCode, Suback, TopicId};
+
+use self::connect::Setup;
+use self::downlink::Downlink;
+use self::subscribe::Subscription;
+use self::uplink::OpenRequests;
+use crate::clients::ClientIx;
+use crate::context::Context;
+use crate::io::{Notice, Will};
+use crate::links::Via;
+use crate::registry::{ClientTopics, RuleIx};
+use crate::time::Instant;
+use crate::upstream::{Origin, Uplink};
+
+/// Answers that one client may be owed at once (architecture: as many as requests are accepted).
+const REPLIES_MAX: usize = 16;
+
+/// A client record.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) ix: ClientIx,
+    /// Tells this record from earlier ones in the same place.
+    pub(crate) serial: u32,
+    pub(crate) id: Arc<str>,
+    /// Hash of the id: decides the broker connection.
+    pub(crate) id_hash: u64,
+    pub(crate) via: Option<Via>,
+    pub(crate) rule: RuleIx,
+    pub(crate) state: State,
+    /// The flags of its CONNECT.
+    pub(crate) clean: bool,
+    pub(crate) asked_for_will: bool,
+    /// Seconds; 0 is no supervision.
+    pub(crate) keep_alive: u16,
+    /// Nothing was received since our CONNACK (reading A18).
+    pub(crate) fresh: bool,
+    pub(crate) last_seen: Instant,
+    /// The timer entry that counts; others are stale.
+    pub(crate) armed: Option<Instant>,
+    pub(crate) will: Option<Box<Will>>,
+    pub(crate) topics: ClientTopics,
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) open: OpenRequests,
+    pub(crate) replies: VecDeque<Reply>,
+    pub(crate) down: Downlink,
+    /// Stands in its link's line of answers.
+    pub(crate) in_replies: bool,
+    /// Stands in its link's line of deliveries.
+    pub(crate) in_deliveries: bool,
+}
+
+/// The states of §6.14, Figure 4, and those of a handshake.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// CONNECT with Will was received; the will is being asked for.
+    Setup(Box<Setup>),
+    /// Connected.
+    Active,
+    /// Asleep for this many seconds since it was last seen.
+    Asleep { duration: u16 },
+    /// Awake for its messages.
+    Awake(sleep::Wake),
+    /// Said goodbye; the session is kept.
+    Disconnected,
+    /// Was silent for too long; the session is kept.
+    Lost,
+    /// The record is to be removed.
+    Gone,
+}
+
+impl State {
+    /// Active, asleep or awake: messages of the client are processed and answered.
+    pub(crate) fn is_connected(&self) -> bool {
+        matches!(self, State::Active | State::Asleep { .. } | State::Awake(_))
+    }
+}
+
+/// An answer the client is owed, as small as can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Connack(ReturnCode),
+    WillTopicReq,
+    WillMsgReq,
+    WillTopicResp(ReturnCode),
+    WillMsgResp(ReturnCode),
+    Regack(TopicId, MsgId, ReturnCode),
+    Puback(TopicId, MsgId, ReturnCode),
+    Pubrec(MsgId),
+    Pubrel(MsgId),
+    Pubcomp(MsgId),
+    /// Granted QoS, and what is echoed.
+    Suback(QoS, TopicId, MsgId),
+    SubackRefused(TopicId, MsgId, ReturnCode),
+    Unsuback(MsgId),
+    Pingresp,
+    Disconnect,
+}
+
+impl From<Reply> for Packet<'static> {
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Reply::Connack(return_code) => Packet::Connack(Connack { return_code }),
+            Reply::WillTopicReq => Packet::WillTopicReq,
+            Reply::WillMsgReq => Packet::WillMsgReq,
+            Reply::WillTopicResp(return_code) => Packet::WillTopicResp(return_code),
+            Reply::WillMsgResp(return_code) => Packet::WillMsgResp(return_code),
+            Reply::Regack(topic_id, msg_id, return_code) => Packet::Regack(Regack {
+                topic_id,
+                msg_id,
+                return_code,
+            }),
+            Reply::Puback(topic_id, msg_id, return_code) => Packet::Puback(Puback {
+                topic_id,
+                msg_id,
+                return_code,
+            }),
+            Reply::Pubrec(msg_id) => Packet::Pubrec(msg_id),
+            Reply::Pubrel(msg_id) => Packet::Pubrel(msg_id),
+            Reply::Pubcomp(msg_id) => Packet::Pubcomp(msg_id),
+            Reply::Suback(qos, topic_id, msg_id) => Packet::Suback(Suback {
+                qos,
+                topic_id,
+                msg_id,
+                return_code: ReturnCode::Accepted,
+            }),
+            Reply::SubackRefused(topic_id, msg_id, return_code) => Packet::Suback(Suback {
+                qos: QoS::AtMostOnce,
+                topic_id,
+                msg_id,
+                return_code,
+            }),
+            Reply::Unsuback(msg_id) => Packet::Unsuback(msg_id),
+            Reply::Pingresp => Packet::Pingresp,
+            Reply::Disconnect => Packet::Disconnect(Disconnect { duration: None }),
+        }
+    }
+}
+
+impl Client {
+    /// A record without a session.
+    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u64) -> Self {
+        use rand::RngExt as _;
+        Client {
+            ix: ClientIx(0),
+            serial: 0,
+            rule: cx.predefined.rule_for(&id),
+            id,
+            id_hash,
+            via: None,
+            state: State::Disconnected,
+            clean: true,
+            asked_for_will: false,
+            keep_alive: 0,
+            fresh: false,
+            last_seen: now,
+            armed: None,
+            will: None,
+            topics: ClientTopics::new(cx.rng.random()),
+            subscriptions: Vec::new(),
+            open: OpenRequests::default(),
+            replies: VecDeque::new(),
+            down: Downlink::default(),
+            in_replies: false,
+            in_deliveries: false,
+        }
+    }
+
+    /// In a handshake or connected: what comes from its address is the client's.
+    pub(crate) fn has_session(&self) -> bool {
+        matches!(self.state, State::Setup(_)) || self.state.is_connected()
+    }
+
+    /// A well-formed message of the client, other than CONNECT.
+    pub(crate) fn on_packet(&mut self, cx: &mut Context, now: Instant, packet: Packet<'_>) {
+        if matches!(self.state, State::Setup(_)) {
+            return match packet {
+                Packet::WillTopic(topic) => self.on_will_topic(cx, now, topic),
+                Packet::WillMsg(message) => self.on_will_msg(cx, now, message),
+                Packet::Disconnect(disconnect) => self.on_disconnect(cx, disconnect),
+                _ => cx.metrics.unexpected_total += 1,
+            };
+        }
+        let was_fresh = self.fresh;
+        self.seen(now);
+        match packet {
+            Packet::Publish(publish) => self.on_publish(cx, publish),
+            Packet::Puback(puback) => self.on_puback(cx, now, puback),
+            Packet::Pubrec(msg_id) => self.on_pubrec(cx, msg_id),
+            Packet::Pubrel(msg_id) => self.on_pubrel(cx, msg_id),
+            Packet::Pubcomp(msg_id) => self.on_pubcomp(cx, msg_id),
+            Packet::Register(register) => self.on_register(cx, register),
+            Packet::Regack(regack) => self.on_regack(cx, now, regack),
+            Packet::Subscribe(subscribe) => self.on_subscribe(cx, now, subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(cx, unsubscribe),
+            Packet::WillTopicUpd(topic) => self.on_will_topic_upd(cx, topic),
+            Packet::WillMsgUpd(message) => self.on_will_msg_upd(cx, message),
+            Packet::Pingreq(_) if matches!(self.state, State::Active) => self.reply(cx, Reply::Pingresp),
+            Packet::Pingreq(_) => self.wake(cx, now),
+            Packet::Pingresp => {}
+            Packet::Disconnect(disconnect) => self.on_disconnect(cx, disconnect),
+            // Our CONNACK was lost: this is how ty4tw asks for it again (reading A18).
+            Packet::WillMsg(_) if was_fresh && self.asked_for_will => {
+                self.fresh = true;
+                self.reply(cx, Reply::Connack(ReturnCode::Accepted));
+            }
+            _ => cx.metrics.unexpected_total += 1,
+        }
+        if is_request(&packet) {
+            self.down.unpause();
+        }
+        self.down.resume();
+    }
+
+    /// Takes its place in the lines of its link, if it has something to send.
+    pub(crate) fn line_up(&mut self, cx: &mut Context, now: Instant) {
+        let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link)) else {
+            return;
+        };
+        if !self.in_replies && !self.replies.is_empty() {
+            self.in_replies = true;
+            link.replies.push_back(self.ix);
+        }
+        if !self.in_deliveries && self.wants_to_deliver(now) {
+            self.in_deliveries = true;
+            link.deliveries.push_back(self.ix);
+        }
+    }
+
+    /// Owes the client an answer; the same answer is not owed twice.
+    pub(crate) fn reply(&mut self, cx: &mut Context, reply: Reply) {
+        if self.replies.contains(&reply) {
+            return;
+        }
+        if self.replies.len() >= REPLIES_MAX {
+            cx.metrics.rate_limited_total += 1;
+            return;
+        }
+        self.replies.push_back(reply);
+    }
+
+    /// A well-formed message came from the client: its timers start again.
+    pub(crate) fn seen(&mut self, now: Instant) {
+        self.last_seen = now;
+        self.fresh = false;
+    }
+
+    /// When the client wants to be looked at next.
+    pub(crate) fn deadline(&self, cx: &Context) -> Option<Instant> {
+        let state = match &self.state {
+            State::Setup(setup) => setup.deadline(),
+            State::Active => self.last_seen + self.silence_allowed(cx, self.keep_alive),
+            State::Asleep { duration } => self.last_seen + self.silence_allowed(cx, *duration),
+            State::Awake(wake) => wake.until,
+            State::Disconnected | State::Lost => self.last_seen + cx.config.timers.session_expiry,
+            State::Gone => return None,
+        };
+        Some(
+            self.down
+                .deadline()
+                .filter(|_| self.may_deliver())
+                .map_or(state, |delivery| delivery.min(state)),
+        )
+    }
+
+    /// How long the client may be silent (reading A28; A27 for Duration 0).
+    fn silence_allowed(&self, cx: &Context, seconds: u16) -> Duration {
+        let timers = &cx.config.timers;
+        if seconds == 0 {
+            return timers.idle_eviction;
+        }
+        Duration::from_millis(u64::from(seconds) * u64::from(timers.keep_alive_tolerance_percent) * 10)
+    }
+
+    /// A deadline may have passed: does what is due.
+    pub(crate) fn on_deadline(&mut self, cx: &mut Context, now: Instant) {
+        self.armed = None;
+        match &self.state {
+            State::Setup(_) => self.on_setup_deadline(cx, now),
+            State::Active if now >= self.last_seen + self.silence_allowed(cx, self.keep_alive) => {
+                self.lose(cx);
+            }
+            State::Asleep { duration } if now >= self.last_seen + self.silence_allowed(cx, *duration) => {
+                self.lose(cx);
+            }
+            State::Disconnected | State::Lost if now >= self.last_seen + cx.config.timers.session_expiry => {
+                self.state = State::Gone;
+            }
+            State::Active | State::Awake(_) => self.on_delivery_deadline(cx, now),
+            State::Asleep { .. } | State::Disconnected | State::Lost | State::Gone => {}
+        }
+    }
+
+    /// The client is assumed unreachable: its will is published (reading A26).
+    fn lose(&mut self, cx: &mut Context) {
+        cx.metrics.lost_total += 1;
+        let will = self.will.is_some();
+        if let Some(will) = &self.will {
+            let topic = cx
+                .names
+                .with_prefix(&cx.config.upstream.topic_prefix, &will.topic);
+            let message = Uplink {
+                topic,
+                qos: will.qos,
+                retain: will.retain,
+                payload: will.payload.clone(),
+            };
+            match cx
+                .upstream
+                .publish(cx.upstream.connection_for(self.id_hash), Origin::Gateway, message)
+            {
+                Ok(()) => cx.metrics.wills_published_total += 1,
+                Err(_) => cx.metrics.publish_dropped_total += 1,
+            }
+        }
+        cx.notice(Notice::Lost {
+            client: self.id.clone(),
+            will,
+        });
+        self.end_connection();
+        self.state = if self.clean { State::Gone } else { State::Lost };
+    }
+
+    /// What belongs to the connection and not to the session ends with it.
+    pub(crate) fn end_connection(&mut self) {
+        self.replies.clear();
+        self.down.abort();
+    }
+
+    /// Room left in a datagram to this client, in octets.
+    pub(crate) fn mtu(&self, cx: &Context) -> usize {
+        let Some(via) = &self.via else { return 0 };
+        let overhead = via.node.as_ref().map_or(0, |node| 3 + node.len());
+        cx.links.mtu(via.link).saturating_sub(overhead)
+    }
+}
+
+/// Messages that ask for something, as opposed to acknowledgements.
+fn is_request(packet: &Packet<'_>) -> bool {
+    matches!(
+        packet,
+        Packet::Publish(_)
+            | Packet::Pubrel(_)
+            | Packet::Register(_)
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::Pingreq(_)
+            | Packet::WillTopicUpd(_)
+            | Packet::WillMsgUpd(_)
+    )
+}

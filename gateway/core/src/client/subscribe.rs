@@ -1,0 +1,233 @@
+//! SUBSCRIBE and UNSUBSCRIBE (§6.9).
+
+use std::sync::Arc;
+
+use sn_codec::{MsgId, QoS, ReturnCode, Subscribe, TopicFilter, TopicId, Unsubscribe, topic};
+
+use super::{Client, Reply};
+use crate::config::WhenDown;
+use crate::context::Context;
+use crate::subscriptions::{Asker, FilterKey, Pending, Subscriber, is_exact};
+use crate::time::Instant;
+use crate::upstream::SUBSCRIPTIONS;
+
+/// A filter of a client, and how the client named it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subscription {
+    pub(crate) filter: FilterKey,
+    pub(crate) form: Form,
+}
+
+/// How a subscription named its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Name,
+    Predefined(TopicId),
+    Short,
+}
+
+/// A filter as a client asked for it.
+struct Wanted {
+    name: Arc<str>,
+    form: Form,
+    /// What a SUBACK carries (section 4.7 of the protocol page): Zephyr and emcute depend on it.
+    topic_id: TopicId,
+}
+
+impl Client {
+    /// C→G SUBSCRIBE(m)   G→C SUBACK(m, granted QoS), once the broker has answered.
+    pub(crate) fn on_subscribe(&mut self, cx: &mut Context, now: Instant, subscribe: Subscribe<'_>) {
+        let msg_id = subscribe.msg_id;
+        if self.open.is_subscribing(msg_id) {
+            cx.metrics.duplicates_suppressed_total += 1;
+            return;
+        }
+        let wanted = match self.wanted(cx, subscribe.topic) {
+            Ok(wanted) => wanted,
+            Err((topic_id, code)) => return self.reply(cx, Reply::SubackRefused(topic_id, msg_id, code)),
+        };
+        let up = cx.upstream.is_up(SUBSCRIPTIONS);
+        let busy = self.open.waiting() >= cx.config.limits.open_requests_per_client;
+        if busy || (!up && cx.config.upstream.when_down == WhenDown::Refuse) {
+            return self.reply(
+                cx,
+                Reply::SubackRefused(wanted.topic_id, msg_id, ReturnCode::Congestion),
+            );
+        }
+        let known = cx.subscriptions.find(&wanted.name);
+        let held = self.subscriptions.len();
+        let mine = self
+            .subscriptions
+            .iter_mut()
+            .find(|mine| Some(mine.filter) == known);
+        if mine.is_none() && held >= cx.config.limits.subscriptions_per_client {
+            return self.reply(
+                cx,
+                Reply::SubackRefused(wanted.topic_id, msg_id, ReturnCode::NotSupported),
+            );
+        }
+        let key = cx.subscriptions.entry(&wanted.name);
+        match mine {
+            Some(mine) => mine.form = wanted.form,
+            None => self.subscriptions.push(Subscription {
+                filter: key,
+                form: wanted.form,
+            }),
+        }
+        let asked = subscribe.qos.min(cx.predefined.max_qos(self.rule));
+        let Some(filter) = cx.subscriptions.get_mut(key) else {
+            return;
+        };
+        let entry = Subscriber {
+            client: self.ix,
+            asked,
+            granted: asked,
+        };
+        match filter
+            .subscribers
+            .iter_mut()
+            .find(|subscriber| subscriber.client == self.ix)
+        {
+            Some(subscriber) => *subscriber = entry,
+            None => filter.subscribers.push(entry),
+        }
+        filter.want_retained(self.ix);
+        // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
+        filter.asking_next.push(Asker {
+            client: self.ix,
+            serial: self.serial,
+            msg_id,
+        });
+        self.open.open_subscribe(msg_id, wanted.topic_id);
+        if up {
+            // Messages that overtake the SUBACK wait for it (reading A57).
+            self.down.hold(now, &cx.config.timers);
+            drive(cx, key);
+        } else {
+            // Accepted and carried out when the broker returns (reading A31).
+            filter.asking_next.retain(|asker| asker.client != self.ix);
+            self.on_subscribed(cx, msg_id, Ok(asked));
+        }
+    }
+
+    /// The broker answered a SUBSCRIBE of this client, or accepted itself: `Err` is its no.
+    pub(crate) fn on_subscribed(&mut self, cx: &mut Context, msg_id: MsgId, granted: Result<QoS, ()>) {
+        let Some(request) = self.open.close_subscribe(msg_id) else {
+            return;
+        };
+        let answer = match granted {
+            Ok(qos) => {
+                if self.topics.by_id(request.topic_id).is_some() {
+                    self.topics.confirm(request.topic_id);
+                }
+                Reply::Suback(qos, request.topic_id, msg_id)
+            }
+            // Reading A55: an invalid topic id would make the client register and ask again for ever.
+            Err(()) => Reply::SubackRefused(request.topic_id, msg_id, ReturnCode::NotSupported),
+        };
+        if self.state.is_connected() {
+            self.reply(cx, answer);
+        }
+    }
+
+    /// C→G UNSUBSCRIBE(m)   G→C UNSUBACK(m), whatever was subscribed (reading A58).
+    pub(crate) fn on_unsubscribe(&mut self, cx: &mut Context, unsubscribe: Unsubscribe<'_>) {
+        let name = match unsubscribe.topic {
+            TopicFilter::Name(name) => Some(Arc::from(name)),
+            TopicFilter::Short(short) => short.as_str().map(Arc::from),
+            TopicFilter::Predefined(id) => cx.predefined.resolve(self.rule, &mut self.topics, &self.id, id),
+        };
+        if let Some(key) = name.and_then(|name| cx.subscriptions.find(&name)) {
+            self.drop_subscription(cx, key);
+        }
+        self.reply(cx, Reply::Unsuback(unsubscribe.msg_id));
+    }
+
+    /// Takes the client off one filter.
+    pub(crate) fn drop_subscription(&mut self, cx: &mut Context, key: FilterKey) {
+        self.subscriptions.retain(|mine| mine.filter != key);
+        cx.subscriptions.unsubscribe(key, self.ix);
+        drive(cx, key);
+    }
+
+    /// Takes the client off all its filters.
+    pub(crate) fn drop_subscriptions(&mut self, cx: &mut Context) {
+        for mine in core::mem::take(&mut self.subscriptions) {
+            cx.subscriptions.unsubscribe(mine.filter, self.ix);
+            drive(cx, mine.filter);
+        }
+    }
+
+    fn wanted(&mut self, cx: &mut Context, filter: TopicFilter<'_>) -> Result<Wanted, (TopicId, ReturnCode)> {
+        match filter {
+            TopicFilter::Predefined(id) => {
+                match cx.predefined.resolve(self.rule, &mut self.topics, &self.id, id) {
+                    Some(name) => Ok(Wanted {
+                        name,
+                        form: Form::Predefined(id),
+                        topic_id: id,
+                    }),
+                    None => Err((id, ReturnCode::InvalidTopicId)),
+                }
+            }
+            TopicFilter::Short(short) => {
+                let topic_id = TopicId(u16::from_be_bytes(short.0));
+                match short.as_str().filter(|name| topic::is_valid_filter(name)) {
+                    Some(name) => Ok(Wanted {
+                        name: cx.names.intern(name),
+                        form: Form::Short,
+                        topic_id,
+                    }),
+                    None => Err((topic_id, ReturnCode::NotSupported)),
+                }
+            }
+            // A shared subscription hands each message to one of a group: the gateway is one subscriber at the
+            // broker and cannot stand for several of the group.
+            TopicFilter::Name(name) if name.starts_with("$share/") => {
+                Err((TopicId::NONE, ReturnCode::NotSupported))
+            }
+            TopicFilter::Name(name) => {
+                let name = cx.names.intern(name);
+                let topic_id = match is_exact(&name) {
+                    true => self
+                        .topics
+                        .assign(&name, cx.config.limits.topics_per_client)
+                        .map_err(|_| (TopicId::NONE, ReturnCode::NotSupported))?,
+                    false => TopicId::NONE,
+                };
+                Ok(Wanted {
+                    name,
+                    form: Form::Name,
+                    topic_id,
+                })
+            }
+        }
+    }
+}
+
+/// Brings the broker's side of a filter closer to what its subscribers want; one request at a time.
+pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
+    let up = cx.upstream.is_up(SUBSCRIPTIONS);
+    let Some(filter) = cx.subscriptions.get_mut(key) else {
+        return;
+    };
+    if filter.pending != Pending::Nothing {
+        return;
+    }
+    if filter.subscribers.is_empty() {
+        match filter.active {
+            None => cx.subscriptions.remove(key),
+            Some(_) if up => {
+                let token = cx.upstream.unsubscribe(key, filter.name.clone());
+                filter.pending = Pending::Unsubscribe(token);
+            }
+            Some(_) => {}
+        }
+    } else if up && (filter.active.is_none() || !filter.asking_next.is_empty()) {
+        let token = cx
+            .upstream
+            .subscribe(key, filter.name.clone(), filter.id, filter.wanted_qos());
+        filter.asking = core::mem::take(&mut filter.asking_next);
+        filter.pending = Pending::Subscribe(token);
+    }
+}

@@ -1,0 +1,306 @@
+//! PUBLISH from the client, QoS −1, 0, 1 and 2 (§6.6, §6.8).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustc_hash::FxHasher;
+use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
+
+use super::{Client, Reply};
+use crate::context::Context;
+use crate::io::{Notice, Refusal};
+use crate::upstream::{Origin, Uplink};
+
+/// Requests of a client that are not finished, and the last one that was.
+#[derive(Debug, Default)]
+pub(crate) struct OpenRequests {
+    requests: Vec<OpenRequest>,
+    last_done: Option<(MsgId, u32)>,
+}
+
+/// One unfinished request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenRequest {
+    pub(crate) kind: RequestKind,
+    pub(crate) msg_id: MsgId,
+    /// What the answer echoes.
+    pub(crate) topic_id: TopicId,
+    /// Tells a repeat from another message under the same id.
+    digest: u32,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestKind {
+    /// QoS 1, with the broker.
+    Publish1,
+    /// QoS 2, with the broker.
+    Publish2,
+    /// QoS 2, settled and answered with PUBREC: the id is held until PUBREL (reading A46).
+    Received,
+    /// SUBSCRIBE, with the broker.
+    Subscribe,
+}
+
+impl OpenRequests {
+    /// Requests that wait for the broker.
+    pub(crate) fn waiting(&self) -> usize {
+        self.requests
+            .iter()
+            .filter(|request| request.kind != RequestKind::Received)
+            .count()
+    }
+
+    pub(crate) fn is_subscribing(&self, msg_id: MsgId) -> bool {
+        self.requests
+            .iter()
+            .any(|request| request.kind == RequestKind::Subscribe && request.msg_id == msg_id)
+    }
+
+    pub(crate) fn any_subscribe(&self) -> bool {
+        self.requests
+            .iter()
+            .any(|request| request.kind == RequestKind::Subscribe)
+    }
+
+    pub(crate) fn open_subscribe(&mut self, msg_id: MsgId, topic_id: TopicId) {
+        self.requests.push(OpenRequest {
+            kind: RequestKind::Subscribe,
+            msg_id,
+            topic_id,
+            digest: 0,
+        });
+    }
+
+    pub(crate) fn close_subscribe(&mut self, msg_id: MsgId) -> Option<OpenRequest> {
+        let is = |request: &OpenRequest| request.kind == RequestKind::Subscribe && request.msg_id == msg_id;
+        self.requests
+            .iter()
+            .position(is)
+            .map(|at| self.requests.remove(at))
+    }
+
+    fn publish_position(&self, msg_id: MsgId) -> Option<usize> {
+        let is = |request: &OpenRequest| request.kind != RequestKind::Subscribe && request.msg_id == msg_id;
+        self.requests.iter().position(is)
+    }
+
+    /// A new session: nothing of the old one is open any more.
+    pub(crate) fn clear(&mut self) {
+        self.requests.clear();
+        self.last_done = None;
+    }
+
+    /// A new connection of the same session: subscriptions are asked for again, publishes go on.
+    pub(crate) fn end_connection(&mut self) {
+        self.requests
+            .retain(|request| request.kind != RequestKind::Subscribe);
+    }
+}
+
+impl Client {
+    /// QoS 1: C→G PUBLISH(m)   G→C PUBACK(m), once the broker has acknowledged.
+    /// QoS 2: C→G PUBLISH(m)   G→C PUBREC(m), once the broker has; then PUBREL, PUBCOMP.
+    pub(crate) fn on_publish(&mut self, cx: &mut Context, publish: Publish<'_>) {
+        let topic_id = echoed(publish.topic);
+        let Some(name) = self.resolve(cx, publish.topic) else {
+            cx.metrics.publish_unknown_topic_total += 1;
+            // §6.6, reading A43: whatever the QoS, so that a client that missed our restart registers again.
+            if publish.qos != PublishQoS::MinusOne {
+                self.reply(
+                    cx,
+                    Reply::Puback(topic_id, publish.msg_id, ReturnCode::InvalidTopicId),
+                );
+            }
+            return;
+        };
+        // From a connected client QoS −1 is QoS 0 under its own name (reading A48).
+        let (kind, qos) = match publish.qos {
+            PublishQoS::MinusOne | PublishQoS::Level(QoS::AtMostOnce) => {
+                let message = self.uplink(cx, &name, QoS::AtMostOnce, publish);
+                let origin = self.origin(publish.msg_id, 0);
+                if cx
+                    .upstream
+                    .publish(cx.upstream.connection_for(self.id_hash), origin, message)
+                    .is_err()
+                {
+                    cx.metrics.publish_dropped_total += 1;
+                }
+                return;
+            }
+            PublishQoS::Level(QoS::AtLeastOnce) => (RequestKind::Publish1, QoS::AtLeastOnce),
+            PublishQoS::Level(QoS::ExactlyOnce) => (RequestKind::Publish2, QoS::ExactlyOnce),
+        };
+        let digest = digest(publish);
+        if self.is_repeat(cx, &publish, digest) {
+            cx.metrics.duplicates_suppressed_total += 1;
+            return;
+        }
+        let congestion = Reply::Puback(topic_id, publish.msg_id, ReturnCode::Congestion);
+        if self.open.waiting() >= cx.config.limits.open_requests_per_client {
+            cx.metrics.publish_congestion_total += 1;
+            return self.reply(cx, congestion);
+        }
+        let message = self.uplink(cx, &name, qos, publish);
+        let origin = self.origin(publish.msg_id, digest);
+        if cx
+            .upstream
+            .publish(cx.upstream.connection_for(self.id_hash), origin, message)
+            .is_err()
+        {
+            cx.metrics.publish_congestion_total += 1;
+            return self.reply(cx, congestion);
+        }
+        self.make_room_for_received(cx);
+        self.open.requests.push(OpenRequest {
+            kind,
+            msg_id: publish.msg_id,
+            topic_id,
+            digest,
+        });
+    }
+
+    /// True if the request was carried out or is under way; then its answer is owed or will be (reading A46).
+    fn is_repeat(&mut self, cx: &mut Context, publish: &Publish<'_>, digest: u32) -> bool {
+        if let Some(at) = self.open.publish_position(publish.msg_id) {
+            let request = self.open.requests[at];
+            if request.digest != digest {
+                // Another message under the same id: the client gave the old one up.
+                self.open.requests.remove(at);
+                return false;
+            }
+            if request.kind == RequestKind::Received {
+                self.reply(cx, Reply::Pubrec(publish.msg_id));
+            }
+            return true;
+        }
+        let done = publish.qos == PublishQoS::Level(QoS::AtLeastOnce)
+            && publish.dup
+            && self.open.last_done == Some((publish.msg_id, digest));
+        if done {
+            self.reply(
+                cx,
+                Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted),
+            );
+        }
+        done
+    }
+
+    /// A client that never sends PUBREL must not make its list grow: the oldest held id goes.
+    fn make_room_for_received(&mut self, cx: &Context) {
+        let requests = &mut self.open.requests;
+        if requests.len() >= 2 * cx.config.limits.open_requests_per_client
+            && let Some(at) = requests
+                .iter()
+                .position(|request| request.kind == RequestKind::Received)
+        {
+            requests.remove(at);
+        }
+    }
+
+    /// The broker settled a publish of this client.
+    pub(crate) fn on_settled(
+        &mut self,
+        cx: &mut Context,
+        msg_id: MsgId,
+        digest: u32,
+        topic: Arc<str>,
+        result: Result<(), Refusal>,
+    ) {
+        let Some(at) = self
+            .open
+            .publish_position(msg_id)
+            .filter(|at| self.open.requests[*at].digest == digest)
+        else {
+            return; // Given up by the client meanwhile.
+        };
+        let request = self.open.requests[at];
+        let answer = match (result, request.kind) {
+            (Ok(()), RequestKind::Publish2) => {
+                self.open.requests[at].kind = RequestKind::Received;
+                Reply::Pubrec(msg_id)
+            }
+            (Ok(()), _) => {
+                self.open.requests.remove(at);
+                self.open.last_done = Some((msg_id, digest));
+                Reply::Puback(request.topic_id, msg_id, ReturnCode::Accepted)
+            }
+            (Err(refusal), _) => {
+                self.open.requests.remove(at);
+                cx.notice(Notice::PublishRefused {
+                    client: self.id.clone(),
+                    topic,
+                    refusal,
+                });
+                // Section 6 of the protocol page: only "quota exceeded" means "later".
+                let code = match refusal {
+                    Refusal::QUOTA_EXCEEDED => ReturnCode::Congestion,
+                    _ => ReturnCode::NotSupported,
+                };
+                Reply::Puback(request.topic_id, msg_id, code)
+            }
+        };
+        if self.state.is_connected() {
+            self.reply(cx, answer);
+        }
+    }
+
+    /// C→G PUBREL(m)   G→C PUBCOMP(m), also for an id we do not know: its PUBCOMP was lost (reading A51).
+    pub(crate) fn on_pubrel(&mut self, cx: &mut Context, msg_id: MsgId) {
+        if let Some(at) = self.open.publish_position(msg_id)
+            && self.open.requests[at].kind == RequestKind::Received
+        {
+            self.open.requests.remove(at);
+        }
+        self.reply(cx, Reply::Pubcomp(msg_id));
+    }
+
+    fn resolve(&mut self, cx: &mut Context, topic: TopicRef) -> Option<Arc<str>> {
+        match topic {
+            TopicRef::Normal(id) => self.topics.by_id(id).map(|topic| topic.name.clone()),
+            TopicRef::Predefined(id) => cx.predefined.resolve(self.rule, &mut self.topics, &self.id, id),
+            TopicRef::Short(short) => short.as_str().map(|name| cx.names.intern(name)),
+        }
+    }
+
+    fn uplink(&self, cx: &mut Context, name: &Arc<str>, qos: QoS, publish: Publish<'_>) -> Uplink {
+        Uplink {
+            topic: cx.names.with_prefix(&cx.config.upstream.topic_prefix, name),
+            qos,
+            retain: publish.retain,
+            payload: Bytes::copy_from_slice(publish.data),
+        }
+    }
+
+    fn origin(&self, msg_id: MsgId, digest: u32) -> Origin {
+        Origin::Client {
+            client: self.ix,
+            serial: self.serial,
+            msg_id,
+            digest,
+        }
+    }
+}
+
+/// The two octets of the topic field, which a PUBACK echoes.
+fn echoed(topic: TopicRef) -> TopicId {
+    match topic {
+        TopicRef::Normal(id) | TopicRef::Predefined(id) => id,
+        TopicRef::Short(short) => TopicId(u16::from_be_bytes(short.0)),
+    }
+}
+
+/// A number that is the same for a repeat of a PUBLISH and almost surely another for anything else.
+fn digest(publish: Publish<'_>) -> u32 {
+    use core::hash::Hasher;
+    let mut hasher = FxHasher::default();
+    let form = match publish.topic {
+        TopicRef::Normal(_) => 0,
+        TopicRef::Predefined(_) => 1,
+        TopicRef::Short(_) => 2,
+    };
+    hasher.write_u32(u32::from(echoed(publish.topic).0) << 8 | form << 1 | u32::from(publish.retain));
+    hasher.write(publish.data);
+    let hash = hasher.finish();
+    (hash >> 32) as u32 ^ hash as u32
+}

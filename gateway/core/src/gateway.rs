@@ -1,0 +1,760 @@
+//! The gateway: dispatch of inputs, drain of outputs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use sn_codec::{DecodeError, Encapsulation, ErrorKind, Packet, PublishQoS, QoS, TopicRef};
+
+use crate::admin::{AdminCommand, AdminReply, TopicRow};
+use crate::client::downlink::Message;
+use crate::client::subscribe::drive;
+use crate::client::{Client, State};
+use crate::clients::{ClientIx, ClientTable, Peer};
+use crate::config::GatewayConfig;
+use crate::context::Context;
+use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
+use crate::limiter::{RateLimit, StrangerLimit};
+use crate::links::{Links, Via};
+use crate::metrics::Metrics;
+use crate::peer::{LinkId, Route};
+use crate::registry::{Names, Predefined};
+use crate::subscriptions::{Asker, FilterKey, Pending, Subscriptions};
+use crate::time::Instant;
+use crate::timers::Timers;
+use crate::upstream::{Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
+
+/// Expiries worked off in one call, so that a resumed laptop does not freeze the loop.
+const EXPIRIES_PER_CALL: usize = 1024;
+
+/// Rows of one admin answer.
+const ADMIN_ROWS_MAX: usize = 1000;
+
+/// The whole gateway as a state machine. See the crate documentation for who calls what in which order.
+#[derive(Debug)]
+pub struct Gateway {
+    pub(crate) clients: ClientTable,
+    pub(crate) cx: Context,
+    /// Kept for its memory.
+    recipients: Vec<(ClientIx, QoS)>,
+    /// The link that may send next.
+    next_link: u16,
+}
+
+impl Gateway {
+    /// A gateway without clients. The same seed and the same inputs give the same outputs.
+    pub fn new(config: GatewayConfig, seed: u64, now: Instant) -> Self {
+        let _ = now;
+        let cx = Context {
+            predefined: Predefined::new(&config.predefined, &config.clients),
+            names: Names::default(),
+            upstream: Upstream::new(&config.upstream, &config.limits),
+            subscriptions: Subscriptions::default(),
+            links: Links::default(),
+            timers: Timers::default(),
+            metrics: Metrics::default(),
+            rng: SmallRng::seed_from_u64(seed),
+            notices: std::collections::VecDeque::new(),
+            strangers: StrangerLimit::new(config.limits.unknown_sender_answers_per_second),
+            new_sessions: RateLimit::new(config.limits.new_sessions_per_second),
+            qos_minus_one: RateLimit::new(config.limits.qos_minus_one_per_second),
+            pending_connects: 0,
+            config,
+        };
+        Gateway {
+            clients: ClientTable::new(seed),
+            cx,
+            recipients: Vec::new(),
+            next_link: 0,
+        }
+    }
+
+    /// A link changed or grants credit.
+    pub fn handle_link(&mut self, now: Instant, link: LinkId, event: LinkEvent) {
+        match event {
+            LinkEvent::Up(profile) => {
+                self.cx.links.up(link, profile);
+                self.start_advertising(now, link);
+            }
+            LinkEvent::Down => self.cx.links.down(link),
+            LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
+            // Retry timers start when a datagram is made; links that confirm later do not change that yet.
+            LinkEvent::Sent(_) | LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
+        }
+    }
+
+    /// One datagram arrived.
+    pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
+        let (encapsulation, message) = match Encapsulation::split(datagram) {
+            Ok(split) => split,
+            Err(error) => return self.count_malformed(error.kind),
+        };
+        let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
+        let bound = self.clients.by_peer(Peer {
+            link,
+            addr: &from.addr,
+            node,
+        });
+        let via = || Via {
+            link,
+            route: from.clone(),
+            node: node.map(Box::from),
+        };
+        match Packet::decode(message) {
+            Ok(packet) => self.on_packet(now, bound, via, packet),
+            Err(error) => self.on_malformed(now, bound, via, error),
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        now: Instant,
+        bound: Option<ClientIx>,
+        via: impl Fn() -> Via,
+        packet: Packet<'_>,
+    ) {
+        self.cx.metrics.count_received(packet.msg_type());
+        match packet {
+            Packet::SearchGw(_) => return self.on_search_gw(now, via()),
+            Packet::Advertise(_) | Packet::GwInfo(_) => return, // Other gateways, overheard.
+            Packet::Connect(connect) => return self.on_connect(now, via(), bound, connect),
+            Packet::Connack(_)
+            | Packet::WillTopicReq
+            | Packet::WillMsgReq
+            | Packet::Suback(_)
+            | Packet::Unsuback(_)
+            | Packet::WillTopicResp(_)
+            | Packet::WillMsgResp(_) => return self.count_malformed(ErrorKind::WrongDirection),
+            _ => {}
+        }
+        let session = bound.filter(|ix| self.clients.get(*ix).is_some_and(Client::has_session));
+        if let Packet::Pingreq(ping) = packet
+            && let Some(id) = ping.client_id
+        {
+            return self.on_pingreq_with_id(now, via, session, id);
+        }
+        let Some(ix) = session else {
+            return self.on_packet_without_session(now, via, packet);
+        };
+        let Some(client) = self.clients.get_mut(ix) else {
+            return;
+        };
+        if let Some(known) = &mut client.via
+            && known.route.local != via().route.local
+        {
+            known.route.local = via().route.local; // Answers leave from where the client sends to now.
+        }
+        client.on_packet(&mut self.cx, now, packet);
+        self.after(now, ix);
+    }
+
+    /// A packet from a peer that has no session.
+    fn on_packet_without_session(&mut self, now: Instant, via: impl Fn() -> Via, packet: Packet<'_>) {
+        match packet {
+            Packet::Publish(publish) if publish.qos == PublishQoS::MinusOne => {
+                self.on_publish_minus_one(now, publish);
+            }
+            // Reading A77: else a client that lost our first answer retries and reports an error.
+            Packet::Disconnect(_) => self.answer_stranger(via(), crate::client::Reply::Disconnect.into()),
+            // Late packets of a finished session.
+            Packet::Regack(_)
+            | Packet::Puback(_)
+            | Packet::Pubrec(_)
+            | Packet::Pubcomp(_)
+            | Packet::Pingresp => self.cx.metrics.unknown_sender_total += 1,
+            _ => self.on_stranger(now, via()),
+        }
+    }
+
+    /// PINGREQ with a client id: a ping, or a client that wakes up, perhaps from a new address (reading A16).
+    fn on_pingreq_with_id(
+        &mut self,
+        now: Instant,
+        via: impl Fn() -> Via,
+        session: Option<ClientIx>,
+        id: &str,
+    ) {
+        let named = self.clients.by_id(id);
+        let sleeps = |ix: &ClientIx| {
+            let state = self.clients.get(*ix).map(|client| &client.state);
+            matches!(state, Some(State::Asleep { .. } | State::Awake(_)))
+        };
+        let ix = match (session, named) {
+            (Some(own), Some(named)) if own == named => own,
+            (_, Some(named)) if sleeps(&named) => {
+                self.clients.bind(named, via());
+                self.cx.metrics.takeovers_total += 1;
+                named
+            }
+            _ => return self.on_stranger(now, via()),
+        };
+        if let Some(client) = self.clients.get_mut(ix) {
+            client.on_packet(
+                &mut self.cx,
+                now,
+                Packet::Pingreq(sn_codec::Pingreq { client_id: None }),
+            );
+        }
+        self.after(now, ix);
+    }
+
+    /// QoS −1 from a peer without a session: predefined ids that are the same for everybody (§6.8, reading A48).
+    fn on_publish_minus_one(&mut self, now: Instant, publish: sn_codec::Publish<'_>) {
+        let name = match publish.topic {
+            TopicRef::Predefined(id) => self.cx.predefined.anonymous(id).cloned(),
+            TopicRef::Normal(_) | TopicRef::Short(_) => None,
+        };
+        let Some(name) = name else {
+            self.cx.metrics.publish_unknown_topic_total += 1;
+            return;
+        };
+        let message = Uplink {
+            topic: self
+                .cx
+                .names
+                .with_prefix(&self.cx.config.upstream.topic_prefix, &name),
+            qos: QoS::AtMostOnce,
+            retain: publish.retain,
+            payload: Bytes::copy_from_slice(publish.data),
+        };
+        let allowed = self.cx.qos_minus_one.allow(now);
+        if !allowed
+            || self
+                .cx
+                .upstream
+                .publish(ConnId(0), Origin::Gateway, message)
+                .is_err()
+        {
+            self.cx.metrics.publish_dropped_total += 1;
+        }
+    }
+
+    /// A datagram that cannot be used. Its sender's session stays as it is.
+    fn on_malformed(
+        &mut self,
+        now: Instant,
+        bound: Option<ClientIx>,
+        via: impl Fn() -> Via,
+        error: DecodeError,
+    ) {
+        self.count_malformed(error.kind);
+        let Some(answer) = error.answer else { return };
+        let client = bound.and_then(|ix| self.clients.get_mut(ix));
+        match (client, answer) {
+            // A will that cannot be used ends its handshake; CONNACK otherwise answers a CONNECT.
+            (Some(client), Packet::Connack(_)) if matches!(client.state, State::Setup(_)) => {
+                let ix = client.ix;
+                client.abort_setup(&mut self.cx);
+                self.answer_stranger(via(), answer);
+                self.after(now, ix);
+            }
+            (_, Packet::Connack(_)) if error.kind == ErrorKind::UnsupportedProtocolId => {
+                self.cx.metrics.connects_refused_total += 1;
+                self.answer_stranger(via(), answer);
+            }
+            (Some(client), answer) if client.state.is_connected() => {
+                client.seen(now);
+                self.answer_stranger(via(), answer);
+            }
+            (_, Packet::Connack(_)) => self.answer_stranger(via(), answer),
+            _ => self.on_stranger(now, via()),
+        }
+    }
+
+    /// A broker port reports.
+    pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
+        match event {
+            BrokerEvent::Up {
+                conn,
+                session_present,
+                window,
+            } => self.on_broker_up(now, conn, session_present, window),
+            BrokerEvent::Down { conn, reason: _ } => self.on_broker_down(now, conn),
+            BrokerEvent::Credit { conn, requests } => self.cx.upstream.on_credit(conn, requests),
+            BrokerEvent::Settled { token, result } => self.on_settled(now, token, result),
+            BrokerEvent::Lost { token } => self.on_lost(token),
+            BrokerEvent::Message {
+                conn,
+                delivery,
+                filters,
+                topic,
+                qos,
+                retain,
+                payload,
+            } => {
+                self.on_message(now, &filters, &topic, qos, retain, payload);
+                // Reading A65: taken by every subscriber's queue.
+                if let Some(delivery) = delivery {
+                    self.cx.upstream.acknowledge(conn, delivery);
+                }
+            }
+        }
+    }
+
+    fn on_broker_up(&mut self, now: Instant, conn: ConnId, session_present: bool, window: u16) {
+        let first = !self.cx.upstream.any_up();
+        self.cx.upstream.on_up(conn, session_present, window);
+        if first {
+            for link in self.cx.links.ids() {
+                self.start_advertising(now, link);
+            }
+        }
+        if conn != SUBSCRIPTIONS {
+            return;
+        }
+        if !session_present {
+            self.cx.upstream.forget_subscriptions();
+        }
+        for key in self.cx.subscriptions.keys() {
+            let Some(filter) = self.cx.subscriptions.get_mut(key) else {
+                continue;
+            };
+            if !session_present {
+                // The broker forgot it; what it retains may have changed meanwhile.
+                filter.active = None;
+                filter.pending = Pending::Nothing;
+                let subscribers: Vec<_> = filter
+                    .subscribers
+                    .iter()
+                    .map(|subscriber| subscriber.client)
+                    .collect();
+                subscribers
+                    .into_iter()
+                    .for_each(|client| filter.want_retained(client));
+            }
+            drive(&mut self.cx, key);
+        }
+    }
+
+    fn on_broker_down(&mut self, now: Instant, conn: ConnId) {
+        if !self.cx.upstream.is_up(conn) {
+            return;
+        }
+        self.cx.upstream.on_down(conn);
+        self.cx.metrics.broker_down_total += 1;
+        if conn != SUBSCRIPTIONS {
+            return;
+        }
+        // SUBACKs that were waited for: accepted now, carried out later (reading A31).
+        for key in self.cx.subscriptions.keys() {
+            let Some(filter) = self.cx.subscriptions.get_mut(key) else {
+                continue;
+            };
+            let mut askers = core::mem::take(&mut filter.asking);
+            askers.append(&mut filter.asking_next);
+            self.answer_askers(now, key, askers, None);
+        }
+    }
+
+    fn on_settled(&mut self, now: Instant, token: Token, result: Result<Option<QoS>, Refusal>) {
+        match self.cx.upstream.settle(token) {
+            Some(Settled::Publish { origin, topic }) => {
+                match result {
+                    Ok(_) => self.cx.metrics.publish_settled_total += 1,
+                    Err(_) => self.cx.metrics.publish_refused_total += 1,
+                }
+                let Origin::Client {
+                    client: ix,
+                    serial,
+                    msg_id,
+                    digest,
+                } = origin
+                else {
+                    return;
+                };
+                let Some(client) = self.clients.get_mut(ix).filter(|client| client.serial == serial) else {
+                    return;
+                };
+                client.on_settled(&mut self.cx, msg_id, digest, topic, result.map(|_| ()));
+                self.after(now, ix);
+            }
+            Some(Settled::Subscribe { filter }) => self.on_subscribed(now, filter, result),
+            Some(Settled::Unsubscribe { filter }) => {
+                if let Some(filter) = self.cx.subscriptions.get_mut(filter) {
+                    filter.pending = Pending::Nothing;
+                    filter.active = None;
+                }
+                drive(&mut self.cx, filter);
+            }
+            None => {}
+        }
+    }
+
+    fn on_subscribed(&mut self, now: Instant, key: FilterKey, result: Result<Option<QoS>, Refusal>) {
+        let Some(filter) = self.cx.subscriptions.get_mut(key) else {
+            return;
+        };
+        filter.pending = Pending::Nothing;
+        let askers = core::mem::take(&mut filter.asking);
+        match result {
+            Ok(granted) => {
+                let granted = granted.unwrap_or(QoS::ExactlyOnce);
+                filter.active = Some(granted);
+                filter.start_retained_window(now);
+                for subscriber in &mut filter.subscribers {
+                    subscriber.granted = subscriber.asked.min(granted);
+                }
+                self.answer_askers(now, key, askers, Some(Ok(())));
+            }
+            Err(refusal) => {
+                let accepted_before: Vec<ClientIx> = match filter.active {
+                    Some(_) => Vec::new(),
+                    None => filter
+                        .subscribers
+                        .iter()
+                        .map(|subscriber| subscriber.client)
+                        .collect(),
+                };
+                let name = filter.name.clone();
+                self.cx.notice(Notice::SubscriptionRefused {
+                    filter: name,
+                    refusal,
+                });
+                let asking: Vec<ClientIx> = askers.iter().map(|asker| asker.client).collect();
+                self.answer_askers(now, key, askers, Some(Err(())));
+                for ix in accepted_before.into_iter().filter(|ix| !asking.contains(ix)) {
+                    // It was told that it is subscribed: it must learn that it is not (readings A31, A78).
+                    let Some(client) = self.clients.get_mut(ix) else {
+                        continue;
+                    };
+                    client.drop_subscription(&mut self.cx, key);
+                    if matches!(client.state, State::Active) {
+                        client.goodbye(&mut self.cx, "broker refused a subscription");
+                    }
+                    self.after(now, ix);
+                }
+            }
+        }
+        drive(&mut self.cx, key);
+    }
+
+    /// SUBACKs. `None`: the broker is away, and what was asked for is granted.
+    fn answer_askers(
+        &mut self,
+        now: Instant,
+        key: FilterKey,
+        askers: Vec<Asker>,
+        result: Option<Result<(), ()>>,
+    ) {
+        for asker in askers {
+            let granted = self.cx.subscriptions.get_mut(key).and_then(|filter| {
+                let own = filter
+                    .subscribers
+                    .iter()
+                    .find(|subscriber| subscriber.client == asker.client)?;
+                Some(if result.is_none() { own.asked } else { own.granted })
+            });
+            let Some(client) = self
+                .clients
+                .get_mut(asker.client)
+                .filter(|client| client.serial == asker.serial)
+            else {
+                continue;
+            };
+            match (result, granted) {
+                (Some(Err(())), _) => {
+                    client.on_subscribed(&mut self.cx, asker.msg_id, Err(()));
+                    client.drop_subscription(&mut self.cx, key);
+                }
+                // Unsubscribed meanwhile: the SUBACK is owed all the same.
+                (_, granted) => {
+                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()));
+                }
+            }
+            self.after(now, asker.client);
+        }
+    }
+
+    fn on_lost(&mut self, token: Token) {
+        match self.cx.upstream.lost(token) {
+            Some(Settled::Subscribe { filter } | Settled::Unsubscribe { filter }) => {
+                if let Some(filter) = self.cx.subscriptions.get_mut(filter) {
+                    filter.pending = Pending::Nothing;
+                    let mut asking = core::mem::take(&mut filter.asking);
+                    filter.asking_next.append(&mut asking);
+                }
+                drive(&mut self.cx, filter);
+            }
+            Some(Settled::Publish { .. }) | None => {}
+        }
+    }
+
+    fn on_message(
+        &mut self,
+        now: Instant,
+        filters: &[FilterId],
+        topic: &Arc<str>,
+        qos: QoS,
+        retain: bool,
+        payload: Bytes,
+    ) {
+        self.cx.metrics.messages_total += 1;
+        let mut recipients = core::mem::take(&mut self.recipients);
+        self.cx
+            .subscriptions
+            .recipients(now, filters, topic, retain, &mut recipients);
+        if recipients.is_empty() {
+            self.cx.metrics.messages_unmatched_total += 1;
+        } else {
+            let message = Arc::new(Message {
+                topic: topic.clone(),
+                payload,
+                retain,
+            });
+            for &(ix, granted) in &recipients {
+                if let Some(client) = self.clients.get_mut(ix) {
+                    client.deliver(&mut self.cx, &message, qos.min(granted));
+                }
+                self.after(now, ix);
+            }
+        }
+        self.recipients = recipients;
+    }
+
+    /// Timers that are due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for _ in 0..EXPIRIES_PER_CALL {
+            let Some((at, ix)) = self.cx.timers.pop_due(now) else {
+                break;
+            };
+            let Some(client) = self.clients.get_mut(ix).filter(|client| client.armed == Some(at)) else {
+                continue;
+            };
+            client.on_deadline(&mut self.cx, now);
+            self.after(now, ix);
+        }
+        self.advertise_due(now);
+    }
+
+    /// The gateway stops: connected clients are told, and the broker connections closed in good order (reading A78).
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        let connected: Vec<ClientIx> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| matches!(client.state, State::Active))
+            .map(|(ix, _)| ix)
+            .collect();
+        for ix in connected {
+            if let Some(client) = self.clients.get_mut(ix) {
+                client.goodbye(&mut self.cx, "gateway stops");
+            }
+            self.after(now, ix);
+        }
+        self.cx.upstream.close();
+    }
+
+    /// Answers a question; changes nothing.
+    pub fn handle_admin(&mut self, now: Instant, command: AdminCommand) -> AdminReply {
+        let _ = now;
+        match command {
+            AdminCommand::Metrics => AdminReply::Metrics(self.metrics().rows()),
+            AdminCommand::Topics { offset, limit } => self.topic_rows(offset, limit.min(ADMIN_ROWS_MAX)),
+        }
+    }
+
+    fn topic_rows(&self, offset: usize, limit: usize) -> AdminReply {
+        let predefined = self
+            .cx
+            .predefined
+            .rows()
+            .into_iter()
+            .map(|(id, client, topic)| TopicRow {
+                id,
+                kind: "predefined",
+                client,
+                topic,
+            });
+        let registered = self.clients.iter().flat_map(|(_, client)| {
+            client.topics.normal().iter().map(|topic| TopicRow {
+                id: topic.id.0,
+                kind: "registered",
+                client: client.id.clone(),
+                topic: topic.name.clone(),
+            })
+        });
+        let mut rows: Vec<_> = predefined
+            .chain(registered)
+            .skip(offset)
+            .take(limit + 1)
+            .collect();
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        AdminReply::Topics { rows, more }
+    }
+
+    /// The next output; drain to `None` after every batch of inputs.
+    ///
+    /// For [`Output::Transmit`] the datagram was appended to `buf`.
+    pub fn poll_output(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
+        if let Some(notice) = self.cx.notices.pop_front() {
+            return Some(Output::Notice(notice));
+        }
+        if let Some(request) = self.cx.upstream.poll(&mut self.cx.metrics) {
+            return Some(Output::Broker(request));
+        }
+        self.poll_links(now, buf)
+    }
+
+    /// When [`Gateway::handle_timeout`] is wanted; meaningful once the outputs are drained.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let advertise = self.next_advertise();
+        [self.cx.timers.next(), advertise].into_iter().flatten().min()
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&mut self) -> &Metrics {
+        let metrics = &mut self.cx.metrics;
+        self.cx.upstream.measure(metrics);
+        metrics.filters = self.cx.subscriptions.len() as u64;
+        metrics.clients = self.clients.len() as u64;
+        let count = |is: fn(&State) -> bool| {
+            self.clients
+                .iter()
+                .filter(|(_, client)| is(&client.state))
+                .count() as u64
+        };
+        metrics.clients_active = count(|state| matches!(state, State::Active));
+        metrics.clients_asleep = count(|state| matches!(state, State::Asleep { .. } | State::Awake(_)));
+        metrics
+    }
+
+    /// After anything happened to a client: its place in the lines and its timer follow its state.
+    pub(crate) fn after(&mut self, now: Instant, ix: ClientIx) {
+        let Some(client) = self.clients.get_mut(ix) else {
+            return;
+        };
+        client.end_wake_if_drained(&mut self.cx, now);
+        match client.state {
+            State::Gone => {
+                client.drop_subscriptions(&mut self.cx);
+                client.clear_queue(&mut self.cx);
+                self.clients.remove(ix);
+                return;
+            }
+            State::Disconnected | State::Lost if client.replies.is_empty() => self.clients.unbind(ix),
+            _ => {}
+        }
+        let Some(client) = self.clients.get_mut(ix) else {
+            return;
+        };
+        client.line_up(&mut self.cx, now);
+        if let Some(deadline) = client.deadline(&self.cx)
+            && client.armed.is_none_or(|armed| deadline < armed)
+        {
+            client.armed = Some(deadline);
+            self.cx.timers.arm(deadline, ix);
+        }
+    }
+
+    fn poll_links(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
+        let links = self.cx.links.ids().count() as u16;
+        for turn in 0..links {
+            let link = LinkId((self.next_link + turn) % links);
+            if let Some(output) = self.poll_link(now, link, buf) {
+                return Some(output);
+            }
+            self.next_link = (link.0 + 1) % links;
+        }
+        None
+    }
+
+    /// One datagram of a link: answers, then deliveries, then the beacon.
+    fn poll_link(&mut self, now: Instant, id: LinkId, buf: &mut Vec<u8>) -> Option<Output> {
+        loop {
+            let link = self.cx.links.get_mut(id).filter(|link| link.ready())?;
+            if let Some(stray) = link.strays.pop_front() {
+                return Some(self.transmit(&stray.via, buf, |buf| stray.answer.encode(buf), &stray.answer));
+            }
+            if let Some(ix) = link.replies.pop_front() {
+                if let Some(output) = self.transmit_reply(now, ix, buf) {
+                    return Some(output);
+                }
+                continue;
+            }
+            if let Some(ix) = link.deliveries.pop_front() {
+                if let Some(output) = self.transmit_delivery(now, ix, buf) {
+                    return Some(output);
+                }
+                continue;
+            }
+            return self.transmit_advertise(now, id, buf);
+        }
+    }
+
+    fn transmit_reply(&mut self, now: Instant, ix: ClientIx, buf: &mut Vec<u8>) -> Option<Output> {
+        let client = self.clients.get_mut(ix)?;
+        client.in_replies = false;
+        let reply = client.replies.pop_front()?;
+        let via = client.via.clone()?;
+        let packet = Packet::from(reply);
+        let output = self.transmit(&via, buf, |buf| packet.encode(buf), &packet);
+        self.after(now, ix);
+        Some(output)
+    }
+
+    fn transmit_delivery(&mut self, now: Instant, ix: ClientIx, buf: &mut Vec<u8>) -> Option<Output> {
+        let client = self.clients.get_mut(ix)?;
+        client.in_deliveries = false;
+        let via = client.via.clone()?;
+        let start = buf.len();
+        encapsulate(&via, buf);
+        let sent = client.next_delivery(&mut self.cx, now, buf);
+        self.after(now, ix);
+        if sent.is_none() {
+            buf.truncate(start);
+            return None;
+        }
+        let ticket = self.cx.links.spend(via.link);
+        let len = buf.len() - start;
+        Some(Output::Transmit {
+            link: via.link,
+            to: Destination::Peer(via.route),
+            len,
+            ticket,
+        })
+    }
+
+    fn transmit(
+        &mut self,
+        via: &Via,
+        buf: &mut Vec<u8>,
+        encode: impl FnOnce(&mut Vec<u8>),
+        packet: &Packet<'_>,
+    ) -> Output {
+        let start = buf.len();
+        encapsulate(via, buf);
+        encode(buf);
+        self.cx.metrics.count_sent(packet.msg_type());
+        let ticket = self.cx.links.spend(via.link);
+        let to = Destination::Peer(via.route.clone());
+        Output::Transmit {
+            link: via.link,
+            to,
+            len: buf.len() - start,
+            ticket,
+        }
+    }
+
+    /// Queues an answer to a peer, session or not.
+    pub(crate) fn answer_stranger(&mut self, via: Via, answer: Packet<'static>) {
+        if !self.cx.links.answer_stranger(via, answer) {
+            self.cx.metrics.rate_limited_total += 1;
+        }
+    }
+
+    fn count_malformed(&mut self, kind: ErrorKind) {
+        self.cx.metrics.malformed[kind as usize] += 1;
+    }
+}
+
+/// Puts the frame of the forwarder around what follows (§5.5).
+fn encapsulate(via: &Via, buf: &mut Vec<u8>) {
+    if let Some(node) = &via.node {
+        Encapsulation {
+            radius: 0,
+            wireless_node_id: node,
+        }
+        .encode(buf);
+    }
+}

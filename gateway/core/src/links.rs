@@ -1,0 +1,134 @@
+//! What goes out on each link, and in which order.
+//!
+//! Clients are not given datagrams to keep: they stand in line with what they owe, and a datagram is made when its
+//! link takes it. Answers go before deliveries; within a class clients take turns.
+
+use std::collections::VecDeque;
+
+use crate::clients::ClientIx;
+use crate::io::{LinkProfile, TxTicket};
+use crate::peer::{LinkId, Route};
+use crate::time::Instant;
+
+/// Answers to peers without a session that may wait on one link.
+const STRAYS_MAX: usize = 1024;
+
+/// All links, by [`LinkId`].
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    links: Vec<Link>,
+    next_ticket: u32,
+}
+
+/// One link.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    profile: Option<LinkProfile>,
+    credit: u32,
+    /// Clients that owe an answer.
+    pub(crate) replies: VecDeque<ClientIx>,
+    /// Clients with something to deliver.
+    pub(crate) deliveries: VecDeque<ClientIx>,
+    /// Answers to peers without a session.
+    pub(crate) strays: VecDeque<Stray>,
+    /// An ADVERTISE is due.
+    pub(crate) advertise: bool,
+    /// When the next ADVERTISE is due; only on links that can broadcast.
+    pub(crate) next_advertise: Option<Instant>,
+}
+
+/// An answer to a peer without a session.
+#[derive(Debug, Clone)]
+pub(crate) struct Stray {
+    pub(crate) via: Via,
+    pub(crate) answer: sn_codec::Packet<'static>,
+}
+
+/// The way to a client: link, route, and the node id behind a forwarder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Via {
+    pub(crate) link: LinkId,
+    pub(crate) route: Route,
+    pub(crate) node: Option<Box<[u8]>>,
+}
+
+impl Links {
+    pub(crate) fn up(&mut self, link: LinkId, profile: LinkProfile) {
+        let at = usize::from(link.0);
+        if self.links.len() <= at {
+            self.links.resize_with(at + 1, Link::default);
+        }
+        self.links[at].credit = profile.credit;
+        self.links[at].profile = Some(profile);
+    }
+
+    pub(crate) fn down(&mut self, link: LinkId) {
+        if let Some(link) = self.get_mut(link) {
+            link.profile = None;
+            link.credit = 0;
+            link.strays.clear();
+            link.advertise = false;
+            link.next_advertise = None;
+        }
+    }
+
+    pub(crate) fn credit(&mut self, link: LinkId, datagrams: u32) {
+        if let Some(link) = self.get_mut(link) {
+            link.credit = link.credit.saturating_add(datagrams);
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, link: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(usize::from(link.0))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = LinkId> + use<> {
+        (0..self.links.len() as u16).map(LinkId)
+    }
+
+    /// The largest datagram a link carries; unknown links carry none.
+    pub(crate) fn mtu(&self, link: LinkId) -> usize {
+        let profile = self
+            .links
+            .get(usize::from(link.0))
+            .and_then(|link| link.profile.as_ref());
+        profile.map_or(0, |profile| profile.mtu)
+    }
+
+    /// Queues an answer to a peer without a session; false if too many wait.
+    pub(crate) fn answer_stranger(&mut self, via: Via, answer: sn_codec::Packet<'static>) -> bool {
+        let Some(link) = self.get_mut(via.link) else {
+            return false;
+        };
+        if link.strays.len() >= STRAYS_MAX {
+            return false;
+        }
+        link.strays.push_back(Stray { via, answer });
+        true
+    }
+
+    /// Uses up one credit of a link and names the datagram.
+    pub(crate) fn spend(&mut self, link: LinkId) -> TxTicket {
+        if let Some(link) = self.get_mut(link)
+            && link.credit != LinkProfile::UNLIMITED
+        {
+            link.credit = link.credit.saturating_sub(1);
+        }
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        TxTicket(self.next_ticket)
+    }
+}
+
+impl Link {
+    pub(crate) fn ready(&self) -> bool {
+        self.profile.is_some() && self.credit > 0
+    }
+
+    pub(crate) fn can_broadcast(&self) -> bool {
+        self.profile.as_ref().is_some_and(|profile| profile.broadcast)
+    }
+}

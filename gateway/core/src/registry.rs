@@ -1,0 +1,458 @@
+//! The topic registry: which id stands for which name, and for whom.
+//!
+//! Normal ids, predefined ids and short names are three separate spaces (reading A34): there is no fall-through
+//! from one to another.
+
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use sn_codec::{QoS, TopicId};
+
+use crate::config::{ClientRule, PredefinedTopic};
+
+/// The first normal id handed out, so that numbers of the two id spaces do not overlap in practice (reading A34).
+const FIRST_NORMAL_ID: u16 = 0x0401;
+
+/// Names that are kept once however many clients use them.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    known: FxHashSet<Arc<str>>,
+    purge_at: usize,
+    /// Name without and with the topic prefix; only filled when there is one.
+    prefixed: FxHashMap<Arc<str>, Arc<str>>,
+}
+
+impl Names {
+    /// The shared copy of `name`.
+    pub(crate) fn intern(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.known.get(name) {
+            return known.clone();
+        }
+        if self.known.len() >= self.purge_at {
+            self.known.retain(|name| Arc::strong_count(name) > 1);
+            self.purge_at = (self.known.len() * 2).max(1024);
+        }
+        let name: Arc<str> = name.into();
+        self.known.insert(name.clone());
+        name
+    }
+
+    /// `name` with the topic prefix in front.
+    pub(crate) fn with_prefix(&mut self, prefix: &str, name: &Arc<str>) -> Arc<str> {
+        if prefix.is_empty() {
+            return name.clone();
+        }
+        if let Some(known) = self.prefixed.get(name) {
+            return known.clone();
+        }
+        if self.prefixed.len() >= 65_536 {
+            self.prefixed.clear();
+        }
+        let prefixed: Arc<str> = format!("{prefix}{name}").into();
+        self.prefixed.insert(name.clone(), prefixed.clone());
+        prefixed
+    }
+}
+
+/// A rule of the configuration, or the absence of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RuleIx(u16);
+
+const NO_RULE: RuleIx = RuleIx(u16::MAX);
+
+/// The predefined ids of the configuration.
+#[derive(Debug)]
+pub(crate) struct Predefined {
+    global: FxHashMap<u16, Arc<str>>,
+    rules: Vec<CompiledRule>,
+}
+
+#[derive(Debug)]
+struct CompiledRule {
+    pattern: Arc<str>,
+    topics: FxHashMap<u16, Arc<str>>,
+    max_qos: QoS,
+}
+
+impl Predefined {
+    pub(crate) fn new(global: &[PredefinedTopic], rules: &[ClientRule]) -> Self {
+        let table = |topics: &[PredefinedTopic]| {
+            topics
+                .iter()
+                .map(|topic| (topic.id.0, topic.topic.as_str().into()))
+                .collect()
+        };
+        Predefined {
+            global: table(global),
+            rules: rules
+                .iter()
+                .map(|rule| CompiledRule {
+                    pattern: rule.pattern.as_str().into(),
+                    topics: table(&rule.predefined),
+                    max_qos: rule.max_qos.unwrap_or(QoS::ExactlyOnce),
+                })
+                .collect(),
+        }
+    }
+
+    /// The rule for a client: the first whose pattern matches.
+    pub(crate) fn rule_for(&self, client_id: &str) -> RuleIx {
+        let found = self.rules.iter().position(|rule| glob(&rule.pattern, client_id));
+        found
+            .and_then(|at| u16::try_from(at).ok())
+            .map_or(NO_RULE, RuleIx)
+    }
+
+    /// The highest QoS granted under a rule.
+    pub(crate) fn max_qos(&self, rule: RuleIx) -> QoS {
+        self.rules
+            .get(usize::from(rule.0))
+            .map_or(QoS::ExactlyOnce, |rule| rule.max_qos)
+    }
+
+    /// The name or template of an id: the rule's own goes before the global one.
+    fn template(&self, rule: RuleIx, id: TopicId) -> Option<&Arc<str>> {
+        let own = self
+            .rules
+            .get(usize::from(rule.0))
+            .and_then(|rule| rule.topics.get(&id.0));
+        own.or_else(|| self.global.get(&id.0))
+    }
+
+    /// The name of a global id that is the same for every client.
+    pub(crate) fn anonymous(&self, id: TopicId) -> Option<&Arc<str>> {
+        self.global.get(&id.0).filter(|name| !is_template(name))
+    }
+
+    /// The name of an id for one client.
+    pub(crate) fn resolve(
+        &self,
+        rule: RuleIx,
+        client: &mut ClientTopics,
+        client_id: &str,
+        id: TopicId,
+    ) -> Option<Arc<str>> {
+        let template = self.template(rule, id)?;
+        if !is_template(template) {
+            return Some(template.clone());
+        }
+        if let Some((_, name)) = client.expanded.iter().find(|(expanded, _)| *expanded == id) {
+            return Some(name.clone());
+        }
+        let name: Arc<str> = expand(template, client_id).into();
+        if !sn_codec::topic::is_valid_name(&name) {
+            return None; // A client id with a wildcard must not smuggle one into a topic name.
+        }
+        client.expanded.push((id, name.clone()));
+        Some(name)
+    }
+
+    /// The predefined id that stands for `name` for one client, the lowest if there are several.
+    pub(crate) fn id_of(&self, rule: RuleIx, client_id: &str, name: &str) -> Option<TopicId> {
+        let own = self.rules.get(usize::from(rule.0)).map(|rule| &rule.topics);
+        let matching = |(id, template): (&u16, &Arc<str>)| {
+            let matches = if is_template(template) {
+                expand(template, client_id) == name
+            } else {
+                &**template == name
+            };
+            matches.then_some(*id)
+        };
+        let own_id = own.and_then(|topics| topics.iter().filter_map(matching).min());
+        let hidden = |id: &u16| own.is_some_and(|topics| topics.contains_key(id));
+        own_id
+            .or_else(|| {
+                self.global
+                    .iter()
+                    .filter(|(id, _)| !hidden(id))
+                    .filter_map(matching)
+                    .min()
+            })
+            .map(TopicId)
+    }
+
+    /// Every predefined id: number, pattern of the clients, name or template; sorted.
+    pub(crate) fn rows(&self) -> Vec<(u16, Arc<str>, Arc<str>)> {
+        let everyone: Arc<str> = "*".into();
+        let mut rows: Vec<_> = self
+            .global
+            .iter()
+            .map(|(id, topic)| (*id, everyone.clone(), topic.clone()))
+            .collect();
+        for rule in &self.rules {
+            rows.extend(
+                rule.topics
+                    .iter()
+                    .map(|(id, topic)| (*id, rule.pattern.clone(), topic.clone())),
+            );
+        }
+        rows.sort();
+        rows
+    }
+}
+
+fn is_template(topic: &str) -> bool {
+    topic.contains("{client_id}")
+}
+
+fn expand(template: &str, client_id: &str) -> String {
+    template.replace("{client_id}", client_id)
+}
+
+/// True if `text` matches `pattern`, in which `*` stands for any number of characters and `?` for one.
+fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                // Let the last star take one character more.
+                let Some((star_p, star_t)) = star else {
+                    return false;
+                };
+                star = Some((star_p, star_t + 1));
+                p = star_p + 1;
+                t = star_t + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// The topic ids of one client (§7.3: ids are the client's own).
+#[derive(Debug)]
+pub(crate) struct ClientTopics {
+    normal: Vec<NormalTopic>,
+    next_id: u16,
+    /// Predefined templates filled in for this client, as they are used.
+    expanded: Vec<(TopicId, Arc<str>)>,
+}
+
+/// A normal topic id.
+#[derive(Debug, Clone)]
+pub(crate) struct NormalTopic {
+    pub(crate) id: TopicId,
+    pub(crate) name: Arc<str>,
+    /// The client knows the id: it was told by REGACK or SUBACK, or answered our REGISTER, in this connection
+    /// (reading A39).
+    pub(crate) confirmed: bool,
+    /// The client was told the id at some time (reading A40).
+    pub(crate) told: bool,
+    /// The client refused our REGISTER: nothing is delivered under this name in this connection (reading A40).
+    pub(crate) rejected: bool,
+}
+
+/// No topic id could be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TopicsFull;
+
+impl ClientTopics {
+    /// `start` is any number: the first id is derived from it, so that ids of a restarted gateway are not taken
+    /// for those of its last life (reading A35).
+    pub(crate) fn new(start: u16) -> Self {
+        ClientTopics {
+            normal: Vec::new(),
+            next_id: FIRST_NORMAL_ID.max(start % 0xF000),
+            expanded: Vec::new(),
+        }
+    }
+
+    pub(crate) fn by_id(&self, id: TopicId) -> Option<&NormalTopic> {
+        // Ids are handed out in rising order, so the list is nearly always sorted by id.
+        match self.normal.binary_search_by_key(&id, |topic| topic.id) {
+            Ok(at) => self.normal.get(at),
+            Err(_) => self.normal.iter().find(|topic| topic.id == id),
+        }
+    }
+
+    pub(crate) fn by_id_mut(&mut self, id: TopicId) -> Option<&mut NormalTopic> {
+        self.normal.iter_mut().find(|topic| topic.id == id)
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<&NormalTopic> {
+        self.normal.iter().find(|topic| &*topic.name == name)
+    }
+
+    /// The id for `name`, the old one if there is one (reading A36).
+    pub(crate) fn assign(&mut self, name: &Arc<str>, limit: usize) -> Result<TopicId, TopicsFull> {
+        if let Some(topic) = self.by_name(name) {
+            return Ok(topic.id);
+        }
+        if self.normal.len() >= limit.min(0xF000) {
+            return Err(TopicsFull);
+        }
+        let mut id = TopicId(self.next_id);
+        while id.is_reserved() || id.0 < FIRST_NORMAL_ID || self.by_id(id).is_some() {
+            id = TopicId(id.0.wrapping_add(1).max(FIRST_NORMAL_ID));
+        }
+        self.next_id = id.0.wrapping_add(1);
+        let topic = NormalTopic {
+            id,
+            name: name.clone(),
+            confirmed: false,
+            told: false,
+            rejected: false,
+        };
+        self.normal.push(topic);
+        Ok(id)
+    }
+
+    /// The client was told `id` by us, or confirmed it.
+    pub(crate) fn confirm(&mut self, id: TopicId) {
+        if let Some(topic) = self.by_id_mut(id) {
+            topic.confirmed = true;
+            topic.told = true;
+            topic.rejected = false;
+        }
+    }
+
+    /// A new connection with the old session: names are registered again before their first use (reading A39).
+    pub(crate) fn unconfirm_all(&mut self) {
+        for topic in &mut self.normal {
+            topic.confirmed = false;
+            topic.rejected = false;
+        }
+    }
+
+    /// A clean session: the names are forgotten, the counter goes on (reading A35).
+    pub(crate) fn clear(&mut self) {
+        self.normal = Vec::new();
+    }
+
+    pub(crate) fn normal(&self) -> &[NormalTopic] {
+        &self.normal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn predefined() -> Predefined {
+        let topic = |id, topic: &str| PredefinedTopic {
+            id: TopicId(id),
+            topic: topic.into(),
+        };
+        Predefined::new(
+            &[
+                topic(1, "plant/status"),
+                topic(2, "plant/{client_id}/temperature"),
+            ],
+            &[
+                ClientRule {
+                    pattern: "pump-7".into(),
+                    predefined: vec![topic(1, "pump/seven")],
+                    max_qos: None,
+                },
+                ClientRule {
+                    pattern: "pump-*".into(),
+                    predefined: vec![topic(10, "pump/{client_id}/set")],
+                    max_qos: Some(QoS::AtLeastOnce),
+                },
+            ],
+        )
+    }
+
+    fn resolve(client: &str, id: u16) -> Option<String> {
+        let table = predefined();
+        let mut topics = ClientTopics::new(0);
+        table
+            .resolve(table.rule_for(client), &mut topics, client, TopicId(id))
+            .map(|name| name.to_string())
+    }
+
+    #[test]
+    fn predefined_ids_are_global_or_of_the_first_matching_rule() {
+        assert_eq!(resolve("anyone", 1).as_deref(), Some("plant/status"));
+        assert_eq!(
+            resolve("pump-7", 1).as_deref(),
+            Some("pump/seven"),
+            "the rule's own id hides the global one"
+        );
+        assert_eq!(resolve("pump-8", 1).as_deref(), Some("plant/status"));
+        assert_eq!(resolve("pump-8", 10).as_deref(), Some("pump/pump-8/set"));
+        assert_eq!(resolve("pump-7", 10), None, "only the first matching rule counts");
+        assert_eq!(resolve("anyone", 3), None);
+    }
+
+    #[test]
+    fn templates_are_filled_in_per_client() {
+        assert_eq!(resolve("a", 2).as_deref(), Some("plant/a/temperature"));
+        assert_eq!(resolve("b", 2).as_deref(), Some("plant/b/temperature"));
+        assert_eq!(
+            resolve("+", 2),
+            None,
+            "a wildcard in a client id does not become one in a topic"
+        );
+    }
+
+    #[test]
+    fn a_name_finds_its_predefined_id() {
+        let table = predefined();
+        let id_of = |client: &str, name: &str| table.id_of(table.rule_for(client), client, name);
+        assert_eq!(id_of("x", "plant/x/temperature"), Some(TopicId(2)));
+        assert_eq!(id_of("x", "plant/y/temperature"), None);
+        assert_eq!(
+            id_of("pump-7", "plant/status"),
+            None,
+            "hidden by the rule's own id 1"
+        );
+    }
+
+    #[test]
+    fn ids_keep_their_name_and_are_not_used_again() {
+        let mut topics = ClientTopics::new(0);
+        let (a, b): (Arc<str>, Arc<str>) = ("a/b".into(), "b/c".into());
+        let first = topics.assign(&a, 10).unwrap();
+        assert_eq!(topics.assign(&a, 10), Ok(first));
+        topics.clear();
+        assert_ne!(
+            topics.assign(&b, 10),
+            Ok(first),
+            "the counter goes on after a clean session"
+        );
+    }
+
+    #[test]
+    fn ids_stay_off_the_reserved_ones_and_within_the_limit() {
+        let mut topics = ClientTopics {
+            normal: Vec::new(),
+            next_id: 0xFFFE,
+            expanded: Vec::new(),
+        };
+        let names: Vec<Arc<str>> = (0..4).map(|n| format!("n/{n}").into()).collect();
+        assert_eq!(topics.assign(&names[0], 3), Ok(TopicId(0xFFFE)));
+        assert_eq!(topics.assign(&names[1], 3), Ok(TopicId(FIRST_NORMAL_ID)));
+        assert_eq!(topics.assign(&names[2], 3), Ok(TopicId(FIRST_NORMAL_ID + 1)));
+        assert_eq!(topics.assign(&names[3], 3), Err(TopicsFull));
+        assert_eq!(
+            topics.by_id(TopicId(0xFFFE)).map(|topic| &*topic.name),
+            Some("n/0")
+        );
+    }
+
+    #[test]
+    fn glob_patterns() {
+        for (pattern, text, expected) in [
+            ("*", "", true),
+            ("pump-*", "pump-7", true),
+            ("pump-*", "pump", false),
+            ("*-7", "pump-7", true),
+            ("p?mp", "pump", true),
+            ("p?mp", "pmp", false),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "axxbyy", false),
+        ] {
+            assert_eq!(glob(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+}

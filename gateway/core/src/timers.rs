@@ -1,0 +1,33 @@
+//! One heap of deadlines for all clients, looked at only when one fires.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::clients::ClientIx;
+use crate::time::Instant;
+
+/// Deadlines by time. Entries are never removed early: a client knows which of its entries counts.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, ClientIx)>>,
+}
+
+impl Timers {
+    /// Asks for the client to be looked at, at or after `at`.
+    pub(crate) fn arm(&mut self, at: Instant, client: ClientIx) {
+        self.heap.push(Reverse((at, client)));
+    }
+
+    /// The earliest entry, stale or not: a late or needless wake-up does no harm.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Takes the earliest entry that is due.
+    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<(Instant, ClientIx)> {
+        if self.next()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse(entry)| entry)
+    }
+}

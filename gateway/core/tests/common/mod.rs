@@ -1,0 +1,286 @@
+//! A gateway with one link, driven by hand in virtual time.
+
+#![allow(dead_code)] // Each test binary uses its own share.
+#![allow(clippy::unwrap_used)]
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::Gateway;
+use gateway_core::config::GatewayConfig;
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output, Token,
+};
+use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
+use gateway_core::time::Instant;
+use sn_codec::{
+    Connack, Connect, Disconnect, MsgId, Packet, Publish, PublishQoS, QoS, Regack, Register, ReturnCode,
+    Subscribe, TopicFilter, TopicId, TopicRef,
+};
+
+pub const LINK: LinkId = LinkId(0);
+pub const CONN: ConnId = ConnId(0);
+
+/// A client by its port.
+pub fn route(port: u16) -> Route {
+    Route {
+        addr: LinkAddr::Udp(([10, 0, 0, 1], port).into()),
+        local: LocalEnd::default(),
+    }
+}
+
+/// The gateway under test and what it said so far.
+pub struct Bench {
+    pub gateway: Gateway,
+    pub now: Instant,
+    /// Datagrams sent, with their receiver's port; 0 for broadcasts.
+    pub sent: Vec<(u16, Vec<u8>)>,
+    pub requests: Vec<BrokerRequest>,
+    pub notices: Vec<Notice>,
+}
+
+impl Bench {
+    pub fn new(config: GatewayConfig) -> Bench {
+        let now = Instant::from_micros(1_000_000);
+        let mut bench = Bench {
+            gateway: Gateway::new(config, 7, now),
+            now,
+            sent: vec![],
+            requests: vec![],
+            notices: vec![],
+        };
+        let profile = LinkProfile {
+            mtu: 1400,
+            confirms_tx: false,
+            broadcast: false,
+            credit: LinkProfile::UNLIMITED,
+        };
+        bench.gateway.handle_link(now, LINK, LinkEvent::Up(profile));
+        bench.drain();
+        bench.requests.clear();
+        bench
+    }
+
+    /// With the broker connected.
+    pub fn up(config: GatewayConfig) -> Bench {
+        let mut bench = Bench::new(config);
+        bench.broker_up(false);
+        bench
+    }
+
+    pub fn broker_up(&mut self, session_present: bool) {
+        self.broker(BrokerEvent::Up {
+            conn: CONN,
+            session_present,
+            window: 20,
+        });
+        self.broker(BrokerEvent::Credit {
+            conn: CONN,
+            requests: 1000,
+        });
+    }
+
+    pub fn broker_down(&mut self) {
+        self.broker(BrokerEvent::Down {
+            conn: CONN,
+            reason: "test".into(),
+        });
+    }
+
+    pub fn broker(&mut self, event: BrokerEvent) {
+        self.gateway.handle_broker(self.now, event);
+        self.drain();
+    }
+
+    pub fn packet(&mut self, port: u16, packet: Packet<'_>) {
+        let mut buf = Vec::new();
+        packet.encode(&mut buf);
+        self.raw(port, &buf);
+    }
+
+    pub fn raw(&mut self, port: u16, datagram: &[u8]) {
+        self.gateway
+            .handle_datagram(self.now, LINK, &route(port), datagram);
+        self.drain();
+    }
+
+    /// Lets time pass, with every timer at its moment.
+    pub fn pass(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(at) = self.gateway.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.gateway.handle_timeout(self.now);
+            self.drain();
+        }
+        self.now = end;
+    }
+
+    pub fn drain(&mut self) {
+        let mut buf = Vec::new();
+        while let Some(output) = self.gateway.poll_output(self.now, &mut buf) {
+            match output {
+                Output::Transmit { to, len, .. } => {
+                    let port = match to {
+                        Destination::Peer(Route {
+                            addr: LinkAddr::Udp(addr),
+                            ..
+                        }) => addr.port(),
+                        _ => 0,
+                    };
+                    let datagram = buf.split_off(buf.len() - len);
+                    Packet::decode(&datagram).expect("the gateway sends what decodes");
+                    self.sent.push((port, datagram));
+                }
+                Output::Broker(request) => self.requests.push(request),
+                Output::Notice(notice) => self.notices.push(notice),
+            }
+        }
+    }
+
+    /// What was sent to a client since the last look.
+    pub fn take(&mut self, port: u16) -> Vec<Vec<u8>> {
+        let (own, other) = self.sent.drain(..).partition(|(to, _)| *to == port);
+        self.sent = other;
+        let own: Vec<(u16, Vec<u8>)> = own;
+        own.into_iter().map(|(_, datagram)| datagram).collect()
+    }
+
+    /// The client was sent exactly these packets since the last look.
+    #[track_caller]
+    pub fn expect(&mut self, port: u16, expected: &[Packet<'_>]) {
+        let sent = self.take(port);
+        let sent: Vec<Packet<'_>> = sent
+            .iter()
+            .map(|datagram| Packet::decode(datagram).unwrap())
+            .collect();
+        assert_eq!(sent, expected);
+    }
+
+    pub fn connect(&mut self, port: u16, id: &str) {
+        self.connect_with(
+            port,
+            Connect {
+                will: false,
+                clean_session: true,
+                duration: 60,
+                client_id: id,
+            },
+        );
+    }
+
+    #[track_caller]
+    pub fn connect_with(&mut self, port: u16, connect: Connect<'_>) {
+        self.packet(port, Packet::Connect(connect));
+        self.expect(port, &[connack(ReturnCode::Accepted)]);
+    }
+
+    /// Registers a name and returns its id.
+    #[track_caller]
+    pub fn register(&mut self, port: u16, topic_name: &str) -> TopicId {
+        self.packet(
+            port,
+            Packet::Register(Register {
+                topic_id: TopicId::NONE,
+                msg_id: MsgId(1),
+                topic_name,
+            }),
+        );
+        let sent = self.take(port);
+        match Packet::decode(&sent[0]).unwrap() {
+            Packet::Regack(Regack {
+                topic_id,
+                return_code: ReturnCode::Accepted,
+                ..
+            }) => topic_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Subscribes by name; the broker accepts. Returns what the SUBACK carried and the filter's id.
+    #[track_caller]
+    pub fn subscribe(&mut self, port: u16, filter: &str, qos: QoS) -> (TopicId, FilterId) {
+        self.requests.clear();
+        self.packet(port, subscribe(MsgId(9), filter, qos));
+        let (token, id) = self.subscribe_request();
+        self.broker(BrokerEvent::Settled {
+            token,
+            result: Ok(Some(qos)),
+        });
+        let sent = self.take(port);
+        match Packet::decode(&sent[0]).unwrap() {
+            Packet::Suback(suback) if suback.return_code == ReturnCode::Accepted => (suback.topic_id, id),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The SUBSCRIBE that the broker was asked for last.
+    #[track_caller]
+    pub fn subscribe_request(&self) -> (Token, FilterId) {
+        match self.requests.last() {
+            Some(BrokerRequest::Subscribe { token, id, .. }) => (*token, *id),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The PUBLISHes that the broker was asked for since the last look: token, topic, payload.
+    pub fn publishes(&mut self) -> Vec<(Option<Token>, String, Vec<u8>)> {
+        self.requests
+            .drain(..)
+            .filter_map(|request| match request {
+                BrokerRequest::Publish {
+                    token,
+                    topic,
+                    payload,
+                    ..
+                } => Some((token, topic.to_string(), payload.to_vec())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub fn message(&mut self, filters: &[FilterId], topic: &str, qos: QoS, retain: bool, payload: &[u8]) {
+        self.broker(BrokerEvent::Message {
+            conn: CONN,
+            delivery: None,
+            filters: filters.into(),
+            topic: Arc::from(topic),
+            qos,
+            retain,
+            payload: Bytes::copy_from_slice(payload),
+        });
+    }
+}
+
+pub fn connack(return_code: ReturnCode) -> Packet<'static> {
+    Packet::Connack(Connack { return_code })
+}
+
+pub fn disconnect() -> Packet<'static> {
+    Packet::Disconnect(Disconnect { duration: None })
+}
+
+pub fn subscribe(msg_id: MsgId, filter: &str, qos: QoS) -> Packet<'_> {
+    Packet::Subscribe(Subscribe {
+        dup: false,
+        qos,
+        msg_id,
+        topic: TopicFilter::Name(filter),
+    })
+}
+
+pub fn publish(topic: TopicRef, qos: QoS, msg_id: u16, data: &[u8]) -> Packet<'_> {
+    let qos = PublishQoS::Level(qos);
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic,
+        msg_id: MsgId(msg_id),
+        data,
+    })
+}
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
