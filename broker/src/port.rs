@@ -1,8 +1,8 @@
 //! One connection to a broker, from the core's Open to its Close.
 //!
 //! One task owns both halves of the MQTT client. It waits for four things at once, in this order:
-//! 1. the driver: packets from the broker, connecting, writing what was requested;
-//! 2. notices: outcomes of requests, which the driver resolves;
+//! 1. notices: outcomes of requests, which the driver resolves, before it goes on to what came after them;
+//! 2. the driver: packets from the broker, connecting, writing what was requested;
 //! 3. requests of the core;
 //! 4. when none of these is ready, what was gathered goes to the core as one batch.
 //!
@@ -59,6 +59,8 @@ pub(crate) struct Port<M> {
     /// Requests taken for which no credit was given back.
     owed: u32,
     link: Link,
+    /// That of the last connection.
+    window: Option<u16>,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
@@ -92,7 +94,7 @@ enum Closing {
     No,
     /// Waiting for what is unsettled.
     Draining,
-    /// DISCONNECT is requested.
+    /// Waiting for DISCONNECT to be written.
     Disconnecting,
 }
 
@@ -117,6 +119,7 @@ impl<M: Mqtt> Port<M> {
                 since: Instant::now(),
                 reported: false,
             },
+            window: None,
             held: Vec::new(),
             deliveries: Deliveries::default(),
         }
@@ -132,83 +135,84 @@ impl<M: Mqtt> Port<M> {
         let mut timer = pin!(sleep(Duration::ZERO));
 
         'connection: loop {
-            // Made anew only when it is through: a poll that is dropped may take a packet with it.
-            let step = next::<M>(
-                &mut driver,
-                wait,
-                discard_session.then(|| (self.config.clone(), self.options.clone())),
-            );
-            let mut step = pin!(step);
-            wait = Duration::ZERO;
+            let result = {
+                // Made anew only when it is through: a poll that is dropped may take a packet with it.
+                let step = next::<M>(
+                    &mut driver,
+                    wait,
+                    discard_session.then(|| (self.config.clone(), self.options.clone())),
+                );
+                let mut step = pin!(step);
 
-            let result = loop {
-                if self.events.len() >= BATCH && !self.flush().await {
-                    break 'connection;
-                }
-                if matches!(closing, Closing::Draining) && notices.is_empty() {
-                    self.mqtt.disconnect();
-                    closing = Closing::Disconnecting;
-                    timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
-                }
+                loop {
+                    if self.events.len() >= BATCH {
+                        self.flush().await;
+                    }
+                    if matches!(closing, Closing::Draining) && notices.is_empty() {
+                        self.mqtt.disconnect();
+                        closing = Closing::Disconnecting;
+                        timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
+                    }
 
-                let wake = poll_fn(|cx| {
-                    if let Poll::Ready(result) = step.as_mut().poll(cx) {
-                        return Poll::Ready(Wake::Driver(result));
-                    }
-                    if let Poll::Ready(Some(event)) = notices.poll_next_unpin(cx) {
-                        return Poll::Ready(Wake::Outcome(event));
-                    }
-                    if matches!(closing, Closing::No) {
-                        if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
-                            return Poll::Ready(Wake::Requests(n));
+                    let wake = poll_fn(|cx| {
+                        if let Poll::Ready(Some(event)) = notices.poll_next_unpin(cx) {
+                            return Poll::Ready(Wake::Outcome(event));
                         }
-                    } else if timer.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(Wake::Timer);
-                    }
-                    if self.events.is_empty() && self.owed < CREDIT_OWED_AT_MOST {
-                        Poll::Pending
-                    } else {
-                        Poll::Ready(Wake::Idle)
-                    }
-                });
+                        if let Poll::Ready(result) = step.as_mut().poll(cx) {
+                            return Poll::Ready(Wake::Driver(result));
+                        }
+                        if matches!(closing, Closing::No) {
+                            if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
+                                return Poll::Ready(Wake::Requests(n));
+                            }
+                        } else if timer.as_mut().poll(cx).is_ready() {
+                            return Poll::Ready(Wake::Timer);
+                        }
+                        if self.events.is_empty() && self.owed < CREDIT_OWED_AT_MOST {
+                            Poll::Pending
+                        } else {
+                            Poll::Ready(Wake::Idle)
+                        }
+                    });
 
-                match wake.await {
-                    Wake::Driver(result) => break result,
-                    Wake::Outcome(event) => self.events.push(event),
-                    Wake::Requests(0) => {
-                        let Link::Up { .. } = self.link else {
-                            break 'connection;
-                        };
-                        closing = Closing::Draining;
-                        timer.as_mut().reset(Instant::now() + CLOSE_WAITS[0]);
-                    }
-                    Wake::Requests(_) => {
-                        for request in taken.drain(..) {
-                            if let Some((token, notice)) = self.take(request) {
-                                notices.push(settle::<M>(token, notice));
+                    match wake.await {
+                        Wake::Driver(result) => break result,
+                        Wake::Outcome(event) => self.events.push(event),
+                        Wake::Requests(0) => {
+                            let Link::Up { .. } = self.link else {
+                                break 'connection;
+                            };
+                            closing = Closing::Draining;
+                            timer.as_mut().reset(Instant::now() + CLOSE_WAITS[0]);
+                        }
+                        Wake::Requests(_) => {
+                            for request in taken.drain(..) {
+                                if let Some((token, notice)) = self.take(request) {
+                                    notices.push(settle::<M>(token, notice));
+                                }
                             }
                         }
+                        Wake::Idle => self.flush().await,
+                        Wake::Timer => match closing {
+                            Closing::No | Closing::Draining => {
+                                self.mqtt.disconnect_now();
+                                closing = Closing::Disconnecting;
+                                timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
+                            }
+                            Closing::Disconnecting => break 'connection,
+                        },
                     }
-                    Wake::Idle => {
-                        if !self.flush().await {
-                            break 'connection;
-                        }
-                    }
-                    Wake::Timer => match closing {
-                        Closing::No | Closing::Draining => {
-                            self.mqtt.disconnect();
-                            closing = Closing::Disconnecting;
-                            timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
-                        }
-                        Closing::Disconnecting => break 'connection,
-                    },
                 }
             };
+            wait = Duration::ZERO;
 
             match result {
                 Ok(Happening::Progress) => {}
                 Ok(Happening::Message(message)) => self.on_message(message),
                 Ok(Happening::Released(packet_id)) => self.deliveries.released(packet_id),
+                Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
+                    M::start_over(&mut driver);
+                }
                 Ok(Happening::Connected(terms)) => {
                     discard_session = false;
                     // What a lost session took along is known by now, and told before Up.
@@ -238,23 +242,48 @@ impl<M: Mqtt> Port<M> {
             self.lose(&request);
         }
         self.owed = 0;
-        // The core may have stopped listening.
+        // The core may have stopped reading.
         let _ = tokio::time::timeout(CLOSE_WAITS[1], self.flush()).await;
         debug!(conn = self.conn.0, "link closed");
     }
 
+    /// The broker has the session but takes fewer publishes at once than before. The client resends with the packet ids
+    /// of old and holds back those above the receive maximum, for ever.
+    fn cannot_resume(&self, terms: Terms) -> bool {
+        let smaller =
+            terms.session_present && self.window.is_some_and(|window| self.window_of(terms) < window);
+        if smaller {
+            warn!(
+                conn = self.conn.0,
+                url = %Url(&self.config),
+                receive_maximum = terms.receive_maximum,
+                "session given up, since the broker takes less than before"
+            );
+        }
+        smaller
+    }
+
+    fn window_of(&self, terms: Terms) -> u16 {
+        terms.receive_maximum.min(self.config.in_flight.max(1))
+    }
+
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
-        let window = terms.receive_maximum.min(self.config.in_flight.max(1));
+        let window = self.window_of(terms);
+        self.window = Some(window);
         let outage = match self.link {
-            Link::Down { since, .. } | Link::Up { since, .. } => now - since,
+            Link::Down {
+                since,
+                reported: true,
+            } => Some(now - since),
+            Link::Down { reported: false, .. } | Link::Up { .. } => None,
         };
         info!(
             conn = self.conn.0,
             url = %Url(&self.config),
             session_present = terms.session_present,
             window,
-            ?outage,
+            outage = outage.map(tracing::field::debug),
             "link up"
         );
         self.link = Link::Up { since: now, terms };
@@ -447,8 +476,8 @@ impl<M: Mqtt> Port<M> {
         }
     }
 
-    /// Sends what was gathered; false when nobody listens any more.
-    async fn flush(&mut self) -> bool {
+    /// Sends what was gathered. When nobody listens any more, what remains is to be told to close.
+    async fn flush(&mut self) {
         if let Link::Up { .. } = self.link
             && self.owed > 0
         {
@@ -458,13 +487,10 @@ impl<M: Mqtt> Port<M> {
             });
         }
         self.owed = 0;
-        if self.events.is_empty() {
-            return true;
+        if !self.events.is_empty() {
+            let events = core::mem::take(&mut self.events);
+            let _ = self.inputs.send(Input::Broker(events)).await;
         }
-        self.inputs
-            .send(Input::Broker(core::mem::take(&mut self.events)))
-            .await
-            .is_ok()
     }
 }
 

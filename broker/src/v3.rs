@@ -125,6 +125,11 @@ impl Mqtt for V3 {
 
     fn disconnect(&self) {
         // Fails only when the event loop is gone.
+        let _ = self.0.try_disconnect();
+    }
+
+    fn disconnect_now(&self) {
+        // Fails only when the event loop is gone.
         let _ = self.0.try_disconnect_now();
     }
 

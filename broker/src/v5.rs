@@ -121,6 +121,11 @@ impl Mqtt for V5 {
 
     fn disconnect(&self) {
         // Fails only when the event loop is gone.
+        let _ = self.0.try_disconnect();
+    }
+
+    fn disconnect_now(&self) {
+        // Fails only when the event loop is gone.
         let _ = self.0.try_disconnect_now();
     }
 
