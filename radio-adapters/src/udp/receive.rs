@@ -111,7 +111,7 @@ impl<'a> Receiver<'a> {
 
     /// Waits for a datagram; false when the runtime ends.
     async fn ready(&self) -> bool {
-        self.socket.io.readable().await.is_ok()
+        self.socket.readable().await.is_ok()
     }
 
     /// Waits for datagrams and hands them over; false when nobody takes them any more.

@@ -10,7 +10,6 @@ use gateway_core::io::{Destination, TxBatch};
 use gateway_core::peer::{LinkAddr, LocalEnd};
 use quinn_udp::Transmit;
 use rustix::io::Errno;
-use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -118,11 +117,7 @@ impl Sender {
             ..
         } = self;
         let socket = &listeners[usize::from(from.socket)].socket;
-        let mut sent = pin!(
-            socket
-                .io
-                .async_io(Interest::WRITABLE, || try_send(socket, from, to, octets))
-        );
+        let mut sent = pin!(socket.send_when_writable(|| try_send(socket, from, to, octets)));
         loop {
             tokio::select! {
                 biased;
