@@ -155,9 +155,6 @@ impl Report {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Warning(Report);
 
-impl Warning {
-}
-
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.render(&renderer(f.alternate())))
