@@ -443,7 +443,8 @@ impl Gateway {
                     .subscribers
                     .iter()
                     .find(|subscriber| subscriber.client == asker.client)?;
-                Some(if result.is_none() { own.asked } else { own.granted })
+                let granted = if result.is_none() { own.asked } else { own.granted };
+                Some(granted.min(asker.asked))
             });
             let Some(client) = self
                 .clients

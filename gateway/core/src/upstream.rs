@@ -243,6 +243,8 @@ impl Upstream {
             connection.up = false;
             connection.credit = 0;
             connection.unreported = 0;
+            // Acknowledgements stay: a QoS 2 message does not come again over a kept session, so its port waits for
+            // ours. Those of QoS 1 name a delivery of the last connection, which ports pass over.
         }
     }
 

@@ -197,7 +197,8 @@ impl Client {
                 duration: wake.duration,
             }),
             // The CONNECT of a handshake under way starts it again.
-            State::Setup(setup) => setup.resumes,
+            State::Setup(setup) if same_flags => setup.resumes,
+            State::Setup(_) => None,
             State::Active | State::Asleep { .. } | State::Awake(_) => None,
             State::Disconnected | State::Lost | State::Gone => None,
         };

@@ -188,6 +188,8 @@ impl Client {
     /// A well-formed message of the client, other than CONNECT.
     pub(crate) fn on_packet(&mut self, cx: &mut Context, now: Instant, packet: Packet<'_>) {
         if matches!(self.state, State::Setup(_)) {
+            // A connection that this handshake resumes was heard of too, should the handshake be given up.
+            self.last_seen = now;
             return match packet {
                 Packet::WillTopic(topic) => self.on_will_topic(cx, now, topic),
                 Packet::WillMsg(message) => self.on_will_msg(cx, now, message),
@@ -308,7 +310,7 @@ impl Client {
     /// The client is assumed unreachable: its will is published (reading A26).
     fn lose(&mut self, cx: &mut Context) {
         cx.metrics.lost_total += 1;
-        let will = self.will.is_some();
+        let mut published = false;
         if let Some(will) = &self.will {
             let topic = cx
                 .names
@@ -323,13 +325,16 @@ impl Client {
                 .upstream
                 .publish(cx.upstream.connection_for(self.id_hash), Origin::Gateway, message)
             {
-                Ok(()) => cx.metrics.wills_published_total += 1,
+                Ok(()) => {
+                    cx.metrics.wills_published_total += 1;
+                    published = true;
+                }
                 Err(_) => cx.metrics.publish_dropped_total += 1,
             }
         }
         cx.notice(Notice::Lost {
             client: self.id.clone(),
-            will,
+            will: published,
         });
         self.end_connection();
         self.state = if self.clean { State::Gone } else { State::Lost };
