@@ -109,7 +109,9 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         }
     };
     if settings.radios.is_empty() {
-        eprintln!("snipe: no radio that this version drives is configured: add a [[radio]] of kind = \"udp\"");
+        eprintln!(
+            "snipe: no radio that this version drives is configured: add a [[radio]] of kind = \"udp\""
+        );
         return ExitCode::from(EXIT_UNAVAILABLE);
     }
     let (inputs, input_receiver) = mpsc::channel(INPUTS);

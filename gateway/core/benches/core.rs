@@ -41,8 +41,12 @@ impl World {
         config.limits.new_sessions_per_second = 0;
         let now = Instant::from_micros(1);
         let mut gateway = Gateway::new(config, 1, now);
-        let profile =
-            LinkProfile { mtu: 1400, confirms_tx: false, broadcast: false, credit: LinkProfile::UNLIMITED };
+        let profile = LinkProfile {
+            mtu: 1400,
+            confirms_tx: false,
+            broadcast: false,
+            credit: LinkProfile::UNLIMITED,
+        };
         gateway.handle_link(now, LINK, LinkEvent::Up(profile));
         let route = |at: usize| Route {
             addr: LinkAddr::Udp(([10, (at >> 16) as u8, (at >> 8) as u8, at as u8], 40_000).into()),
@@ -59,7 +63,14 @@ impl World {
             next: 0,
             msg_id: 0,
         };
-        world.gateway.handle_broker(now, BrokerEvent::Up { conn: CONN, session_present: false, window: u16::MAX });
+        world.gateway.handle_broker(
+            now,
+            BrokerEvent::Up {
+                conn: CONN,
+                session_present: false,
+                window: u16::MAX,
+            },
+        );
         for at in 0..clients {
             world.client(at);
         }
@@ -69,14 +80,28 @@ impl World {
     fn client(&mut self, at: usize) {
         let id = format!("sensor-{at}");
         let topic_name = format!("plant/sensor-{at}/t");
-        self.packet(at, Packet::Connect(Connect { will: false, clean_session: true, duration: 600, client_id: &id }));
+        self.packet(
+            at,
+            Packet::Connect(Connect {
+                will: false,
+                clean_session: true,
+                duration: 600,
+                client_id: &id,
+            }),
+        );
         self.drain();
-        let register = Register { topic_id: TopicId::NONE, msg_id: MsgId(1), topic_name: &topic_name };
+        let register = Register {
+            topic_id: TopicId::NONE,
+            msg_id: MsgId(1),
+            topic_name: &topic_name,
+        };
         self.packet(at, Packet::Register(register));
         let start = self.buf.len();
         self.drain();
         let sent = self.buf.split_off(start);
-        let Ok(Packet::Regack(regack)) = Packet::decode(&sent) else { panic!("{sent:?}") };
+        let Ok(Packet::Regack(regack)) = Packet::decode(&sent) else {
+            panic!("{sent:?}")
+        };
         self.topics.push(regack.topic_id);
         self.buf.clear();
     }
@@ -85,12 +110,16 @@ impl World {
         let mut datagram = [0_u8; 256];
         let len = packet.encoded_len();
         packet.encode(&mut &mut datagram[..]);
-        self.gateway.handle_datagram(self.now, LINK, &self.routes[at], &datagram[..len]);
+        self.gateway
+            .handle_datagram(self.now, LINK, &self.routes[at], &datagram[..len]);
     }
 
     fn drain(&mut self) {
         while let Some(output) = self.gateway.poll_output(self.now, &mut self.buf) {
-            if let Output::Broker(BrokerRequest::Publish { token: Some(token), .. }) = output {
+            if let Output::Broker(BrokerRequest::Publish {
+                token: Some(token), ..
+            }) = output
+            {
                 self.tokens.push(token);
             }
         }
@@ -100,7 +129,13 @@ impl World {
     fn publish(&mut self, count: usize) {
         for _ in 0..count / BATCH {
             self.now = self.now + Duration::from_micros(100);
-            self.gateway.handle_broker(self.now, BrokerEvent::Credit { conn: CONN, requests: BATCH as u32 });
+            self.gateway.handle_broker(
+                self.now,
+                BrokerEvent::Credit {
+                    conn: CONN,
+                    requests: BATCH as u32,
+                },
+            );
             for _ in 0..BATCH {
                 // A stride that visits all clients and no two neighbours in a row.
                 self.next = (self.next + 7919) % self.routes.len();
@@ -117,7 +152,13 @@ impl World {
             }
             self.drain();
             for token in std::mem::take(&mut self.tokens) {
-                self.gateway.handle_broker(self.now, BrokerEvent::Settled { token, result: Ok(None) });
+                self.gateway.handle_broker(
+                    self.now,
+                    BrokerEvent::Settled {
+                        token,
+                        result: Ok(None),
+                    },
+                );
             }
             self.drain();
             black_box(&self.buf);
