@@ -15,6 +15,8 @@
 //! - A request that MQTT cannot carry (topic, size) is refused here, with the reason code a broker would give.
 //! - After Close, what was requested before it is still written, and settled if the broker answers soon.
 
+#![forbid(unsafe_code)]
+
 mod backoff;
 mod deliveries;
 mod mqtt;

@@ -1,5 +1,7 @@
 //! The MQTT-SN gateway and its tools: reads the command line and hands over.
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod config;
 mod control;

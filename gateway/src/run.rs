@@ -55,7 +55,10 @@ pub(crate) fn run(source: &config::SourceArgs) -> ExitCode {
         return ExitCode::from(EXIT_CANNOT_WRITE);
     }
     for warning in &loaded.warnings {
-        eprint!("{warning}");
+        match config::colours_on_stderr() {
+            true => eprintln!("{warning:#}"),
+            false => eprintln!("{warning}"),
+        }
     }
     let messages = Arc::new(AtomicU64::new(0));
     let runtime = match runtime(start, loaded.settings.gather, messages.clone()) {
@@ -65,7 +68,7 @@ pub(crate) fn run(source: &config::SourceArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(serve(loaded, start, &messages));
+    let code = runtime.block_on(serve(loaded, start, messages));
     // Name look-ups may still be under way on a thread of their own; nobody waits for them.
     runtime.shutdown_background();
     code
@@ -93,7 +96,7 @@ enum Stop {
     Interrupted,
 }
 
-async fn serve(loaded: Loaded, start: Clock, messages: &AtomicU64) -> ExitCode {
+async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCode {
     let settings = loaded.settings;
     let remote = match &settings.broker {
         Broker::External(remote) | Broker::Default(remote) => remote.clone(),
@@ -105,7 +108,13 @@ async fn serve(loaded: Loaded, start: Clock, messages: &AtomicU64) -> ExitCode {
             return ExitCode::from(EXIT_UNAVAILABLE);
         }
     };
-    let (inputs, mut input_receiver) = mpsc::channel(INPUTS);
+    if settings.radios.is_empty() {
+        eprintln!(
+            "snipe: no radio that this version drives is configured: add a [[radio]] of kind = \"udp\""
+        );
+        return ExitCode::from(EXIT_UNAVAILABLE);
+    }
+    let (inputs, input_receiver) = mpsc::channel(INPUTS);
     let links = match open_links(&settings, &inputs) {
         Ok(links) => links,
         Err(error) => {
@@ -113,7 +122,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: &AtomicU64) -> ExitCode {
             return ExitCode::from(EXIT_UNAVAILABLE);
         }
     };
-    let (questions, mut question_receiver) = mpsc::channel(16);
+    let (questions, question_receiver) = mpsc::channel(16);
     let _socket = match control::listen(&settings.state_dir, questions) {
         Ok(socket) => socket,
         Err(error) => {
@@ -136,7 +145,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: &AtomicU64) -> ExitCode {
     announce(&settings, &loaded.origin, &remote, &links, start).await;
     let broker = broker::spawn(remote, inputs.clone());
     drop(inputs);
-    let stop = async {
+    let stop = async move {
         tokio::select! {
             _ = terminate.recv() => Stop::Terminated,
             _ = interrupt.recv() => Stop::Interrupted,
@@ -151,10 +160,21 @@ async fn serve(loaded: Loaded, start: Clock, messages: &AtomicU64) -> ExitCode {
         notices: Notices::new(settings.radios.iter().map(|radio| radio.name.clone()).collect()),
         buf: Vec::new(),
     };
-    let stop = core_loop(shell, &mut input_receiver, &mut question_receiver, messages, stop).await;
-    match stop {
-        Stop::Terminated => ExitCode::SUCCESS,
-        Stop::Interrupted => ExitCode::from(EXIT_INTERRUPTED),
+    // A task, not this future: the runtime looks for events once more before it comes back to its main future.
+    let core = tokio::spawn(core_loop(
+        shell,
+        input_receiver,
+        question_receiver,
+        messages,
+        stop,
+    ));
+    match core.await {
+        Ok(Stop::Terminated) => ExitCode::SUCCESS,
+        Ok(Stop::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        Err(error) => {
+            eprintln!("snipe: the core failed: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -244,9 +264,9 @@ struct Shell {
 /// Hands in what happened, carries out what comes of it, sleeps until there is more.
 async fn core_loop(
     mut shell: Shell,
-    inputs: &mut mpsc::Receiver<Input>,
-    questions: &mut mpsc::Receiver<Question>,
-    messages: &AtomicU64,
+    mut inputs: mpsc::Receiver<Input>,
+    mut questions: mpsc::Receiver<Question>,
+    messages: Arc<AtomicU64>,
     stop: impl Future<Output = Stop>,
 ) -> Stop {
     tokio::pin!(stop);
@@ -291,7 +311,7 @@ async fn core_loop(
                 shell.answer(now, question);
             }
             reason = &mut stop => {
-                shell.stop(inputs).await;
+                shell.stop(&mut inputs).await;
                 return reason;
             }
         }

@@ -302,6 +302,9 @@ impl ClientTopics {
             told: false,
             rejected: false,
         };
+        if self.normal.is_empty() {
+            self.normal.reserve_exact(1); // Most clients publish under one name, and there may be a million of them.
+        }
         self.normal.push(topic);
         Ok(id)
     }

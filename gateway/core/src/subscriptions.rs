@@ -69,6 +69,8 @@ pub(crate) struct Asker {
     /// Which record, so that a later one in the same place is not answered.
     pub(crate) serial: u32,
     pub(crate) msg_id: MsgId,
+    /// QoS asked for: another SUBSCRIBE of the client for the same filter may ask for more meanwhile.
+    pub(crate) asked: QoS,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,18 @@ impl Filter {
             until: None,
             seen: FxHashSet::default(),
         });
+    }
+
+    /// A live message: what is retained under its topic has passed for those who have their SUBACK.
+    ///
+    /// Brokers send retained messages ahead of later live ones, so what comes with RETAIN set from now on was asked
+    /// for by somebody else.
+    fn pass_live(&mut self, topic: &Arc<str>, now: Instant) {
+        for waiting in &mut self.retained_for {
+            if waiting.until.is_some_and(|until| now < until) {
+                waiting.seen.insert(topic.clone());
+            }
+        }
     }
 
     /// True if this retained message is for the client and it has not had it from this subscription.
@@ -207,6 +221,9 @@ impl Subscriptions {
             self.trie.matching(name, &mut matching);
         }
         for &key in &keys {
+            if !retain {
+                self.filters[key].pass_live(name, now);
+            }
             let count = self.filters[key].subscribers.len();
             for at in 0..count {
                 let Subscriber { client, granted, .. } = self.filters[key].subscribers[at];

@@ -233,7 +233,6 @@ impl Upstream {
         connection.up = true;
         connection.credit = 0;
         connection.window = u32::from(window);
-        connection.acks.clear(); // They belonged to the last connection; the broker delivers again.
         if !session_present {
             connection.unreported = connection.in_flight;
         }
@@ -244,7 +243,8 @@ impl Upstream {
             connection.up = false;
             connection.credit = 0;
             connection.unreported = 0;
-            connection.acks.clear();
+            // Acknowledgements stay: a QoS 2 message does not come again over a kept session, so its port waits for
+            // ours. Those of QoS 1 name a delivery of the last connection, which ports pass over.
         }
     }
 

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
 pub(crate) use report::{ConfigErrors, Warning, colours_on_stderr};
-pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings};
+pub(crate) use settings::{Broker, LogFormat, LogSettings, RadioKind, Settings};
 
 use layers::Surroundings;
 use tree::Table;

@@ -125,7 +125,10 @@ impl Socket {
 ///
 /// Measured: registered for both, every datagram sent ends one more `epoll_wait`. With QoS 1 at 5,000/s, one message at
 /// a time, that is one of three waits per message.
-#[expect(unsafe_code, reason = "the only way to register for one direction; measured above")]
+#[expect(
+    unsafe_code,
+    reason = "the only way to register for one direction; measured above"
+)]
 fn register(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
     // SAFETY: a std socket owns its descriptor and gives the same one as long as it lives; it moves into the `AsyncFd`,
     // which deregisters it before it is dropped, and nothing here takes it out or replaces it.

@@ -1,1 +1,1044 @@
 //! A simulated world around the gateway core.
+//!
+//! A [`World`] holds one [`Gateway`], simulated clients ([`SimClient`]), a lossy network between them ([`net`]) and a
+//! broker ([`SimBroker`]). Its clock jumps from event to event and everything random comes from one seed, so the same
+//! seed gives the same history, octet by octet. Every input and output of the gateway passes the [`Reference`], which
+//! knows what must hold and names the rule that an output breaks.
+//!
+//! Write a scenario by calling `World`'s verbs and letting time pass ([`World::run_for`]); end it with
+//! [`World::settle`], which heals everything and checks that what was promised came true and that the gateway becomes
+//! quiet. Random scenarios are in [`history`].
+
+use core::hash::Hasher;
+use core::time::Duration;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::Gateway;
+use gateway_core::admin::{AdminCommand, AdminReply};
+use gateway_core::config::GatewayConfig;
+use gateway_core::io::{
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, TxTicket, Will,
+};
+use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
+use gateway_core::time::Instant;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rustc_hash::{FxHashMap, FxHasher};
+use sn_codec::{PublishQoS, QoS, TopicId};
+
+pub mod history;
+pub mod net;
+pub mod reference;
+pub mod sim_broker;
+pub mod sim_client;
+
+use net::{Path, PathConfig, between};
+use reference::{Check, Reference, Violation};
+use sim_broker::{BrokerAction, BrokerConfig, Origin, SimBroker};
+use sim_client::{Action, ClientConfig, Outcome, SimClient, TopicForm, Uplink};
+
+/// The one link of the world.
+pub const LINK: LinkId = LinkId(0);
+
+/// Outputs of one drain beyond which the gateway is taken to loop.
+const MAX_OUTPUTS_PER_DRAIN: usize = 100_000;
+
+/// Timeouts at one instant beyond which the gateway is taken to spin (it works off 1,024 expiries per call).
+const MAX_TIMEOUTS_PER_INSTANT: usize = 200;
+
+/// What a world is made of.
+#[derive(Debug, Clone)]
+pub struct WorldConfig {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// The gateway's configuration.
+    pub gateway: GatewayConfig,
+    /// The broker's.
+    pub broker: BrokerConfig,
+    /// From clients to the gateway.
+    pub up: PathConfig,
+    /// From the gateway to clients.
+    pub down: PathConfig,
+    /// The largest datagram of the link, in octets.
+    pub mtu: usize,
+    /// Datagrams the link takes at once, each returned after a few milliseconds; `None` for any number.
+    pub link_credit: Option<u32>,
+    /// Inputs within this time of the first are handed over before outputs are drained.
+    pub batch: Duration,
+    /// Write down what happens, for a report.
+    pub trace: bool,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        WorldConfig {
+            seed: 1,
+            gateway: GatewayConfig {
+                advertise_interval: None,
+                ..GatewayConfig::default()
+            },
+            broker: BrokerConfig::default(),
+            up: PathConfig::CLEAN,
+            down: PathConfig::CLEAN,
+            mtu: 1400,
+            link_credit: None,
+            batch: Duration::ZERO,
+            trace: false,
+        }
+    }
+}
+
+/// Names a client of a world: the order in which it was added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientIx(pub usize);
+
+/// A gateway and everything around it.
+pub struct World {
+    /// The broker, to look at.
+    pub broker: SimBroker,
+    /// The model, to look at.
+    pub reference: Reference,
+    /// What the gateway told for the log, in order.
+    pub notices: Vec<(Instant, Notice)>,
+    /// Datagrams the gateway sent, in order, if [`WorldConfig::trace`] is set.
+    pub sent: Vec<(Instant, Destination, Vec<u8>)>,
+    config: WorldConfig,
+    now: Instant,
+    rng: SmallRng,
+    gateway: Gateway,
+    clients: Vec<Station>,
+    by_addr: FxHashMap<LinkAddr, usize>,
+    events: BinaryHeap<Reverse<Scheduled>>,
+    next_event: u64,
+    link_credit: u32,
+    counter: u64,
+    external: Vec<Bytes>,
+    transmits: usize,
+    timeouts: usize,
+    timeouts_now: usize,
+    hash: FxHasher,
+    trace: VecDeque<String>,
+    settling: bool,
+}
+
+/// A client and its link.
+struct Station {
+    client: SimClient,
+    route: Route,
+    up: Path,
+    down: Path,
+    wakes_at: Option<Instant>,
+    /// QoS 1 and 2 messages of its application since it last had power.
+    submitted: Vec<Bytes>,
+}
+
+#[derive(Debug)]
+enum Event {
+    ToGateway {
+        from: Route,
+        datagram: Vec<u8>,
+    },
+    ToClient {
+        client: usize,
+        addr: LinkAddr,
+        datagram: Vec<u8>,
+    },
+    ClientTimer(usize),
+    Broker(BrokerAction),
+    /// The broker has something to tell.
+    BrokerSpeaks,
+    Link(LinkEvent),
+    ShutDown,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Instant,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+impl World {
+    /// A world in which the gateway has just started and its link is up.
+    pub fn new(config: WorldConfig) -> World {
+        let now = Instant::START;
+        let gateway = Gateway::new(config.gateway.clone(), config.seed, now);
+        let mut world = World {
+            broker: SimBroker::new(config.broker.clone()),
+            reference: Reference::new(config.gateway.clone(), config.mtu),
+            notices: Vec::new(),
+            sent: Vec::new(),
+            now,
+            rng: SmallRng::seed_from_u64(config.seed),
+            gateway,
+            clients: Vec::new(),
+            by_addr: FxHashMap::default(),
+            events: BinaryHeap::new(),
+            next_event: 0,
+            link_credit: config.link_credit.unwrap_or(LinkProfile::UNLIMITED),
+            counter: 0,
+            external: Vec::new(),
+            transmits: 0,
+            timeouts: 0,
+            timeouts_now: 0,
+            hash: FxHasher::default(),
+            trace: VecDeque::new(),
+            settling: false,
+            config,
+        };
+        let profile = LinkProfile {
+            mtu: world.config.mtu,
+            confirms_tx: false,
+            broadcast: false,
+            credit: world.link_credit,
+        };
+        world.schedule(now, Event::Link(LinkEvent::Up(profile)));
+        world
+    }
+
+    // Clients.
+
+    /// Adds a client that is on and does nothing yet.
+    pub fn add_client(&mut self, mut config: ClientConfig) -> ClientIx {
+        let ix = ClientIx(self.clients.len());
+        for entry in &self.config.gateway.predefined {
+            let name = entry.topic.replace("{client_id}", &config.id);
+            config.predefined.entry(entry.id).or_insert(name);
+        }
+        self.reference.add_client(ix, &config);
+        if let Some(will) = &config.will {
+            self.reference.add_will(ix, will.payload.clone());
+        }
+        let (up, down) = (Path::new(self.config.up), Path::new(self.config.down));
+        let client = SimClient::new(config);
+        let route = self.new_route(ix);
+        self.clients.push(Station {
+            client,
+            route,
+            up,
+            down,
+            wakes_at: None,
+            submitted: Vec::new(),
+        });
+        ix
+    }
+
+    /// Adds a client and connects it.
+    pub fn add_connected(&mut self, config: ClientConfig) -> ClientIx {
+        let ix = self.add_client(config);
+        self.connect(ix);
+        self.run_until(Duration::from_secs(300), |world| world.client(ix).is_active());
+        ix
+    }
+
+    /// A client, to look at.
+    pub fn client(&self, ix: ClientIx) -> &SimClient {
+        &self.clients[ix.0].client
+    }
+
+    /// The clients, in the order they were added.
+    pub fn clients(&self) -> impl Iterator<Item = (ClientIx, &SimClient)> {
+        self.clients
+            .iter()
+            .enumerate()
+            .map(|(ix, station)| (ClientIx(ix), &station.client))
+    }
+
+    /// Where a client sends from.
+    pub fn route(&self, ix: ClientIx) -> &Route {
+        &self.clients[ix.0].route
+    }
+
+    /// Makes a client connect.
+    pub fn connect(&mut self, ix: ClientIx) {
+        self.note(|world| format!("{} is told to connect", world.client(ix).config.id));
+        self.clients[ix.0].client.connect(self.now);
+        self.after_client(ix.0);
+    }
+
+    /// Makes a client publish a small message that exists once in the world, and returns the payload.
+    pub fn publish(&mut self, ix: ClientIx, topic: impl Into<TopicForm>, qos: impl Into<Level>) -> Bytes {
+        self.publish_as(ix, topic.into(), qos.into().0, false, 0)
+    }
+
+    /// As [`World::publish`], retained or not, padded to at least so many octets.
+    pub fn publish_as(
+        &mut self,
+        ix: ClientIx,
+        topic: TopicForm,
+        qos: PublishQoS,
+        retain: bool,
+        octets: usize,
+    ) -> Bytes {
+        let id = self.client(ix).config.id.clone();
+        let payload = self.new_payload(&id, octets);
+        let name = match &topic {
+            TopicForm::Name(name) => name.clone(),
+            TopicForm::Predefined(id) => self.predefined_name(ix, *id),
+            TopicForm::Short(octets) => String::from_utf8_lossy(octets).into_owned(),
+        };
+        let uplink = Uplink {
+            topic,
+            qos,
+            retain,
+            payload: payload.clone(),
+        };
+        self.reference.add_uplink(ix, &uplink, name);
+        if matches!(qos, PublishQoS::Level(QoS::AtLeastOnce | QoS::ExactlyOnce)) {
+            self.clients[ix.0].submitted.push(payload.clone());
+        }
+        self.act(ix, Action::Publish(uplink));
+        payload
+    }
+
+    /// Makes a client subscribe.
+    pub fn subscribe(&mut self, ix: ClientIx, topic: impl Into<TopicForm>, qos: QoS) {
+        self.act(
+            ix,
+            Action::Subscribe {
+                topic: topic.into(),
+                qos,
+            },
+        );
+    }
+
+    /// Makes a client unsubscribe.
+    pub fn unsubscribe(&mut self, ix: ClientIx, topic: impl Into<TopicForm>) {
+        self.act(ix, Action::Unsubscribe { topic: topic.into() });
+    }
+
+    /// Makes a client disconnect once it has done what it was told before.
+    pub fn disconnect(&mut self, ix: ClientIx) {
+        self.act(ix, Action::Disconnect);
+    }
+
+    /// Makes a client do something. Publish by [`World::publish`], which tells the reference.
+    pub fn act(&mut self, ix: ClientIx, action: Action) {
+        self.note(|world| format!("{} is told to {action:?}", world.client(ix).config.id));
+        if let Action::UpdateWillTopic(Some(Will { payload, .. })) | Action::UpdateWillMessage(payload) =
+            &action
+        {
+            self.reference.add_will(ix, payload.clone());
+        }
+        self.clients[ix.0].client.act(self.now, action);
+        self.after_client(ix.0);
+    }
+
+    /// A client loses power.
+    pub fn vanish(&mut self, ix: ClientIx) {
+        self.note(|world| format!("{} vanishes", world.client(ix).config.id));
+        self.clients[ix.0].client.vanish();
+        self.clients[ix.0].submitted.clear();
+    }
+
+    /// A client loses power for a moment and connects again.
+    pub fn reboot(&mut self, ix: ClientIx) {
+        self.note(|world| format!("{} reboots", world.client(ix).config.id));
+        self.clients[ix.0].submitted.clear();
+        self.clients[ix.0].client.reboot(self.now);
+        self.after_client(ix.0);
+    }
+
+    /// A client gets another address and connects from there, its memory intact.
+    pub fn roam(&mut self, ix: ClientIx) {
+        let route = self.new_route(ix);
+        self.note(|world| format!("{} roams to {}", world.client(ix).config.id, route.addr));
+        self.clients[ix.0].route = route;
+        self.clients[ix.0].client.reconnect(self.now);
+        self.after_client(ix.0);
+    }
+
+    /// Hands a datagram to the gateway as if it came from there.
+    pub fn inject(&mut self, from: &Route, datagram: &[u8]) {
+        self.schedule(
+            self.now,
+            Event::ToGateway {
+                from: from.clone(),
+                datagram: datagram.to_vec(),
+            },
+        );
+    }
+
+    /// An address that is no client's.
+    pub fn stranger(&self, number: u16) -> Route {
+        route_to(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), number)))
+    }
+
+    /// How a client's datagrams travel from now on.
+    pub fn set_paths(&mut self, ix: ClientIx, up: PathConfig, down: PathConfig) {
+        self.clients[ix.0].up.config = up;
+        self.clients[ix.0].down.config = down;
+    }
+
+    /// As [`World::set_paths`], for all clients.
+    pub fn set_all_paths(&mut self, up: PathConfig, down: PathConfig) {
+        for ix in 0..self.clients.len() {
+            self.set_paths(ClientIx(ix), up, down);
+        }
+    }
+
+    // The broker.
+
+    /// Somebody at the broker publishes a message that exists once in the world; returns its payload.
+    pub fn external(&mut self, topic: &str, qos: QoS, retain: bool) -> Bytes {
+        let payload = self.new_payload("external", 0);
+        self.external_payload(topic, qos, retain, payload.clone());
+        payload
+    }
+
+    /// As [`World::external`], with this payload.
+    pub fn external_payload(&mut self, topic: &str, qos: QoS, retain: bool, payload: Bytes) {
+        self.note(|_| format!("external {qos:?} {payload:?} on {topic} retain {retain}"));
+        self.external.push(payload.clone());
+        self.broker
+            .publish(self.now, topic, qos, retain, payload, &mut self.rng);
+        self.after_broker();
+    }
+
+    /// The broker goes away, with or without keeping sessions for when it is back.
+    pub fn broker_down(&mut self, keep_sessions: bool) {
+        self.note(|_| format!("broker goes down, keeps sessions: {keep_sessions}"));
+        self.broker.go_down(keep_sessions);
+        self.after_broker();
+    }
+
+    /// The broker is back.
+    pub fn broker_up(&mut self) {
+        self.note(|_| "broker is reachable".into());
+        self.broker.come_up(self.now, &mut self.rng);
+        self.after_broker();
+    }
+
+    /// Tells the gateway to stop.
+    pub fn shut_down(&mut self) {
+        self.schedule(self.now, Event::ShutDown);
+    }
+
+    // Time.
+
+    /// The virtual time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Panics
+    /// With a report, as soon as a rule is broken.
+    pub fn run_for(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        if let Err(violation) = self.advance(until) {
+            self.fail(&violation);
+        }
+    }
+
+    /// Lets time pass until something is true.
+    ///
+    /// # Panics
+    /// With a report, if a rule is broken or the limit is reached.
+    pub fn run_until(&mut self, limit: Duration, done: impl Fn(&World) -> bool) {
+        let end = self.now + limit;
+        while !done(self) {
+            match self.step(end) {
+                Ok(true) => {}
+                Ok(false) => self.fail(&Violation::new(
+                    "happens in time",
+                    format!("not within {limit:?}"),
+                )),
+                Err(violation) => self.fail(&violation),
+            }
+        }
+    }
+
+    /// Lets time pass up to this instant.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn advance(&mut self, until: Instant) -> Check {
+        while self.step(until)? {}
+        Ok(())
+    }
+
+    /// Heals the network, brings the broker back, and waits until nothing is left to do; then checks what must hold at
+    /// the end.
+    ///
+    /// # Panics
+    /// With a report, if a rule is broken.
+    pub fn settle(&mut self) {
+        if let Err(violation) = self.try_settle() {
+            self.fail(&violation);
+        }
+    }
+
+    /// As [`World::settle`].
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn try_settle(&mut self) -> Check {
+        self.note(|_| "settling".into());
+        self.settling = true;
+        self.set_all_paths(PathConfig::CLEAN, PathConfig::CLEAN);
+        if !self.broker.is_reachable() {
+            self.broker_up();
+        }
+        // Longer than any pause, keep-alive tolerance and series of retries of these worlds.
+        let end = self.now + Duration::from_secs(3600);
+        loop {
+            let checked_again = self.now + Duration::from_secs(5);
+            self.advance(checked_again)?;
+            let left = self.left_to_do();
+            if left.is_empty() {
+                break;
+            }
+            if self.now >= end {
+                return Err(Violation::new("a healed world comes to rest", left.join("; ")));
+            }
+        }
+        self.check_quiet()?;
+        self.check_end()
+    }
+
+    /// What is not at rest.
+    fn left_to_do(&self) -> Vec<String> {
+        let busy = self
+            .clients
+            .iter()
+            .map(|s| &s.client)
+            .filter(|c| !c.is_idle())
+            .map(SimClient::describe);
+        let mut left: Vec<String> = busy.collect();
+        left.extend(self.reference.open_exchanges(self.now));
+        left.extend(self.reference.undelivered());
+        left.extend(self.reference.missing_wills(self.now));
+        let open = self.reference.open_tokens();
+        if open > 0 {
+            left.push(format!("{open} requests to the broker are open"));
+        }
+        if !self.broker.is_idle() {
+            left.push("the broker is not idle".into());
+        }
+        left
+    }
+
+    /// §10 of the architecture: every closed scenario becomes quiet. Only keep-alives go on.
+    fn check_quiet(&mut self) -> Check {
+        let quiet_for = Duration::from_secs(600);
+        let (transmits, timeouts) = (self.transmits, self.timeouts);
+        self.advance(self.now + quiet_for)?;
+        let active = self.clients.iter().filter(|s| s.client.is_active());
+        // Each client pings after 3/4 of its keep-alive, and is answered once.
+        let pings: usize = active
+            .filter(|s| s.client.config.keep_alive > 0)
+            .map(|s| (quiet_for.as_secs() * 4 / (3 * u64::from(s.client.config.keep_alive))) as usize + 1)
+            .sum();
+        let sent = self.transmits - transmits;
+        if sent > pings {
+            return Err(Violation::new(
+                "quiet at the end",
+                format!("{sent} datagrams for {pings} pings"),
+            ));
+        }
+        // One look at each client per keep-alive, and some for the rest.
+        let wakes = self.timeouts - timeouts;
+        let enough = 4 * pings + 20 * self.clients.len() + 100;
+        if wakes > enough {
+            return Err(Violation::new(
+                "quiet at the end",
+                format!("{wakes} timeouts in {quiet_for:?}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What was promised has come true.
+    fn check_end(&mut self) -> Check {
+        for station in &self.clients {
+            let client = &station.client;
+            for payload in &station.submitted {
+                let Some(outcome) = client.outcomes.get(payload) else {
+                    // Told to, but never connected or disconnected before its turn came.
+                    if client.is_active() {
+                        return Err(Violation::new(
+                            "every message has an outcome",
+                            format!("{payload:?}"),
+                        ));
+                    }
+                    continue;
+                };
+                if *outcome == Outcome::Acknowledged && self.broker.count(payload) == 0 {
+                    return Err(Violation::new(
+                        "what was acknowledged arrived",
+                        format!("{payload:?}"),
+                    ));
+                }
+            }
+            let mut seen = BTreeSet::new();
+            for delivered in client
+                .delivered
+                .iter()
+                .filter(|d| d.qos == QoS::ExactlyOnce && !d.payload.is_empty())
+            {
+                let again = !seen.insert(delivered.payload.clone());
+                let routed = self.broker.count(&delivered.payload);
+                // Without power it forgets what it had between PUBLISH and PUBREL.
+                let certain = !self.reference.has_uncertain_copies(&delivered.payload);
+                if again && certain && routed == 1 && !delivered.retain && client.power_losses == 0 {
+                    let detail = format!("{:?} at {}", delivered.payload, client.config.id);
+                    return Err(Violation::new("QoS 2 reaches the application once", detail));
+                }
+            }
+        }
+        let (held, asked) = (self.reference.held_filters(), self.reference.asked_filters());
+        let subscribed = self.broker.filters(ConnId(0));
+        if !(held.is_subset(&subscribed) && subscribed.is_subset(&asked)) {
+            let detail = format!("clients hold {held:?}, asked for {asked:?}, the gateway {subscribed:?}");
+            return Err(Violation::new("subscribed upstream to what clients hold", detail));
+        }
+        for routed in &self.broker.log {
+            let known = routed.origin == Origin::External || self.reference.knows(&routed.payload);
+            if !known {
+                return Err(Violation::new(
+                    "nothing arrives that was not sent",
+                    format!("{routed:?}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    // What can be asked at any time.
+
+    /// The gateway's counters by exported name.
+    pub fn metrics(&mut self) -> Vec<(String, u64)> {
+        match self.gateway.handle_admin(self.now, AdminCommand::Metrics) {
+            AdminReply::Metrics(metrics) => metrics,
+            AdminReply::Topics { .. } => Vec::new(),
+        }
+    }
+
+    /// The gateway, for questions this world has no word for.
+    pub fn gateway(&mut self) -> &mut Gateway {
+        &mut self.gateway
+    }
+
+    /// A number that differs if any output of the gateway differed in content, order or time.
+    pub fn output_hash(&self) -> u64 {
+        self.hash.finish()
+    }
+
+    /// Datagrams sent by the gateway.
+    pub fn transmits(&self) -> usize {
+        self.transmits
+    }
+
+    /// The last things that happened, oldest first, if [`WorldConfig::trace`] is set.
+    pub fn trace(&self) -> impl Iterator<Item = &str> {
+        self.trace.iter().map(String::as_str)
+    }
+
+    fn fail(&self, violation: &Violation) -> ! {
+        let trace: Vec<&str> = self.trace().collect();
+        panic!(
+            "{violation}\nat {} with seed {}\n{}",
+            self.now,
+            self.config.seed,
+            trace.join("\n")
+        );
+    }
+
+    // The machinery.
+
+    /// Does what comes next, unless it is after `until`: then the clock is set there and the answer is false.
+    fn step(&mut self, until: Instant) -> Result<bool, Violation> {
+        let event_at = self.events.peek().map(|Reverse(scheduled)| scheduled.at);
+        let timer_at = self.gateway.poll_timeout().map(|at| at.max(self.now));
+        let next = match (event_at, timer_at) {
+            (None, None) => None,
+            (Some(at), None) | (None, Some(at)) => Some(at),
+            (Some(event), Some(timer)) => Some(event.min(timer)),
+        };
+        let Some(next) = next.filter(|at| *at <= until) else {
+            self.move_clock(until);
+            return Ok(false);
+        };
+        self.move_clock(next);
+        if timer_at.is_some_and(|timer| timer <= next) {
+            self.timeouts += 1;
+            self.timeouts_now += 1;
+            if self.timeouts_now > MAX_TIMEOUTS_PER_INSTANT {
+                return Err(Violation::new(
+                    "a handled timeout is gone",
+                    format!("{:?}", self.gateway.poll_timeout()),
+                ));
+            }
+            self.gateway.handle_timeout(self.now);
+        } else {
+            let gather_until = (self.now + self.config.batch).min(until);
+            while let Some(Reverse(scheduled)) = self.events.peek()
+                && scheduled.at <= gather_until
+            {
+                let Some(Reverse(Scheduled { at, event, .. })) = self.events.pop() else {
+                    break;
+                };
+                self.move_clock(at);
+                self.handle_event(event)?;
+                if self.config.batch.is_zero() {
+                    break;
+                }
+            }
+        }
+        self.drain()?;
+        Ok(true)
+    }
+
+    fn move_clock(&mut self, to: Instant) {
+        if to > self.now {
+            self.now = to;
+            self.timeouts_now = 0;
+        }
+    }
+
+    fn handle_event(&mut self, event: Event) -> Check {
+        let now = self.now;
+        match event {
+            Event::ToGateway { from, datagram } => {
+                self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
+                self.reference.on_datagram(now, &from.addr, &datagram);
+                self.gateway.handle_datagram(now, LINK, &from, &datagram);
+            }
+            Event::ToClient {
+                client,
+                addr,
+                datagram,
+            } => {
+                if self.clients[client].route.addr == addr {
+                    self.note(|_| format!("{addr} got {}", show(&datagram)));
+                    self.clients[client].client.handle_datagram(now, &datagram);
+                    self.after_client(client);
+                }
+            }
+            Event::ClientTimer(client) => {
+                if self.clients[client].wakes_at == Some(now) {
+                    self.clients[client].wakes_at = None;
+                    self.clients[client].client.handle_timeout(now);
+                    self.after_client(client);
+                }
+            }
+            Event::Broker(action) => {
+                self.broker.handle_action(now, action, &mut self.rng);
+                self.after_broker();
+            }
+            Event::BrokerSpeaks => {
+                while let Some((event, publication)) = self.broker.poll_event() {
+                    self.note(|_| format!("broker -> gateway {event:?}"));
+                    self.reference.on_broker_event(now, &event, publication);
+                    let payload = match &event {
+                        BrokerEvent::Message { payload, .. } => Some(payload.clone()),
+                        _ => None,
+                    };
+                    let dropped = self.gateway.metrics().buffer_dropped_total;
+                    self.gateway.handle_broker(now, event);
+                    if let Some(payload) = payload
+                        && self.gateway.metrics().buffer_dropped_total > dropped
+                    {
+                        self.reference.on_overflow(&payload);
+                    }
+                }
+            }
+            Event::Link(event) => {
+                if let LinkEvent::Credit(more) = event {
+                    self.link_credit += more;
+                }
+                self.gateway.handle_link(now, LINK, event);
+            }
+            Event::ShutDown => {
+                self.reference.shut_down();
+                self.gateway.handle_shutdown(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Check {
+        let mut buf = Vec::new();
+        for _ in 0..MAX_OUTPUTS_PER_DRAIN {
+            let filled = buf.len();
+            let Some(output) = self.gateway.poll_output(self.now, &mut buf) else {
+                return self.check_bounds();
+            };
+            self.hash.write_u64(self.now.as_micros());
+            match output {
+                Output::Transmit {
+                    link,
+                    to,
+                    len,
+                    ticket,
+                } => {
+                    if link != LINK || buf.len() != filled + len {
+                        let detail = format!("{link:?}, {len} octets said, {} given", buf.len() - filled);
+                        return Err(Violation::new("an output says what it is", detail));
+                    }
+                    let datagram = buf.split_off(filled);
+                    self.transmit(&to, &datagram, ticket)?;
+                }
+                Output::Broker(request) => {
+                    self.note(|_| format!("gateway -> broker {request:?}"));
+                    self.hash.write(format!("{request:?}").as_bytes());
+                    self.reference.on_request(&request)?;
+                    self.broker
+                        .handle_request(self.now, request, &mut self.rng)
+                        .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;
+                    self.after_broker();
+                }
+                Output::Notice(notice) => {
+                    self.note(|_| format!("gateway says {notice:?}"));
+                    self.hash.write(format!("{notice:?}").as_bytes());
+                    self.reference.on_notice(self.now, &notice)?;
+                    self.notices.push((self.now, notice));
+                }
+            }
+        }
+        Err(Violation::new(
+            "outputs end",
+            format!("more than {MAX_OUTPUTS_PER_DRAIN} at once"),
+        ))
+    }
+
+    /// What peers can make grow stays within the limits of the configuration.
+    fn check_bounds(&mut self) -> Check {
+        // Counting takes time in proportion to the clients.
+        if self.clients.len() > 64 && self.transmits % 64 != 0 {
+            return Ok(());
+        }
+        let (limits, clients) = (&self.config.gateway.limits, self.clients.len());
+        let connections = u64::from(self.config.gateway.upstream.connections);
+        let window = u64::from(self.config.broker.window) * connections;
+        let metrics = self.gateway.metrics();
+        let bounds = [
+            // What was in flight when a session was lost comes back into the queue.
+            (
+                "queue_messages",
+                metrics.queue_messages,
+                limits.queue_messages as u64 + window,
+            ),
+            (
+                "queue_bytes",
+                metrics.queue_bytes,
+                limits.queue_bytes as u64 + window * 65_535,
+            ),
+            ("in_flight", metrics.in_flight, window),
+            (
+                "buffer_messages",
+                metrics.buffer_messages,
+                (limits.buffer_messages_per_client * clients) as u64,
+            ),
+            ("buffer_bytes", metrics.buffer_bytes, limits.buffer_bytes as u64),
+            ("clients", metrics.clients, limits.clients as u64),
+            (
+                "filters",
+                metrics.filters,
+                (limits.subscriptions_per_client * clients) as u64,
+            ),
+        ];
+        match bounds.into_iter().find(|(_, value, bound)| value > bound) {
+            None => Ok(()),
+            Some((name, value, bound)) => Err(Violation::new(
+                "limits hold",
+                format!("{name} is {value}, at most {bound}"),
+            )),
+        }
+    }
+
+    fn transmit(&mut self, to: &Destination, datagram: &[u8], _ticket: TxTicket) -> Check {
+        self.transmits += 1;
+        self.note(|_| format!("gateway -> {} {}", show_destination(to), show(datagram)));
+        self.hash.write(format!("{to:?}").as_bytes());
+        self.hash.write(datagram);
+        if self.config.trace {
+            self.sent.push((self.now, to.clone(), datagram.to_vec()));
+        }
+        if self.config.link_credit.is_some() {
+            if self.link_credit == 0 {
+                return Err(Violation::new("no datagram without link credit", show(datagram)));
+            }
+            self.link_credit -= 1;
+            let back = between(&mut self.rng, Duration::from_millis(1), Duration::from_millis(10));
+            self.schedule(self.now + back, Event::Link(LinkEvent::Credit(1)));
+        }
+        self.reference.on_transmit(self.now, to, datagram)?;
+        let Destination::Peer(route) = to else {
+            return Ok(());
+        };
+        let Some(&client) = self.by_addr.get(&route.addr) else {
+            return Ok(());
+        };
+        for at in self.clients[client].down.send(self.now, &mut self.rng) {
+            let addr = route.addr.clone();
+            self.schedule(
+                at,
+                Event::ToClient {
+                    client,
+                    addr,
+                    datagram: datagram.to_vec(),
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Sends what a client wants sent and notes when it wants to be called.
+    fn after_client(&mut self, ix: usize) {
+        while let Some(datagram) = self.clients[ix].client.poll_output() {
+            let from = self.clients[ix].route.clone();
+            let arrivals = self.clients[ix].up.send(self.now, &mut self.rng);
+            if arrivals.is_empty() {
+                self.note(|_| format!("{} lost {}", from.addr, show(&datagram)));
+            }
+            for at in arrivals {
+                self.schedule(
+                    at,
+                    Event::ToGateway {
+                        from: from.clone(),
+                        datagram: datagram.clone(),
+                    },
+                );
+            }
+        }
+        let wakes_at = self.clients[ix].client.poll_timeout().map(|at| at.max(self.now));
+        if wakes_at != self.clients[ix].wakes_at {
+            self.clients[ix].wakes_at = wakes_at;
+            if let Some(at) = wakes_at {
+                self.schedule(at, Event::ClientTimer(ix));
+            }
+        }
+    }
+
+    fn after_broker(&mut self) {
+        while let Some((at, action)) = self.broker.poll_action() {
+            self.schedule(at, Event::Broker(action));
+        }
+        if self.broker.has_events() {
+            self.schedule(self.now, Event::BrokerSpeaks);
+        }
+    }
+
+    fn schedule(&mut self, at: Instant, event: Event) {
+        self.next_event += 1;
+        self.events.push(Reverse(Scheduled {
+            at,
+            order: self.next_event,
+            event,
+        }));
+    }
+
+    fn new_route(&mut self, ix: ClientIx) -> Route {
+        self.counter += 1;
+        let addr = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 1024 + self.counter as u16));
+        let route = route_to(addr);
+        self.by_addr.insert(route.addr.clone(), ix.0);
+        self.reference.add_address(ix, route.addr.clone());
+        route
+    }
+
+    fn new_payload(&mut self, who: &str, octets: usize) -> Bytes {
+        self.counter += 1;
+        let mut payload = format!("{who}/{}", self.counter).into_bytes();
+        while payload.len() < octets {
+            payload.push(b'a' + self.rng.random_range(0..26u8));
+        }
+        payload.into()
+    }
+
+    fn predefined_name(&self, ix: ClientIx, id: TopicId) -> String {
+        self.client(ix)
+            .config
+            .predefined
+            .get(&id)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn note(&mut self, what: impl FnOnce(&World) -> String) {
+        if self.config.trace {
+            let line = format!("{} {}", self.now, what(self));
+            // An hour of keep-alives would push everything else out.
+            if self.settling && (line.contains("Pingre") || line.contains("Credit")) {
+                return;
+            }
+            self.trace.push_back(line);
+            if self.trace.len() > 400 {
+                self.trace.pop_front();
+            }
+        }
+    }
+}
+
+/// QoS as a number in scenarios: −1, 0, 1 or 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level(pub PublishQoS);
+
+impl From<QoS> for Level {
+    fn from(qos: QoS) -> Level {
+        Level(PublishQoS::Level(qos))
+    }
+}
+
+impl From<PublishQoS> for Level {
+    fn from(qos: PublishQoS) -> Level {
+        Level(qos)
+    }
+}
+
+/// A will for scenarios: QoS 1, not retained.
+pub fn will(topic: &str, message: &str) -> Will {
+    Will {
+        topic: Arc::from(topic),
+        payload: Bytes::copy_from_slice(message.as_bytes()),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+    }
+}
+
+fn route_to(addr: SocketAddr) -> Route {
+    Route {
+        addr: LinkAddr::Udp(addr),
+        local: LocalEnd::default(),
+    }
+}
+
+fn show(datagram: &[u8]) -> String {
+    match sn_codec::decode_message(datagram) {
+        Ok((_, packet)) => format!("{packet:?}"),
+        Err(error) => format!("{datagram:02x?} ({error})"),
+    }
+}
+
+fn show_destination(to: &Destination) -> String {
+    match to {
+        Destination::Peer(route) => route.addr.to_string(),
+        Destination::Broadcast => "everyone".into(),
+    }
+}

@@ -197,13 +197,14 @@ impl Client {
                 duration: wake.duration,
             }),
             // The CONNECT of a handshake under way starts it again.
-            State::Setup(setup) => setup.resumes,
+            State::Setup(setup) if same_flags => setup.resumes,
+            State::Setup(_) => None,
             State::Active | State::Asleep { .. } | State::Awake(_) => None,
             State::Disconnected | State::Lost | State::Gone => None,
         };
         self.last_seen = now;
         self.leave_setup(cx);
-        self.end_connection();
+        self.end_connection(cx);
         if resumes.is_none() {
             self.start_session(cx, connect, known);
         }
@@ -309,7 +310,7 @@ impl Client {
         let State::Setup(setup) = &self.state else { return };
         let (connect, resumed) = (setup.connect, setup.resumes.is_some());
         self.leave_setup(cx);
-        self.replies.clear();
+        self.clear_replies(cx);
         self.accept(cx, now, connect, resumed);
     }
 
@@ -395,7 +396,7 @@ impl Client {
     /// Ends the connection with a DISCONNECT to the client; the will is not published.
     pub(crate) fn goodbye(&mut self, cx: &mut Context, reason: &'static str) {
         self.leave_setup(cx);
-        self.end_connection();
+        self.end_connection(cx);
         if let Some(via) = self.via.clone() {
             cx.links.answer_stranger(via, Reply::Disconnect.into());
         }

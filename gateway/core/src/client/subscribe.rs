@@ -97,6 +97,7 @@ impl Client {
             client: self.ix,
             serial: self.serial,
             msg_id,
+            asked,
         });
         self.open.open_subscribe(msg_id, wanted.topic_id);
         if up {

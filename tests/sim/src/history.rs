@@ -1,0 +1,506 @@
+//! Random scenarios: a seed becomes a world, clients and steps; a failing one is made small.
+
+use core::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use gateway_core::config::{PredefinedTopic, WhenDown};
+use gateway_core::io::Refusal;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use sn_codec::{PublishQoS, QoS, TopicId};
+
+use crate::net::{Burst, PathConfig};
+use crate::reference::Violation;
+use crate::sim_broker::{BrokerConfig, Overlap};
+use crate::sim_client::{Action, ClientConfig, TopicForm};
+use crate::{ClientIx, World, WorldConfig, will};
+
+/// A scenario that can be run again and again.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The world.
+    pub world: WorldConfig,
+    /// Its clients.
+    pub clients: Vec<ClientConfig>,
+    /// What happens, each after a pause.
+    pub steps: Vec<(Duration, Step)>,
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // The fields are those of the world's verbs.
+pub enum Step {
+    Connect(usize),
+    Publish {
+        client: usize,
+        topic: TopicForm,
+        qos: PublishQoS,
+        retain: bool,
+        octets: usize,
+    },
+    Subscribe {
+        client: usize,
+        topic: TopicForm,
+        qos: QoS,
+    },
+    Unsubscribe {
+        client: usize,
+        topic: TopicForm,
+    },
+    External {
+        topic: String,
+        qos: QoS,
+        retain: bool,
+    },
+    UpdateWill {
+        client: usize,
+        number: usize,
+    },
+    Disconnect(usize),
+    Vanish(usize),
+    Reboot(usize),
+    Roam(usize),
+    BrokerDown {
+        keep_sessions: bool,
+    },
+    BrokerUp,
+    Paths {
+        client: usize,
+        up: PathConfig,
+        down: PathConfig,
+    },
+    /// From a client's own address, or from a stranger's.
+    Garbage {
+        client: Option<usize>,
+        datagram: Vec<u8>,
+    },
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// [`World::output_hash`] at the end.
+    pub output_hash: u64,
+    /// Datagrams the gateway sent.
+    pub transmits: usize,
+    /// Messages the broker took.
+    pub routed: usize,
+    /// Messages that reached applications.
+    pub delivered: usize,
+    /// Requests that clients gave up.
+    pub gave_up: usize,
+    /// Messages the gateway gave up by rule.
+    pub given_up: usize,
+}
+
+/// A run that broke a rule.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Which.
+    pub violation: Violation,
+    /// The last things that happened, if the run was traced.
+    pub trace: Vec<String>,
+}
+
+const TOPICS: [&str; 6] = [
+    "a/b",
+    "a/c",
+    "s/1/temp",
+    "s/2/temp",
+    "long/topic/name/of/many/levels",
+    "forbidden/x",
+];
+const FILTERS: [&str; 9] = [
+    "a/b",
+    "a/+",
+    "a/c",
+    "#",
+    "s/+/temp",
+    "s/#",
+    "long/#",
+    "s/1/temp",
+    "forbidden/x",
+];
+
+impl History {
+    /// The scenario of a seed.
+    pub fn random(seed: u64) -> History {
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0x5EED);
+        let world = random_world(seed, rng);
+        let clients: Vec<ClientConfig> = (0..rng.random_range(1..=6))
+            .map(|ix| random_client(ix, rng))
+            .collect();
+        let mut steps: Vec<(Duration, Step)> = (0..clients.len())
+            .map(|ix| (pause(rng), Step::Connect(ix)))
+            .collect();
+        for _ in 0..rng.random_range(10..=70) {
+            steps.push((pause(rng), random_step(clients.len(), rng)));
+        }
+        History {
+            world,
+            clients,
+            steps,
+        }
+    }
+
+    /// Plays it to the end.
+    ///
+    /// # Errors
+    /// The first rule that is broken; a panic of the gateway is one.
+    pub fn run(&self, trace: bool) -> Result<Summary, Box<Failure>> {
+        let mut world = World::new(WorldConfig {
+            trace,
+            ..self.world.clone()
+        });
+        let played = catch_unwind(AssertUnwindSafe(|| self.play(&mut world)));
+        let result = played.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text
+                .or(panic.downcast_ref::<&str>().copied())
+                .unwrap_or("no message");
+            Err(Violation::new("nothing panics", text))
+        });
+        let trace = world.trace().map(String::from).collect();
+        result.map_err(|violation| Box::new(Failure { violation, trace }))?;
+        Ok(Summary {
+            output_hash: world.output_hash(),
+            transmits: world.transmits(),
+            routed: world.broker.log.len(),
+            delivered: world.clients().map(|(_, client)| client.delivered.len()).sum(),
+            gave_up: world.clients().map(|(_, client)| client.gave_up).sum(),
+            given_up: world.reference.given_up,
+        })
+    }
+
+    fn play(&self, world: &mut World) -> Result<(), Violation> {
+        for client in &self.clients {
+            world.add_client(client.clone());
+        }
+        for (pause, step) in &self.steps {
+            world.advance(world.now() + *pause)?;
+            step.apply(world);
+        }
+        world.try_settle()
+    }
+
+    /// Leaves out steps and troubles of the network as long as the same rule is still broken.
+    pub fn shrink(&self, rule: &str) -> History {
+        let breaks = |history: &History| history.run(false).is_err_and(|f| f.violation.rule == rule);
+        let mut smallest = self.clone();
+        let mut calmer = smallest.clone();
+        (calmer.world.up, calmer.world.down) = (PathConfig::CLEAN, PathConfig::CLEAN);
+        for candidate in [
+            calmer,
+            History {
+                steps: without_paths(&smallest.steps),
+                ..smallest.clone()
+            },
+        ] {
+            if breaks(&candidate) {
+                smallest = candidate;
+            }
+        }
+        let mut chunk = smallest.steps.len().div_ceil(2);
+        while chunk > 0 {
+            let mut at = 0;
+            while at < smallest.steps.len() {
+                let mut candidate = smallest.clone();
+                let end = (at + chunk).min(candidate.steps.len());
+                // Time passes all the same.
+                let pause: Duration = candidate.steps[at..end].iter().map(|(pause, _)| *pause).sum();
+                candidate.steps.drain(at..end);
+                if let Some((next, _)) = candidate.steps.get_mut(at) {
+                    *next += pause;
+                }
+                if breaks(&candidate) {
+                    smallest = candidate;
+                } else {
+                    at += chunk;
+                }
+            }
+            chunk /= 2;
+        }
+        smallest
+    }
+}
+
+impl Step {
+    /// Makes it happen.
+    pub fn apply(&self, world: &mut World) {
+        match self.clone() {
+            Step::Connect(client) => world.connect(ClientIx(client)),
+            Step::Publish {
+                client,
+                topic,
+                qos,
+                retain,
+                octets,
+            } => {
+                world.publish_as(ClientIx(client), topic, qos, retain, octets);
+            }
+            Step::Subscribe { client, topic, qos } => world.subscribe(ClientIx(client), topic, qos),
+            Step::Unsubscribe { client, topic } => world.unsubscribe(ClientIx(client), topic),
+            Step::External { topic, qos, retain } => {
+                world.external(&topic, qos, retain);
+            }
+            Step::UpdateWill { client, number } => {
+                let id = world.client(ClientIx(client)).config.id.clone();
+                if world.client(ClientIx(client)).config.will.is_some() {
+                    let will = will(&format!("wills/{id}"), &format!("updated will {number} of {id}"));
+                    world.act(ClientIx(client), Action::UpdateWillMessage(will.payload));
+                }
+            }
+            Step::Disconnect(client) => world.disconnect(ClientIx(client)),
+            Step::Vanish(client) => world.vanish(ClientIx(client)),
+            Step::Reboot(client) => world.reboot(ClientIx(client)),
+            Step::Roam(client) => world.roam(ClientIx(client)),
+            Step::BrokerDown { keep_sessions } => world.broker_down(keep_sessions),
+            Step::BrokerUp => world.broker_up(),
+            Step::Paths { client, up, down } => world.set_paths(ClientIx(client), up, down),
+            Step::Garbage { client, datagram } => {
+                let from = match client {
+                    Some(client) => world.route(ClientIx(client)).clone(),
+                    None => world.stranger(7),
+                };
+                world.inject(&from, &datagram);
+            }
+        }
+    }
+}
+
+fn without_paths(steps: &[(Duration, Step)]) -> Vec<(Duration, Step)> {
+    steps
+        .iter()
+        .filter(|(_, step)| !matches!(step, Step::Paths { .. }))
+        .cloned()
+        .collect()
+}
+
+fn pause(rng: &mut SmallRng) -> Duration {
+    let millis = match rng.random_range(0..10) {
+        0..=3 => rng.random_range(0..100),
+        4..=7 => rng.random_range(100..5_000),
+        8 => rng.random_range(5_000..30_000),
+        _ => rng.random_range(30_000..150_000),
+    };
+    Duration::from_millis(millis)
+}
+
+fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
+    let mut world = WorldConfig {
+        seed,
+        ..WorldConfig::default()
+    };
+    world.gateway.predefined = vec![
+        PredefinedTopic {
+            id: TopicId(1),
+            topic: "a/b".into(),
+        },
+        PredefinedTopic {
+            id: TopicId(2),
+            topic: "own/{client_id}".into(),
+        },
+    ];
+    if rng.random_bool(0.2) {
+        world.gateway.limits.buffer_messages_per_client = rng.random_range(2..=6);
+    }
+    if rng.random_bool(0.2) {
+        world.gateway.limits.queue_messages = rng.random_range(1..=4);
+    }
+    if rng.random_bool(0.1) {
+        world.gateway.upstream.when_down = WhenDown::Refuse;
+    }
+    if rng.random_bool(0.1) {
+        world.gateway.upstream.topic_prefix = "site/".into();
+    }
+    if rng.random_bool(0.2) {
+        world.gateway.upstream.connections = rng.random_range(2..=3);
+    }
+    if rng.random_bool(0.3) {
+        world.link_credit = Some(rng.random_range(1..=4));
+    }
+    if rng.random_bool(0.3) {
+        world.batch = Duration::from_millis(rng.random_range(1..=20));
+    }
+    if rng.random_bool(0.15) {
+        world.mtu = 60;
+    }
+    let trouble = rng.random_range(0..4);
+    world.up = random_path(trouble, rng);
+    world.down = random_path(trouble, rng);
+    world.broker = BrokerConfig {
+        up_at_start: rng.random_bool(0.8),
+        settle_max: Duration::from_millis(rng.random_range(0..=2_000)),
+        window: rng.random_range(1..=20),
+        credit: rng.random_range(1..=32),
+        receive_max: rng.random_range(1..=20),
+        overlap: match rng.random_range(0..3) {
+            0 => Overlap::OneCopyWithIds,
+            1 => Overlap::CopyPerFilter,
+            _ => Overlap::OneCopyWithoutIds,
+        },
+        max_granted: if rng.random_bool(0.1) {
+            QoS::AtLeastOnce
+        } else {
+            QoS::ExactlyOnce
+        },
+        refuse: if rng.random_bool(0.5) {
+            vec![("forbidden/".into(), Refusal(0x87))]
+        } else {
+            Vec::new()
+        },
+        ..BrokerConfig::default()
+    };
+    world
+}
+
+/// From a clean one (0) to one that does everything at once (3).
+fn random_path(trouble: u32, rng: &mut SmallRng) -> PathConfig {
+    let latency_max = Duration::from_millis(rng.random_range(10..=1_500));
+    let mut path = PathConfig {
+        latency_max,
+        ..PathConfig::CLEAN
+    };
+    if trouble >= 1 {
+        path.loss = rng.random_range(0.0..0.3);
+    }
+    if trouble >= 2 {
+        path.duplicate = rng.random_range(0.0..0.2);
+        path.reorder = rng.random_range(0.0..0.2);
+        path.reorder_by = Duration::from_millis(rng.random_range(100..=15_000));
+    }
+    if trouble >= 3 {
+        path.burst = Some(Burst {
+            enter: 0.05,
+            leave: 0.3,
+            loss: rng.random_range(0.5..1.0),
+        });
+    }
+    path
+}
+
+fn random_client(ix: usize, rng: &mut SmallRng) -> ClientConfig {
+    let id = format!("client-{ix}");
+    let will = rng
+        .random_bool(0.4)
+        .then(|| will(&format!("wills/{id}"), &format!("will of {id}")));
+    ClientConfig {
+        clean: rng.random_bool(0.6),
+        keep_alive: rng.random_range(20..=120),
+        will,
+        max_open: if rng.random_bool(0.2) { 5 } else { 1 },
+        // Some begin just before the wrap, so that 0 is used too (A45).
+        first_msg_id: if rng.random_bool(0.2) {
+            0xFFFD
+        } else {
+            rng.random()
+        },
+        ..ClientConfig::new(&id)
+    }
+}
+
+fn random_step(clients: usize, rng: &mut SmallRng) -> Step {
+    let client = rng.random_range(0..clients);
+    let retain = rng.random_bool(0.1);
+    match rng.random_range(0..100) {
+        0..=34 => {
+            let topic = random_form(&TOPICS, rng);
+            let named = matches!(topic, TopicForm::Name(_));
+            let qos = match rng.random_range(0..10) {
+                0 if !named => PublishQoS::MinusOne,
+                0..=1 => PublishQoS::Level(QoS::AtMostOnce),
+                2..=5 => PublishQoS::Level(QoS::AtLeastOnce),
+                _ => PublishQoS::Level(QoS::ExactlyOnce),
+            };
+            let octets = if rng.random_bool(0.1) {
+                rng.random_range(20..400)
+            } else {
+                0
+            };
+            Step::Publish {
+                client,
+                topic,
+                qos,
+                retain,
+                octets,
+            }
+        }
+        35..=49 => Step::Subscribe {
+            client,
+            topic: random_form(&FILTERS, rng),
+            qos: random_qos(rng),
+        },
+        50..=54 => Step::Unsubscribe {
+            client,
+            topic: random_form(&FILTERS, rng),
+        },
+        55..=74 => {
+            let topic = match rng.random_range(0..8) {
+                0 => "xy".into(),
+                1 => format!("own/client-{client}"),
+                _ => TOPICS[rng.random_range(0..TOPICS.len())].into(),
+            };
+            Step::External {
+                topic,
+                qos: random_qos(rng),
+                retain,
+            }
+        }
+        75..=76 => Step::UpdateWill {
+            client,
+            number: rng.random_range(0..1_000_000),
+        },
+        77..=79 => Step::Disconnect(client),
+        80..=82 => Step::Vanish(client),
+        83..=85 => Step::Reboot(client),
+        86..=88 => Step::Connect(client),
+        89..=90 => Step::Roam(client),
+        91..=93 => Step::BrokerDown {
+            keep_sessions: rng.random(),
+        },
+        94..=97 => Step::BrokerUp,
+        98 => {
+            let trouble = rng.random_range(0..4);
+            Step::Paths {
+                client,
+                up: random_path(trouble, rng),
+                down: random_path(trouble, rng),
+            }
+        }
+        _ => {
+            let datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
+            Step::Garbage {
+                client: rng.random_bool(0.5).then_some(client),
+                datagram,
+            }
+        }
+    }
+}
+
+fn random_form(names: &[&str], rng: &mut SmallRng) -> TopicForm {
+    match rng.random_range(0..8) {
+        0 => TopicForm::Short(*b"xy"),
+        1 => TopicForm::Predefined(TopicId(1)),
+        2 => TopicForm::Predefined(TopicId(2)),
+        _ => names[rng.random_range(0..names.len())].into(),
+    }
+}
+
+fn random_qos(rng: &mut SmallRng) -> QoS {
+    match rng.random_range(0..3) {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::History;
+
+    #[test]
+    fn the_same_seed_gives_the_same_history() {
+        let (one, other) = (History::random(5), History::random(5));
+        assert_eq!(one.steps, other.steps);
+        assert_ne!(one.steps, History::random(6).steps);
+    }
+}

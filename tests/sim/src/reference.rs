@@ -1,0 +1,1844 @@
+//! The model of what must hold, watching everything that passes the gateway's borders.
+//!
+//! It sees each datagram and broker event before the gateway does, and each output after. It keeps what a client and a
+//! broker could know, not what the gateway does inside, and says which rule an output breaks. References such as `A46` are
+//! the readings of the specification in `docs/reading-of-the-spec.md`.
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway_core::config::{ClientRule, GatewayConfig, Limits};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
+};
+use gateway_core::peer::LinkAddr;
+use gateway_core::time::Instant;
+use rustc_hash::FxHashMap;
+use sn_codec::{
+    Connect, Direction, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register,
+    ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
+};
+
+use crate::ClientIx;
+use crate::sim_broker::Publication;
+use crate::sim_client::{ClientConfig, Uplink, encode};
+
+/// Reading A60: rounds of sends after which a message is dropped.
+const ROUNDS: u32 = 6;
+
+/// A broken rule.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one, in a few words that stay the same.
+    pub rule: &'static str,
+    /// What happened.
+    pub detail: String,
+}
+
+impl Violation {
+    /// A broken rule.
+    pub fn new(rule: &'static str, detail: impl Into<String>) -> Violation {
+        Violation {
+            rule,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.detail)
+    }
+}
+
+impl fmt::Debug for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl core::error::Error for Violation {}
+
+/// Passes if the rule holds.
+pub type Check = Result<(), Violation>;
+
+fn ensure(holds: bool, rule: &'static str, detail: impl FnOnce() -> String) -> Check {
+    if holds {
+        Ok(())
+    } else {
+        Err(Violation::new(rule, detail()))
+    }
+}
+
+/// Everything that the outputs are compared with.
+#[derive(Debug)]
+pub struct Reference {
+    config: GatewayConfig,
+    mtu: usize,
+    shutting_down: bool,
+    clients: Vec<ClientModel>,
+    by_addr: FxHashMap<LinkAddr, usize>,
+    uplinks: FxHashMap<Bytes, UplinkModel>,
+    wills: FxHashMap<Bytes, usize>,
+    messages: FxHashMap<Bytes, MessageModel>,
+    tokens: FxHashMap<Token, TokenModel>,
+    filters: FxHashMap<FilterId, Arc<str>>,
+    conns: BTreeMap<ConnId, ConnModel>,
+    published: u64,
+    ingress: u64,
+    /// Messages given up by rule: unanswered REGISTER (A40), poison (A60), full buffer (A70), too large (A63).
+    pub given_up: usize,
+}
+
+/// What is known of one client.
+#[derive(Debug)]
+struct ClientModel {
+    id: Arc<str>,
+    bound: Option<LinkAddr>,
+    phase: Phase,
+    clean: bool,
+    keep_alive: Duration,
+    last_heard: Instant,
+    connacks_due: u32,
+    /// Nothing was received since the CONNACK (A18).
+    fresh: bool,
+    /// Since when the CONNECT of a connected client that was fresh is being handled: given up, it is as before.
+    resumes_since: Option<Instant>,
+    /// Will, CleanSession and Duration of the last CONNECT.
+    parameters: Option<(bool, bool, u16)>,
+    said_goodbye: bool,
+    sent_away: bool,
+    /// PUBLISHes received, by message id.
+    up: BTreeMap<MsgId, UpExchange>,
+    last_finished: Option<(MsgId, Bytes)>,
+    /// Answers that requests allow, by type of the answer.
+    due: BTreeMap<(MsgType, MsgId), u32>,
+    registers: BTreeMap<MsgId, String>,
+    subscribes: BTreeMap<MsgId, Asked>,
+    unsubscribes: BTreeMap<MsgId, String>,
+    /// Accepted towards the client and not given back.
+    subs: BTreeMap<String, Sub>,
+    /// Asked for in this session and not refused or given back, acknowledged or not.
+    maybe: BTreeSet<String>,
+    /// Every filter ever asked for, with the highest QoS.
+    ever: BTreeMap<String, QoS>,
+    /// Every normal id this client was ever told.
+    names: BTreeMap<TopicId, String>,
+    /// Those confirmed in this connection (A39).
+    confirmed: BTreeSet<TopicId>,
+    ignores_register: bool,
+    no_dup: bool,
+    down: Option<DownExchange>,
+    started: FxHashMap<Bytes, Started>,
+    owed: BTreeMap<Bytes, Owed>,
+    will: Option<Will>,
+    /// Those that the gateway owes the broker since it said that the client is lost.
+    wills_due: Vec<Will>,
+    emitted_order: [u64; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No session, as far as outputs tell.
+    None,
+    /// Between CONNECT and CONNACK.
+    Setup,
+    Active,
+    /// The gateway said that it lost the client.
+    Lost,
+}
+
+/// A SUBSCRIBE that was received.
+#[derive(Debug, Clone)]
+struct Asked {
+    filter: String,
+    qos: QoS,
+    /// By name, so that the SUBACK assigns an id; predefined and short ones are echoed (4.7).
+    named: bool,
+    broker_was_away: bool,
+    /// What the client held before, which an answer of congestion leaves to it.
+    before: Option<Sub>,
+}
+
+#[derive(Debug, Clone)]
+struct Sub {
+    granted: QoS,
+    leaving: bool,
+}
+
+#[derive(Debug)]
+struct UpExchange {
+    payload: Bytes,
+    qos: QoS,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct DownExchange {
+    kind: DownKind,
+    msg_id: MsgId,
+    payload: Option<Bytes>,
+    topic: String,
+    sends: u32,
+    /// Sends since the client was last heard.
+    unheard: u32,
+    last_sent: Instant,
+    closed: bool,
+    /// From before the last CONNECT: may be continued or not.
+    stale: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DownKind {
+    Register,
+    Publish(QoS),
+    /// After PUBREC.
+    Pubrel,
+}
+
+#[derive(Debug, Default)]
+struct Started {
+    exchanges: usize,
+    msg_id: Option<MsgId>,
+    /// Exchanges that a new session interrupted.
+    interrupted: usize,
+    acknowledged: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Owed {
+    topic: String,
+    since: Instant,
+}
+
+/// A message of a client's application.
+#[derive(Debug)]
+struct UplinkModel {
+    client: usize,
+    topic: String,
+    qos: PublishQoS,
+    retain: bool,
+    /// How often the datagrams received allow it to be published.
+    allowed: u32,
+    emitted: u32,
+    settled_ok: u32,
+    refused: Option<Refusal>,
+    order: Option<u64>,
+}
+
+/// A message from the broker.
+#[derive(Debug, Default)]
+struct MessageModel {
+    topic: String,
+    publications: BTreeSet<Publication>,
+    /// Further copies, one per filter, of which it is not sure whether they are for the same clients.
+    uncertain_copies: usize,
+    highest: QoS,
+    retain_seen: [bool; 2],
+}
+
+#[derive(Debug)]
+struct TokenModel {
+    conn: ConnId,
+    request: BrokerRequest,
+    order: u64,
+    state: TokenState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenState {
+    Open,
+    Lost,
+}
+
+#[derive(Debug, Default)]
+struct ConnModel {
+    up: bool,
+    /// Counts disconnections, so that "was away meanwhile" can be told.
+    subscribed: BTreeSet<Arc<str>>,
+    refused_filter: bool,
+    /// Order of the last resubmission in this connection.
+    resubmitted: u64,
+}
+
+impl Reference {
+    /// A model of a gateway that has this configuration and one link.
+    pub fn new(config: GatewayConfig, mtu: usize) -> Reference {
+        Reference {
+            config,
+            mtu,
+            shutting_down: false,
+            clients: Vec::new(),
+            by_addr: FxHashMap::default(),
+            uplinks: FxHashMap::default(),
+            wills: FxHashMap::default(),
+            messages: FxHashMap::default(),
+            tokens: FxHashMap::default(),
+            filters: FxHashMap::default(),
+            conns: BTreeMap::new(),
+            published: 0,
+            ingress: 0,
+            given_up: 0,
+        }
+    }
+
+    // What the world announces.
+
+    /// A client exists.
+    pub fn add_client(&mut self, client: ClientIx, config: &ClientConfig) {
+        assert_eq!(client.0, self.clients.len(), "clients are added in order");
+        self.clients.push(ClientModel::new(config));
+    }
+
+    /// A client may send from this address from now on; no other client ever does.
+    pub fn add_address(&mut self, client: ClientIx, addr: LinkAddr) {
+        self.by_addr.insert(addr, client.0);
+    }
+
+    /// A client's application has a message.
+    pub fn add_uplink(&mut self, client: ClientIx, uplink: &Uplink, topic: String) {
+        let model = UplinkModel {
+            client: client.0,
+            topic,
+            qos: uplink.qos,
+            retain: uplink.retain,
+            allowed: 0,
+            emitted: 0,
+            settled_ok: 0,
+            refused: None,
+            order: None,
+        };
+        self.uplinks.insert(uplink.payload.clone(), model);
+    }
+
+    /// A client has a will with this message.
+    pub fn add_will(&mut self, client: ClientIx, message: Bytes) {
+        self.wills.insert(message, client.0);
+    }
+
+    /// The gateway was told to stop.
+    pub fn shut_down(&mut self) {
+        self.shutting_down = true;
+    }
+
+    // Inputs of the gateway.
+
+    /// A datagram is about to be handed to the gateway.
+    pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+        let Some(&ix) = self.by_addr.get(from) else { return };
+        let Ok((None, packet)) = sn_codec::decode_for_gateway(datagram) else {
+            return;
+        };
+        self.ingress += 1;
+        if let Packet::Connect(connect) = packet {
+            self.clients[ix].on_connect(now, from, connect);
+        }
+        let client = &mut self.clients[ix];
+        client.end_of_setup(now, &self.config);
+        client.fresh &= matches!(packet, Packet::Connect(_)) || client.bound.as_ref() != Some(from);
+        let bound = client.bound.as_ref() == Some(from);
+        if bound {
+            client.last_heard = now;
+            if let Some(down) = &mut client.down {
+                down.unheard = 0;
+            }
+        }
+        if let Packet::Publish(publish) = packet {
+            self.on_client_publish(ix, bound, publish);
+            return;
+        }
+        if bound {
+            let names = Names {
+                rules: &self.config.clients,
+                config: &self.config,
+            };
+            client.on_packet(packet, &names);
+        }
+    }
+
+    fn on_client_publish(&mut self, ix: usize, bound: bool, publish: Publish<'_>) {
+        let client = &mut self.clients[ix];
+        let Some(uplink) = self.uplinks.get_mut(publish.data) else {
+            return;
+        };
+        let PublishQoS::Level(qos) = publish.qos else {
+            uplink.allowed += 1;
+            return;
+        };
+        if !bound || client.phase != Phase::Active {
+            return;
+        }
+        *client.due.entry((MsgType::Puback, publish.msg_id)).or_insert(0) += 1;
+        let same = client
+            .up
+            .get(&publish.msg_id)
+            .filter(|open| open.payload == publish.data);
+        let known = match (qos, same) {
+            (QoS::AtMostOnce, _) => false,
+            // A46: what waits for the broker is swallowed, and a repeat of the last one only acknowledged.
+            (QoS::AtLeastOnce, Some(open)) if !open.finished => true,
+            (QoS::AtLeastOnce, _) => {
+                publish.dup
+                    && client
+                        .last_finished
+                        .as_ref()
+                        .is_some_and(|(id, payload)| *id == publish.msg_id && payload == publish.data)
+            }
+            // A46: held until PUBREL.
+            (QoS::ExactlyOnce, Some(open)) => !open.finished,
+            (QoS::ExactlyOnce, None) => false,
+        };
+        if known {
+            return;
+        }
+        uplink.allowed += 1;
+        uplink.order.get_or_insert(self.ingress);
+        if qos != QoS::AtMostOnce {
+            let payload = Bytes::copy_from_slice(publish.data);
+            client.up.insert(
+                publish.msg_id,
+                UpExchange {
+                    payload,
+                    qos,
+                    finished: false,
+                },
+            );
+        }
+    }
+
+    /// An event is about to be handed to the gateway.
+    pub fn on_broker_event(&mut self, now: Instant, event: &BrokerEvent, publication: Option<Publication>) {
+        match event {
+            BrokerEvent::Up {
+                conn,
+                session_present,
+                ..
+            } => {
+                let model = self.conns.entry(*conn).or_default();
+                model.up = true;
+                model.resubmitted = 0;
+                if !session_present {
+                    model.subscribed.clear();
+                }
+            }
+            BrokerEvent::Down { conn, .. } => {
+                self.conns.entry(*conn).or_default().up = false;
+                // A31: what is asked for meanwhile, or was and is not answered yet, is answered at once.
+                for client in &mut self.clients {
+                    client
+                        .subscribes
+                        .values_mut()
+                        .for_each(|asked| asked.broker_was_away = true);
+                }
+            }
+            BrokerEvent::Credit { .. } => {}
+            BrokerEvent::Settled { token, result } => self.on_settled(*token, *result),
+            BrokerEvent::Lost { token } => {
+                // A publish comes again under its token; subscriptions may be asked for anew.
+                self.tokens
+                    .retain(|t, model| t != token || matches!(model.request, BrokerRequest::Publish { .. }));
+                if let Some(model) = self.tokens.get_mut(token) {
+                    model.state = TokenState::Lost;
+                }
+            }
+            BrokerEvent::Message {
+                filters,
+                topic,
+                qos,
+                retain,
+                payload,
+                ..
+            } => {
+                let message = self.messages.entry(payload.clone()).or_default();
+                message.topic = topic.to_string();
+                message.highest = message.highest.max(*qos);
+                message.retain_seen[usize::from(*retain)] = true;
+                let new = publication.is_none_or(|p| message.publications.insert(p));
+                // While a SUBSCRIBE is unanswered nobody can tell whether another copy comes for its filter.
+                let unanswered = self.tokens.values().any(|model| match &model.request {
+                    BrokerRequest::Subscribe { filter, .. } => topic::matches(filter, topic),
+                    _ => false,
+                });
+                message.uncertain_copies += usize::from(!new && unanswered);
+                if new && !retain {
+                    self.owe(now, filters, topic, *qos, payload);
+                }
+            }
+        }
+    }
+
+    fn on_settled(&mut self, token: Token, result: Result<Option<QoS>, Refusal>) {
+        let Some(model) = self.tokens.remove(&token) else {
+            return;
+        };
+        match model.request {
+            BrokerRequest::Publish { payload, .. } => {
+                if let Some(uplink) = self.uplinks.get_mut(&payload) {
+                    match result {
+                        Ok(_) => uplink.settled_ok += 1,
+                        Err(refusal) => {
+                            uplink.refused = Some(refusal);
+                            // Over, whether or not its client is there to be told: a repeat is a new attempt.
+                            let client = &mut self.clients[uplink.client];
+                            let open = client.up.values_mut().filter(|e| e.payload == payload);
+                            open.for_each(|exchange| exchange.finished = true);
+                        }
+                    }
+                }
+            }
+            BrokerRequest::Subscribe { conn, filter, .. } => {
+                let conn = self.conns.entry(conn).or_default();
+                match result {
+                    Ok(_) => {
+                        conn.subscribed.insert(filter);
+                    }
+                    Err(_) => {
+                        conn.refused_filter = true;
+                        // A31: it is taken away from clients that were told otherwise.
+                        self.clients.iter_mut().for_each(|client| {
+                            client.subs.remove(&*filter);
+                            client.maybe.remove(&*filter);
+                        });
+                    }
+                }
+            }
+            BrokerRequest::Unsubscribe { conn, filter, .. } => {
+                self.conns.entry(conn).or_default().subscribed.remove(&filter);
+            }
+            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => {}
+        }
+    }
+
+    /// The gateway dropped messages for clients while it took this one: nobody has a claim to it (A70).
+    pub fn on_overflow(&mut self, payload: &Bytes) {
+        for client in &mut self.clients {
+            self.given_up += usize::from(client.owed.remove(payload).is_some());
+        }
+    }
+
+    /// Every client with a standing subscription that this message came for has a claim to it.
+    fn owe(&mut self, now: Instant, filters: &[FilterId], topic: &str, qos: QoS, payload: &Bytes) {
+        if qos == QoS::AtMostOnce || payload.is_empty() {
+            return;
+        }
+        // PUBLISH header and REGISTER with the whole name are the largest datagrams this can take (A63).
+        if payload.len() + 9 > self.mtu || topic.len() + 8 > self.mtu {
+            self.given_up += 1;
+            return;
+        }
+        let limit = self.config.limits.buffer_messages_per_client;
+        for client in &mut self.clients {
+            let claimed = client.subs.iter().any(|(filter, sub)| {
+                let came_for = filters.is_empty()
+                    || filters
+                        .iter()
+                        .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
+                came_for && !sub.leaving && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
+            });
+            if !claimed || client.phase == Phase::Setup {
+                continue;
+            }
+            if client.owed.len() + 1 > limit {
+                // A70: full, so what is new is dropped, and what follows it may be.
+                self.given_up += 1;
+                continue;
+            }
+            client.owed.insert(
+                payload.clone(),
+                Owed {
+                    topic: topic.into(),
+                    since: now,
+                },
+            );
+        }
+    }
+
+    // Outputs of the gateway.
+
+    /// The gateway sends a datagram.
+    ///
+    /// # Errors
+    /// The rule it breaks.
+    pub fn on_transmit(&mut self, now: Instant, to: &Destination, datagram: &[u8]) -> Check {
+        let packet = Packet::decode(datagram)
+            .map_err(|error| Violation::new("datagrams decode", format!("{error}: {datagram:02x?}")))?;
+        ensure(encode(&packet) == datagram, "shortest form", || {
+            format!("{packet:?} as {datagram:02x?}")
+        })?;
+        ensure(
+            packet.direction() != Direction::ToGateway,
+            "only what gateways send",
+            || format!("{packet:?}"),
+        )?;
+        ensure(datagram.len() <= self.mtu, "fits the link", || {
+            format!("{} octets, at most {}", datagram.len(), self.mtu)
+        })?;
+        let addr = match to {
+            Destination::Broadcast => {
+                let may = matches!(packet, Packet::Advertise(_) | Packet::GwInfo(_));
+                return ensure(may, "only discovery is broadcast", || format!("{packet:?}"));
+            }
+            Destination::Peer(route) => &route.addr,
+        };
+        never_sent(&packet)?;
+        let Some(&ix) = self.by_addr.get(addr) else {
+            // Somebody who is no client of this world.
+            let may = matches!(
+                packet,
+                Packet::Disconnect(_) | Packet::GwInfo(_) | Packet::Connack(_)
+            );
+            return ensure(
+                may || answers_parse_error(&packet),
+                "strangers get no more than DISCONNECT",
+                || format!("{packet:?} to {addr}"),
+            );
+        };
+        let client = &mut self.clients[ix];
+        client.end_of_setup(now, &self.config);
+        let what =
+            |client: &ClientModel| format!("{packet:?} to {} at {addr}, {:?}", client.id, client.phase);
+        let session = client.bound.as_ref() == Some(addr) && client.phase == Phase::Active;
+        match packet {
+            Packet::GwInfo(_) => return Ok(()),
+            Packet::Disconnect(_) => return self.on_disconnect(now, ix, addr),
+            Packet::Connack(connack) => return self.on_connack(ix, addr, connack.return_code),
+            Packet::WillTopicReq | Packet::WillMsgReq => {
+                let may = client.phase == Phase::Setup && client.bound.as_ref() == Some(addr);
+                return ensure(may, "will prompts only during CONNECT", || what(client));
+            }
+            _ => {}
+        }
+        if !session {
+            let rule = match client.phase {
+                Phase::Setup => "nothing but prompts between CONNECT and CONNACK",
+                Phase::None | Phase::Lost | Phase::Active => "no session, no messages",
+            };
+            return Err(Violation::new(rule, what(client)));
+        }
+        match packet {
+            Packet::Register(register) => self.on_register(now, ix, register),
+            Packet::Publish(publish) => self.on_publish(now, ix, publish),
+            Packet::Pubrel(msg_id) => self.on_pubrel(now, ix, msg_id),
+            Packet::Puback(puback) => self.on_puback(ix, puback),
+            Packet::Pubrec(msg_id) => self.on_pubrec(ix, msg_id),
+            Packet::Pubcomp(msg_id) => client.pay(MsgType::Pubcomp, msg_id),
+            Packet::Regack(regack) => client.on_regack(regack),
+            Packet::Suback(suback) => self.on_suback(ix, suback),
+            Packet::Unsuback(msg_id) => {
+                client.pay(MsgType::Unsuback, msg_id)?;
+                if let Some(filter) = client.unsubscribes.remove(&msg_id) {
+                    client.subs.remove(&filter);
+                    client.maybe.remove(&filter);
+                }
+                Ok(())
+            }
+            Packet::Pingresp => client.pay(MsgType::Pingresp, MsgId(0)),
+            Packet::WillTopicResp(_) => client.pay(MsgType::WillTopicResp, MsgId(0)),
+            Packet::WillMsgResp(_) => client.pay(MsgType::WillMsgResp, MsgId(0)),
+            // §6.11 allows it, A76 switches it off.
+            Packet::Pingreq(_) => Err(Violation::new("the gateway does not ping", what(client))),
+            Packet::Connack(_)
+            | Packet::Disconnect(_)
+            | Packet::GwInfo(_)
+            | Packet::WillTopicReq
+            | Packet::WillMsgReq
+            | Packet::Advertise(_)
+            | Packet::SearchGw(_)
+            | Packet::Connect(_)
+            | Packet::WillTopic(_)
+            | Packet::WillMsg(_)
+            | Packet::Subscribe(_)
+            | Packet::Unsubscribe(_)
+            | Packet::WillTopicUpd(_)
+            | Packet::WillMsgUpd(_) => Err(Violation::new(
+                "only what gateways send to a client",
+                what(client),
+            )),
+        }
+    }
+
+    fn on_connack(&mut self, ix: usize, addr: &LinkAddr, code: ReturnCode) -> Check {
+        let client = &mut self.clients[ix];
+        if client.bound.as_ref() != Some(addr) {
+            return ensure(
+                code != ReturnCode::Accepted,
+                "CONNACK goes where CONNECT came from",
+                || format!("{} at {addr}", client.id),
+            );
+        }
+        ensure(client.connacks_due > 0, "CONNACK answers CONNECT", || {
+            client.id.to_string()
+        })?;
+        client.connacks_due -= 1;
+        if code == ReturnCode::Accepted {
+            client.phase = Phase::Active;
+            client.fresh = true;
+            client.said_goodbye = false;
+            client.sent_away = false;
+        } else {
+            client.phase = Phase::None;
+        }
+        Ok(())
+    }
+
+    fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &LinkAddr) -> Check {
+        let client = &mut self.clients[ix];
+        if client.bound.as_ref() != Some(addr) {
+            return Ok(());
+        }
+        let silent = now.since(client.last_heard) >= client.tolerated(&self.config);
+        let asked = client.said_goodbye || client.sent_away;
+        ensure(
+            client.phase != Phase::Active || asked || silent,
+            "no unasked DISCONNECT",
+            || client.id.to_string(),
+        )?;
+        client.end();
+        Ok(())
+    }
+
+    fn on_register(&mut self, now: Instant, ix: usize, register: Register<'_>) -> Check {
+        let first_retry = self.config.timers.retry_first;
+        let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
+        let client = &mut self.clients[ix];
+        ensure(!register.topic_id.is_reserved(), "REGISTER has an id", || {
+            format!("{register:?}")
+        })?;
+        let known = client
+            .names
+            .entry(register.topic_id)
+            .or_insert_with(|| register.topic_name.into());
+        ensure(
+            known == register.topic_name,
+            "an id never changes its name (A35)",
+            || {
+                format!(
+                    "{} of {} was {known}, now {}",
+                    register.topic_id, client.id, register.topic_name
+                )
+            },
+        )?;
+        let next = Next {
+            kind: DownKind::Register,
+            msg_id: register.msg_id,
+            payload: None,
+            topic: register.topic_name,
+            dup: None,
+        };
+        self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
+        Ok(())
+    }
+
+    fn on_publish(&mut self, now: Instant, ix: usize, publish: Publish<'_>) -> Check {
+        let names = Names {
+            rules: &self.config.clients,
+            config: &self.config,
+        };
+        let first_retry = self.config.timers.retry_first;
+        let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
+        let client = &mut self.clients[ix];
+        let PublishQoS::Level(qos) = publish.qos else {
+            return Err(Violation::new(
+                "no QoS -1 towards clients",
+                format!("{publish:?}"),
+            ));
+        };
+        let told = |publish: &Publish<'_>| format!("{publish:?} to {}", client.id);
+        let name = match publish.topic {
+            TopicRef::Normal(id) => client.names.get(&id).cloned(),
+            TopicRef::Predefined(id) => names.predefined(&client.id, id),
+            TopicRef::Short(short) => short.as_str().map(String::from),
+        };
+        let name = name.ok_or_else(|| Violation::new("the client knows the topic id", told(&publish)))?;
+        if let TopicRef::Normal(id) = publish.topic {
+            // A40: after Nretry an id that the client was ever told is used all the same.
+            let unanswered = client.down.as_ref().is_some_and(|d| {
+                d.kind == DownKind::Register && d.topic == name && d.given_up(sends_per_round)
+            });
+            let known = client.confirmed.contains(&id) || client.ignores_register || unanswered;
+            ensure(
+                known,
+                "an id is confirmed in this connection before it is used (A39)",
+                || told(&publish),
+            )?;
+        }
+        let payload = Bytes::copy_from_slice(publish.data);
+        let message = self.messages.get(&payload);
+        if !payload.is_empty() {
+            let message =
+                message.ok_or_else(|| Violation::new("nothing arrives that was not sent", told(&publish)))?;
+            ensure(message.topic == name, "a message keeps its topic", || {
+                format!("{} sent as {name}: {}", message.topic, told(&publish))
+            })?;
+            ensure(qos <= message.highest, "QoS is not raised", || told(&publish))?;
+            ensure(
+                message.retain_seen[usize::from(publish.retain)],
+                "Retain as delivered (A66)",
+                || told(&publish),
+            )?;
+        }
+        let asked = client
+            .ever
+            .iter()
+            .filter(|(filter, _)| topic::matches(filter, &name))
+            .map(|(_, qos)| *qos)
+            .max();
+        let asked = asked.ok_or_else(|| Violation::new("only to subscribers", told(&publish)))?;
+        ensure(qos <= asked, "QoS is not above the subscription's", || {
+            told(&publish)
+        })?;
+
+        let same = client
+            .down
+            .as_ref()
+            .is_some_and(|d| !d.closed && d.msg_id == publish.msg_id);
+        let repeat = qos != QoS::AtMostOnce && same;
+        if qos == QoS::AtMostOnce {
+            ensure(
+                publish.msg_id == MsgId(0) && !publish.dup,
+                "QoS 0 has no message id and no DUP",
+                || told(&publish),
+            )?;
+            let open = client
+                .down
+                .as_ref()
+                .is_some_and(|d| !d.closed && !d.stale && !d.given_up(sends_per_round));
+            ensure(!open, "nothing overtakes an open exchange (A59)", || {
+                told(&publish)
+            })?;
+            if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
+                down.closed = true;
+            }
+        } else {
+            let [high, low] = publish.msg_id.0.to_be_bytes();
+            ensure(
+                high != 0 && high != low,
+                "message ids can be told from their mirror (A64)",
+                || told(&publish),
+            )?;
+            let next = Next {
+                kind: DownKind::Publish(qos),
+                msg_id: publish.msg_id,
+                payload: Some(payload.clone()),
+                topic: &name,
+                dup: Some(publish.dup),
+            };
+            self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
+        }
+        if !repeat && !payload.is_empty() {
+            let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
+            let started = client.started.entry(payload.clone()).or_default();
+            started.exchanges += 1;
+            let allowed = publications + started.interrupted;
+            ensure(
+                started.exchanges <= allowed,
+                "one delivery per client and message",
+                || {
+                    format!(
+                        "{} exchanges, {allowed} allowed: {publish:?} to {}",
+                        started.exchanges, client.id
+                    )
+                },
+            )?;
+            let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
+            ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
+                format!("{publish:?} to {}", client.id)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn on_pubrel(&mut self, now: Instant, ix: usize, msg_id: MsgId) -> Check {
+        let first_retry = self.config.timers.retry_first;
+        let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
+        let client = &mut self.clients[ix];
+        let own = client
+            .down
+            .as_ref()
+            .is_some_and(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel && !d.closed);
+        if !own {
+            // A51: a PUBREC that belongs to nothing is answered too.
+            return client.pay(MsgType::Pubrel, msg_id);
+        }
+        let next = Next {
+            kind: DownKind::Pubrel,
+            msg_id,
+            payload: None,
+            topic: "",
+            dup: None,
+        };
+        self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
+        Ok(())
+    }
+
+    fn on_puback(&mut self, ix: usize, puback: Puback) -> Check {
+        let client = &mut self.clients[ix];
+        client.pay(MsgType::Puback, puback.msg_id)?;
+        let Some(exchange) = client.up.get_mut(&puback.msg_id) else {
+            return ensure(
+                puback.return_code != ReturnCode::Accepted,
+                "PUBACK answers a PUBLISH",
+                || format!("{puback:?} to {}", client.id),
+            );
+        };
+        exchange.finished = true;
+        let Some(uplink) = self.uplinks.get_mut(&exchange.payload) else {
+            return Ok(());
+        };
+        if puback.return_code != ReturnCode::Accepted {
+            uplink.order = None;
+            return Ok(());
+        }
+        ensure(
+            exchange.qos == QoS::AtLeastOnce,
+            "a PUBACK without error answers QoS 1 only",
+            || format!("{puback:?} to {}", client.id),
+        )?;
+        client.last_finished = Some((puback.msg_id, exchange.payload.clone()));
+        ensure(uplink.settled_ok > 0, "no PUBACK before the broker's", || {
+            format!(
+                "{puback:?} to {} for {:?}, refused {:?}",
+                client.id, exchange.payload, uplink.refused
+            )
+        })
+    }
+
+    fn on_pubrec(&mut self, ix: usize, msg_id: MsgId) -> Check {
+        let client = &mut self.clients[ix];
+        let exchange = client.up.get(&msg_id).filter(|e| e.qos == QoS::ExactlyOnce);
+        let exchange = exchange.ok_or_else(|| {
+            Violation::new("PUBREC answers a PUBLISH", format!("{msg_id} to {}", client.id))
+        })?;
+        let settled = self
+            .uplinks
+            .get(&exchange.payload)
+            .is_none_or(|uplink| uplink.settled_ok > 0);
+        ensure(settled, "no PUBREC before the broker's", || {
+            format!("{msg_id} to {}", client.id)
+        })
+    }
+
+    fn on_suback(&mut self, ix: usize, suback: Suback) -> Check {
+        let aggregate = self.conns.get(&ConnId(0));
+        let client = &mut self.clients[ix];
+        client.pay(MsgType::Suback, suback.msg_id)?;
+        let Some(Asked {
+            filter,
+            qos,
+            named,
+            broker_was_away,
+            before,
+        }) = client.subscribes.get(&suback.msg_id).cloned()
+        else {
+            return ensure(
+                suback.return_code != ReturnCode::Accepted,
+                "SUBACK answers a SUBSCRIBE",
+                || format!("{suback:?} to {}", client.id),
+            );
+        };
+        if suback.return_code != ReturnCode::Accepted {
+            match before.filter(|_| suback.return_code == ReturnCode::Congestion) {
+                Some(before) => {
+                    client.subs.insert(filter, before);
+                }
+                None => {
+                    client.maybe.remove(&filter);
+                }
+            }
+            return Ok(());
+        }
+        ensure(suback.qos <= qos, "no more granted than asked for", || {
+            format!("{suback:?} for {filter}")
+        })?;
+        let settled = aggregate.is_some_and(|conn| conn.up && conn.subscribed.contains(&*filter));
+        let away = aggregate.is_none_or(|conn| !conn.up) || broker_was_away;
+        ensure(settled || away, "no SUBACK before the broker's (A31)", || {
+            format!("{filter} to {}", client.id)
+        })?;
+        if named && topic::has_wildcard(&filter) {
+            ensure(
+                suback.topic_id == TopicId::NONE,
+                "a wildcard has no topic id (4.7)",
+                || format!("{suback:?}"),
+            )?;
+        } else if named {
+            client.learn(suback.topic_id, &filter)?;
+        }
+        if let Some(sub) = client.subs.get(&filter)
+            && !sub.leaving
+            && sub.granted == suback.qos
+        {
+            return Ok(());
+        }
+        client.subs.insert(
+            filter,
+            Sub {
+                granted: suback.qos,
+                leaving: false,
+            },
+        );
+        Ok(())
+    }
+
+    /// The gateway asks the broker for something.
+    ///
+    /// Credit and window are checked by the broker itself.
+    ///
+    /// # Errors
+    /// The rule it breaks.
+    pub fn on_request(&mut self, request: &BrokerRequest) -> Check {
+        self.published += 1;
+        let told = || format!("{request:?}");
+        match request {
+            BrokerRequest::Publish {
+                conn,
+                token,
+                topic,
+                qos,
+                retain,
+                payload,
+            } => {
+                let token = *token;
+                self.track(*conn, token, request)?;
+                if let Some(&ix) = self.wills.get(payload) {
+                    let lost = token.is_some_and(|t| self.tokens[&t].state == TokenState::Lost);
+                    return if lost {
+                        self.reopen(token)
+                    } else {
+                        self.on_will(ix, topic, *qos, *retain, payload)
+                    };
+                }
+                if payload.is_empty() {
+                    return Ok(());
+                }
+                let resubmitted = token.is_some_and(|t| self.tokens[&t].state == TokenState::Lost);
+                let Some(uplink) = self.uplinks.get_mut(payload) else {
+                    return Err(Violation::new("nothing arrives that was not sent", told()));
+                };
+                let expected = format!("{}{}", self.config.upstream.topic_prefix, uplink.topic);
+                ensure(**topic == *expected, "a message keeps its topic", || {
+                    format!("{expected}: {}", told())
+                })?;
+                let level = match uplink.qos {
+                    PublishQoS::MinusOne => QoS::AtMostOnce,
+                    PublishQoS::Level(level) => level,
+                };
+                ensure(
+                    *qos == level && *retain == uplink.retain,
+                    "a message keeps QoS and Retain",
+                    told,
+                )?;
+                if resubmitted {
+                    return self.reopen(token);
+                }
+                uplink.emitted += 1;
+                ensure(
+                    uplink.emitted <= uplink.allowed,
+                    "published no more often than received (A46)",
+                    || format!("{} times, {} allowed: {}", uplink.emitted, uplink.allowed, told()),
+                )?;
+                let class = usize::from(level != QoS::AtMostOnce);
+                let last = &mut self.clients[uplink.client].emitted_order[class];
+                if uplink.emitted == 1
+                    && let Some(order) = uplink.order
+                {
+                    ensure(order > *last, "a client's messages keep their order", told)?;
+                    *last = order;
+                }
+                Ok(())
+            }
+            BrokerRequest::Subscribe {
+                conn,
+                token,
+                filter,
+                id,
+                ..
+            } => {
+                self.track(*conn, Some(*token), request)?;
+                let known = self.filters.entry(*id).or_insert_with(|| filter.clone());
+                ensure(
+                    *id != FilterId(0) && known == filter,
+                    "a subscription id stays with its filter",
+                    told,
+                )?;
+                self.reopen(Some(*token))
+            }
+            BrokerRequest::Unsubscribe { conn, token, filter } => {
+                self.track(*conn, Some(*token), request)?;
+                let holder = self
+                    .clients
+                    .iter()
+                    .find(|c| c.subs.get(&**filter).is_some_and(|sub| !sub.leaving));
+                ensure(
+                    holder.is_none(),
+                    "UNSUBSCRIBE only when the last one left",
+                    || format!("{filter} is held by {}", holder.map_or("", |c| &c.id)),
+                )?;
+                self.reopen(Some(*token))
+            }
+            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => Ok(()),
+        }
+    }
+
+    fn track(&mut self, conn: ConnId, token: Option<Token>, request: &BrokerRequest) -> Check {
+        let Some(token) = token else { return Ok(()) };
+        let told = || format!("{token:?}: {request:?}");
+        if let Some(known) = self.tokens.get(&token) {
+            ensure(
+                known.state == TokenState::Lost,
+                "a token is not used again before it is settled or lost",
+                told,
+            )?;
+            ensure(known.conn == conn, "a token stays on its connection", told)?;
+            let same = match (&known.request, request) {
+                (
+                    BrokerRequest::Publish {
+                        payload: a, topic: b, ..
+                    },
+                    BrokerRequest::Publish { payload, topic, .. },
+                ) => a == payload && b == topic,
+                (BrokerRequest::Publish { .. }, _) | (_, BrokerRequest::Publish { .. }) => false,
+                _ => true,
+            };
+            return ensure(same, "what was lost is submitted again under its token", told);
+        }
+        let state = TokenState::Open;
+        self.tokens.insert(
+            token,
+            TokenModel {
+                conn,
+                request: request.clone(),
+                order: self.published,
+                state,
+            },
+        );
+        Ok(())
+    }
+
+    /// A lost request was submitted again.
+    fn reopen(&mut self, token: Option<Token>) -> Check {
+        let Some(model) = token.and_then(|token| self.tokens.get_mut(&token)) else {
+            return Ok(());
+        };
+        if model.state != TokenState::Lost {
+            return Ok(());
+        }
+        model.state = TokenState::Open;
+        if matches!(model.request, BrokerRequest::Publish { .. }) {
+            let conn = self.conns.entry(model.conn).or_default();
+            let in_order = model.order > conn.resubmitted;
+            conn.resubmitted = model.order;
+            return ensure(
+                in_order,
+                "lost publishes are submitted again in the order sent",
+                || format!("{:?}", model.request),
+            );
+        }
+        Ok(())
+    }
+
+    fn on_will(&mut self, ix: usize, topic: &str, qos: QoS, retain: bool, payload: &Bytes) -> Check {
+        let prefix = &self.config.upstream.topic_prefix;
+        let client = &mut self.clients[ix];
+        let due = client.wills_due.iter().position(|will| {
+            *topic == format!("{prefix}{}", will.topic)
+                && will.qos == qos
+                && will.retain == retain
+                && will.payload == payload
+        });
+        let due = due.ok_or_else(|| {
+            let detail = format!(
+                "{payload:?} on {topic} of {}, due {:?}",
+                client.id, client.wills_due
+            );
+            Violation::new("a will is published once for each loss (A26)", detail)
+        })?;
+        client.wills_due.remove(due);
+        Ok(())
+    }
+
+    /// The gateway tells something for the log.
+    ///
+    /// # Errors
+    /// The rule it breaks.
+    pub fn on_notice(&mut self, now: Instant, notice: &Notice) -> Check {
+        match notice {
+            Notice::Lost { client, will } => {
+                let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
+                    return Ok(());
+                };
+                let silence = now.since(model.last_heard);
+                ensure(
+                    silence >= model.tolerated(&self.config),
+                    "lost only after silence (A28)",
+                    || format!("{client} after {silence:?}"),
+                )?;
+                ensure(!model.said_goodbye, "not lost after DISCONNECT (A26)", || {
+                    client.to_string()
+                })?;
+                let known = model.will.is_some();
+                ensure(known || !will, "the will is known", || {
+                    format!("none of {client}")
+                })?;
+                // A26: nothing but a full queue keeps a will of QoS 1 or 2 from being published.
+                let by_limit = self.config.limits.queue_messages < Limits::default().queue_messages;
+                ensure(*will || !known || by_limit, "a will is published", || {
+                    format!("{:?} of {client}", model.will)
+                })?;
+                model.phase = Phase::Lost;
+                model.interrupt();
+                model.wills_due.extend(model.will.clone().filter(|_| *will));
+                if model.clean {
+                    model.forget();
+                }
+                Ok(())
+            }
+            Notice::Disconnected { client, .. } => {
+                let refused = self.conns.values().any(|conn| conn.refused_filter);
+                let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
+                    return Ok(());
+                };
+                // A78: only when the broker took a subscription back, or the gateway stops.
+                model.sent_away = !model.said_goodbye && (refused || self.shutting_down);
+                ensure(
+                    model.said_goodbye || model.sent_away,
+                    "nobody is sent away (A78)",
+                    || client.to_string(),
+                )?;
+                if model.clean {
+                    model.forget();
+                }
+                Ok(())
+            }
+            Notice::Connected { .. }
+            | Notice::Asleep { .. }
+            | Notice::Refused { .. }
+            | Notice::SubscriptionRefused { .. }
+            | Notice::PublishRefused { .. }
+            | Notice::TooLarge { .. } => Ok(()),
+        }
+    }
+
+    // The end of a scenario.
+
+    /// Exchanges towards clients, and handshakes, in which the gateway may send again by itself.
+    pub fn open_exchanges(&self, now: Instant) -> Vec<String> {
+        let timers = &self.config.timers;
+        let sends = u32::from(timers.retry_count) + 1;
+        let open = |d: &DownExchange| {
+            // After the last repeat of a round it waits once more, then for a sign of life (A60).
+            let parked = d.unheard >= sends && now.since(d.last_sent) > timers.retry_max;
+            !d.closed && !d.stale && !parked
+        };
+        let exchanges = self
+            .clients
+            .iter()
+            .filter(|c| c.phase == Phase::Active)
+            .filter_map(|c| Some((c, c.down.as_ref().filter(|d| open(d))?)))
+            .map(|(c, d)| format!("{:?} {} to {}", d.kind, d.msg_id, c.id));
+        let handshakes = self
+            .clients
+            .iter()
+            .filter(|c| c.phase == Phase::Setup && now.since(c.last_heard) <= timers.will_handshake)
+            .map(|c| format!("{} is in its handshake", c.id));
+        exchanges.chain(handshakes).collect()
+    }
+
+    /// QoS 1 and 2 messages that connected clients have not got yet.
+    pub fn undelivered(&self) -> Vec<String> {
+        self.clients
+            .iter()
+            .filter(|c| c.phase == Phase::Active)
+            .flat_map(|c| {
+                c.owed
+                    .iter()
+                    .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
+            })
+            .collect()
+    }
+
+    /// Wills that were due and not handed to the broker, and clients that were silent for twice their keep-alive.
+    pub fn missing_wills(&self, now: Instant) -> Vec<String> {
+        let due = self
+            .clients
+            .iter()
+            .flat_map(|c| c.wills_due.iter().map(|will| format!("{will:?} of {}", c.id)));
+        let silent = self
+            .clients
+            .iter()
+            .filter(|c| c.phase == Phase::Active && !c.keep_alive.is_zero())
+            .filter(|c| now.since(c.last_heard) > c.keep_alive * 2)
+            .map(|c| format!("{} is not lost yet", c.id));
+        due.chain(silent).collect()
+    }
+
+    /// The filters that clients hold, so that the gateway must be subscribed to them.
+    pub fn held_filters(&self) -> BTreeSet<Arc<str>> {
+        self.clients
+            .iter()
+            .flat_map(|c| c.subs.keys().map(|f| Arc::from(f.as_str())))
+            .collect()
+    }
+
+    /// The filters that clients asked for, acknowledged or not: the gateway may be subscribed to nothing else.
+    pub fn asked_filters(&self) -> BTreeSet<Arc<str>> {
+        self.clients
+            .iter()
+            .flat_map(|c| c.maybe.iter().map(|f| Arc::from(f.as_str())))
+            .collect()
+    }
+
+    /// True for the message of a client or of a will, and for the empty one.
+    pub fn knows(&self, payload: &[u8]) -> bool {
+        payload.is_empty() || self.uplinks.contains_key(payload) || self.wills.contains_key(payload)
+    }
+
+    /// The broker sent copies of this message per filter while it was unknown which filters stood (A57).
+    pub fn has_uncertain_copies(&self, payload: &[u8]) -> bool {
+        self.messages
+            .get(payload)
+            .is_some_and(|message| message.uncertain_copies > 0)
+    }
+
+    /// How often a client's message was published, beyond what a lost session explains.
+    pub fn emitted(&self, payload: &[u8]) -> u32 {
+        self.uplinks.get(payload).map_or(0, |uplink| uplink.emitted)
+    }
+
+    /// How often the datagrams received allow a client's message to be published.
+    pub fn allowed(&self, payload: &[u8]) -> u32 {
+        self.uplinks.get(payload).map_or(0, |uplink| uplink.allowed)
+    }
+
+    /// Requests to the broker whose outcome is open.
+    pub fn open_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// An output that may continue an exchange or begin one.
+struct Next<'a> {
+    kind: DownKind,
+    msg_id: MsgId,
+    payload: Option<Bytes>,
+    topic: &'a str,
+    dup: Option<bool>,
+}
+
+impl DownExchange {
+    fn given_up(&self, sends_per_round: u32) -> bool {
+        match self.kind {
+            DownKind::Register => self.sends >= sends_per_round,
+            DownKind::Publish(_) | DownKind::Pubrel => self.sends >= sends_per_round * ROUNDS,
+        }
+    }
+}
+
+impl ClientModel {
+    fn new(config: &ClientConfig) -> ClientModel {
+        ClientModel {
+            id: config.id.as_str().into(),
+            bound: None,
+            phase: Phase::None,
+            clean: config.clean,
+            keep_alive: Duration::ZERO,
+            last_heard: Instant::START,
+            connacks_due: 0,
+            fresh: false,
+            resumes_since: None,
+            parameters: None,
+            said_goodbye: false,
+            sent_away: false,
+            up: BTreeMap::new(),
+            last_finished: None,
+            due: BTreeMap::new(),
+            registers: BTreeMap::new(),
+            subscribes: BTreeMap::new(),
+            unsubscribes: BTreeMap::new(),
+            subs: BTreeMap::new(),
+            maybe: BTreeSet::new(),
+            ever: BTreeMap::new(),
+            names: BTreeMap::new(),
+            confirmed: BTreeSet::new(),
+            ignores_register: false,
+            no_dup: false,
+            down: None,
+            started: FxHashMap::default(),
+            owed: BTreeMap::new(),
+            will: None,
+            wills_due: Vec::new(),
+            emitted_order: [0; 2],
+        }
+    }
+
+    /// Silence after which the client may be taken for lost; for ever without keep-alive.
+    fn tolerated(&self, config: &GatewayConfig) -> Duration {
+        if self.keep_alive.is_zero() {
+            config.timers.idle_eviction
+        } else {
+            self.keep_alive * config.timers.keep_alive_tolerance_percent / 100
+        }
+    }
+
+    fn on_connect(&mut self, now: Instant, from: &LinkAddr, connect: Connect<'_>) {
+        let parameters = (connect.will, connect.clean_session, connect.duration);
+        let repeated = self.bound.as_ref() == Some(from) && self.parameters == Some(parameters);
+        let flags = |(will, clean, _): (bool, bool, u16)| (will, clean);
+        let resumes = match self.phase {
+            // A18: our CONNACK was lost, and the client has done nothing since.
+            Phase::Active => repeated && self.fresh,
+            Phase::Setup => {
+                self.resumes_since.is_some() && self.parameters.map(flags) == Some(flags(parameters))
+            }
+            Phase::None | Phase::Lost => false,
+        };
+        self.resumes_since = resumes.then_some(now);
+        self.parameters = Some(parameters);
+        self.bound = Some(from.clone());
+        self.phase = Phase::Setup;
+        self.clean = connect.clean_session;
+        self.keep_alive = Duration::from_secs(u64::from(connect.duration));
+        self.connacks_due += 1;
+        self.ignores_register = false;
+        self.no_dup = false;
+        self.interrupt();
+        if resumes {
+            return;
+        }
+        self.confirmed.clear();
+        self.last_finished = None;
+        if connect.clean_session {
+            self.forget();
+            self.will = None;
+        }
+    }
+
+    /// A21: a handshake that is not finished is given up silently, and a session that it resumed is as before.
+    fn end_of_setup(&mut self, now: Instant, config: &GatewayConfig) {
+        let over = self
+            .resumes_since
+            .is_some_and(|since| now.since(since) >= config.timers.will_handshake);
+        if self.phase == Phase::Setup && over {
+            self.phase = Phase::Active;
+        }
+    }
+
+    /// The session is over for good.
+    fn forget(&mut self) {
+        self.subs.clear();
+        self.maybe.clear();
+        self.owed.clear();
+        self.up.clear();
+        self.confirmed.clear();
+    }
+
+    /// The open exchange may be taken up again in another connection.
+    fn interrupt(&mut self) {
+        let Some(down) = self.down.as_mut().filter(|d| !d.stale && !d.closed) else {
+            return;
+        };
+        down.stale = true;
+        if let Some(payload) = &down.payload {
+            self.started.entry(payload.clone()).or_default().interrupted += 1;
+        }
+    }
+
+    /// The gateway said DISCONNECT.
+    fn end(&mut self) {
+        self.phase = Phase::None;
+        // A kept session's publishes go on, and are answered in a later connection.
+        self.due
+            .retain(|(kind, _), _| !self.clean && *kind == MsgType::Puback);
+        self.interrupt();
+        if self.clean {
+            self.forget();
+        }
+    }
+
+    fn on_packet(&mut self, packet: Packet<'_>, names: &Names<'_>) {
+        let active = self.phase == Phase::Active;
+        let mut owe = |kind, msg_id| {
+            if active {
+                *self.due.entry((kind, msg_id)).or_insert(0) += 1;
+            }
+        };
+        match packet {
+            Packet::WillTopic(body) if self.phase != Phase::None => self.set_will_topic(body),
+            Packet::WillMsg(body) if self.phase != Phase::None => {
+                // A18: a repeated WILLMSG asks for the CONNACK again.
+                if active {
+                    self.connacks_due += 1;
+                } else {
+                    self.set_will_message(body.message);
+                }
+            }
+            Packet::WillTopicUpd(body) if active => {
+                owe(MsgType::WillTopicResp, MsgId(0));
+                self.set_will_topic(body);
+            }
+            Packet::WillMsgUpd(body) if active => {
+                owe(MsgType::WillMsgResp, MsgId(0));
+                self.set_will_message(body.message);
+            }
+            Packet::Register(register) => {
+                owe(MsgType::Regack, register.msg_id);
+                self.registers.insert(register.msg_id, register.topic_name.into());
+            }
+            Packet::Subscribe(subscribe) if active => {
+                owe(MsgType::Suback, subscribe.msg_id);
+                if let Some(filter) = names.filter(&self.id, subscribe.topic) {
+                    let ever = self.ever.entry(filter.clone()).or_default();
+                    *ever = (*ever).max(subscribe.qos);
+                    // Another QoS may be granted from now on, so claims under the old one end.
+                    let known = self
+                        .subscribes
+                        .get(&subscribe.msg_id)
+                        .filter(|asked| asked.filter == filter);
+                    let before = self
+                        .subs
+                        .remove(&filter)
+                        .or_else(|| known.and_then(|asked| asked.before.clone()));
+                    self.maybe.insert(filter.clone());
+                    let named = matches!(subscribe.topic, TopicFilter::Name(_));
+                    let broker_was_away = self
+                        .subscribes
+                        .get(&subscribe.msg_id)
+                        .is_some_and(|asked| asked.broker_was_away);
+                    let asked = Asked {
+                        filter,
+                        qos: subscribe.qos,
+                        named,
+                        broker_was_away,
+                        before,
+                    };
+                    self.subscribes.insert(subscribe.msg_id, asked);
+                }
+            }
+            Packet::Unsubscribe(unsubscribe) if active => {
+                owe(MsgType::Unsuback, unsubscribe.msg_id);
+                if let Some(filter) = names.filter(&self.id, unsubscribe.topic) {
+                    if let Some(sub) = self.subs.get_mut(&filter) {
+                        sub.leaving = true;
+                    }
+                    self.owed.retain(|_, owed| !topic::matches(&filter, &owed.topic));
+                    self.unsubscribes.insert(unsubscribe.msg_id, filter);
+                }
+            }
+            Packet::Pingreq(_) => owe(MsgType::Pingresp, MsgId(0)),
+            Packet::Pubrel(msg_id) => {
+                owe(MsgType::Pubcomp, msg_id);
+                if let Some(exchange) = self.up.get_mut(&msg_id) {
+                    exchange.finished = true;
+                }
+            }
+            Packet::Pubrec(msg_id) if active => {
+                owe(MsgType::Pubrel, msg_id);
+                if let Some(down) = self.down.as_mut().filter(|d| d.msg_id == msg_id)
+                    && down.kind == DownKind::Publish(QoS::ExactlyOnce)
+                {
+                    down.kind = DownKind::Pubrel;
+                    self.acknowledged();
+                }
+                // Each PUBREC is answered by a PUBREL at once.
+                if let Some(down) = self
+                    .down
+                    .as_mut()
+                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel)
+                {
+                    down.sends = 0;
+                }
+            }
+            Packet::Pubcomp(msg_id) if active => self.close(DownKind::Pubrel, msg_id),
+            Packet::Puback(puback) if active => self.on_client_puback(puback),
+            Packet::Regack(regack) if active => {
+                if let Some(down) = &self.down
+                    && down.kind == DownKind::Register
+                    && down.msg_id == regack.msg_id
+                    && !down.closed
+                {
+                    let topic = down.topic.clone();
+                    if regack.return_code == ReturnCode::Accepted {
+                        self.confirmed.insert(regack.topic_id);
+                    } else {
+                        self.owed.retain(|_, owed| owed.topic != topic);
+                    }
+                    self.close(DownKind::Register, regack.msg_id);
+                }
+            }
+            Packet::Disconnect(_) => {
+                self.said_goodbye = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn on_client_puback(&mut self, puback: Puback) {
+        let Some(down) = self
+            .down
+            .as_ref()
+            .filter(|d| d.msg_id == puback.msg_id && !d.closed)
+        else {
+            if puback.return_code == ReturnCode::InvalidTopicId {
+                self.confirmed.remove(&puback.topic_id);
+            }
+            return;
+        };
+        let DownKind::Publish(qos) = down.kind else { return };
+        match puback.return_code {
+            ReturnCode::Accepted if qos == QoS::AtLeastOnce => {
+                self.acknowledged();
+                self.close(DownKind::Publish(qos), puback.msg_id);
+            }
+            ReturnCode::Accepted => {}
+            ReturnCode::InvalidTopicId => {
+                // A41: REGISTER and once more.
+                self.confirmed.remove(&puback.topic_id);
+                self.interrupt();
+            }
+            ReturnCode::Congestion => {}
+            ReturnCode::NotSupported | ReturnCode::Reserved(_) => {
+                // A61: a repeat may be refused for its DUP; then it comes once without.
+                self.no_dup = true;
+                if let Some(down) = &mut self.down {
+                    down.stale = true;
+                }
+            }
+        }
+    }
+
+    /// The open message is with the client.
+    fn acknowledged(&mut self) {
+        if let Some(payload) = self.down.as_ref().and_then(|d| d.payload.clone()) {
+            self.owed.remove(&payload);
+            self.started.entry(payload).or_default().acknowledged = true;
+        }
+    }
+
+    fn close(&mut self, kind: DownKind, msg_id: MsgId) {
+        if let Some(down) = self
+            .down
+            .as_mut()
+            .filter(|d| d.kind == kind && d.msg_id == msg_id)
+        {
+            down.closed = true;
+        }
+    }
+
+    fn set_will_topic(&mut self, body: Option<WillTopic<'_>>) {
+        self.will = body.map(|body| Will {
+            topic: body.topic.into(),
+            payload: self.will.take().map(|will| will.payload).unwrap_or_default(),
+            qos: body.qos,
+            retain: body.retain,
+        });
+    }
+
+    fn set_will_message(&mut self, message: &[u8]) {
+        if let Some(will) = &mut self.will {
+            will.payload = Bytes::copy_from_slice(message);
+        }
+    }
+
+    fn pay(&mut self, kind: MsgType, msg_id: MsgId) -> Check {
+        let due = self.due.entry((kind, msg_id)).or_insert(0);
+        ensure(*due > 0, "no answer without a request", || {
+            format!("{kind:?} {msg_id} to {}", self.id)
+        })?;
+        *due -= 1;
+        Ok(())
+    }
+
+    fn on_regack(&mut self, regack: Regack) -> Check {
+        self.pay(MsgType::Regack, regack.msg_id)?;
+        if regack.return_code != ReturnCode::Accepted {
+            return Ok(());
+        }
+        let Some(name) = self.registers.get(&regack.msg_id).cloned() else {
+            return Ok(());
+        };
+        self.learn(regack.topic_id, &name)
+    }
+
+    fn learn(&mut self, id: TopicId, name: &str) -> Check {
+        ensure(!id.is_reserved(), "an id is not reserved", || {
+            format!("{id} for {name}")
+        })?;
+        let known = self.names.entry(id).or_insert_with(|| name.into());
+        ensure(known == name, "an id never changes its name (A35)", || {
+            format!("{id} of {} was {known}, now {name}", self.id)
+        })?;
+        self.confirmed.insert(id);
+        Ok(())
+    }
+
+    /// Checks that at most one exchange is open, and how it is repeated. Returns messages given up by rule.
+    fn exchange(
+        &mut self,
+        now: Instant,
+        next: &Next<'_>,
+        first_retry: Duration,
+        sends_per_round: u32,
+    ) -> Result<usize, Violation> {
+        let id = self.id.clone();
+        let told = |down: &DownExchange| {
+            format!(
+                "{:?} {} to {id} while {:?} {} is open, sent {}x, last at {}",
+                next.kind, next.msg_id, down.kind, down.msg_id, down.sends, down.last_sent
+            )
+        };
+        let same = |d: &DownExchange| {
+            // A new record counts its message ids from the start, so an interrupted exchange may only look the same.
+            let about = next.payload.is_none() || d.payload == next.payload;
+            !d.closed && d.kind == next.kind && d.msg_id == next.msg_id && about
+        };
+        if let Some(down) = self.down.as_mut().filter(|d| same(d)) {
+            if !down.stale && down.sends > 0 {
+                let waited = now.since(down.last_sent) >= first_retry;
+                // A60: after a round the next packet from the client begins another.
+                let new_round = down.sends % sends_per_round == 0 && down.unheard == 0;
+                ensure(waited || new_round, "repeated after Tretry", || told(down))?;
+                ensure(
+                    next.dup != Some(false) || self.no_dup,
+                    "a repeat has DUP (A61)",
+                    || told(down),
+                )?;
+                ensure(
+                    down.unheard < sends_per_round,
+                    "at most Nretry repeats without a sign of life",
+                    || told(down),
+                )?;
+            }
+            down.sends += 1;
+            down.unheard += 1;
+            ensure(
+                down.sends <= sends_per_round * ROUNDS || down.stale,
+                "given up after six rounds (A60)",
+                || told(down),
+            )?;
+            down.last_sent = now;
+            down.stale = false;
+            return Ok(0);
+        }
+        let mut given_up = 0;
+        if let Some(down) = self.down.as_ref().filter(|d| !d.closed && !d.stale) {
+            ensure(down.given_up(sends_per_round), "one open exchange (A59)", || {
+                told(down)
+            })?;
+            // A40, A60: without an answer the message is dropped.
+            if down.kind == DownKind::Register {
+                self.ignores_register = true;
+                let topic = down.topic.clone();
+                let before = self.owed.len();
+                self.owed.retain(|_, owed| owed.topic != topic);
+                given_up = before - self.owed.len();
+            } else if let Some(payload) = &down.payload {
+                given_up = usize::from(self.owed.remove(payload).is_some());
+            }
+        }
+        // What an earlier connection began goes on under its message id, perhaps after a REGISTER.
+        let repeated = next
+            .payload
+            .as_ref()
+            .is_some_and(|p| self.started.get(p).is_some_and(|s| s.msg_id == Some(next.msg_id)));
+        ensure(
+            next.dup != Some(true) || repeated,
+            "the first sending has no DUP",
+            || format!("{:?} {} to {id}", next.kind, next.msg_id),
+        )?;
+        if let Some(payload) = &next.payload {
+            self.started.entry(payload.clone()).or_default().msg_id = Some(next.msg_id);
+        }
+        self.down = Some(DownExchange {
+            kind: next.kind,
+            msg_id: next.msg_id,
+            payload: next.payload.clone(),
+            topic: next.topic.into(),
+            sends: 1,
+            unheard: 1,
+            last_sent: now,
+            closed: false,
+            stale: false,
+        });
+        Ok(given_up)
+    }
+}
+
+/// Full names behind predefined ids and short names.
+struct Names<'a> {
+    rules: &'a [ClientRule],
+    config: &'a GatewayConfig,
+}
+
+impl Names<'_> {
+    fn predefined(&self, client: &str, id: TopicId) -> Option<String> {
+        let of_rule = self
+            .rules
+            .iter()
+            .find(|rule| glob(&rule.pattern, client))
+            .map(|rule| &rule.predefined);
+        of_rule
+            .into_iter()
+            .flatten()
+            .chain(&self.config.predefined)
+            .find(|entry| entry.id == id)
+            .map(|entry| entry.topic.replace("{client_id}", client))
+    }
+
+    fn filter(&self, client: &str, topic: TopicFilter<'_>) -> Option<String> {
+        match topic {
+            TopicFilter::Name(name) => Some(name.into()),
+            TopicFilter::Predefined(id) => self.predefined(client, id),
+            TopicFilter::Short(short) => short.as_str().map(String::from),
+        }
+    }
+}
+
+/// `*` for any number of characters, `?` for one.
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.chars().next() {
+        None => text.is_empty(),
+        Some('*') => {
+            let rest = &pattern[1..];
+            text.char_indices()
+                .map(|(at, _)| at)
+                .chain([text.len()])
+                .any(|at| glob(rest, &text[at..]))
+        }
+        Some(first) => {
+            let mut chars = text.chars();
+            chars.next().is_some_and(|c| first == '?' || c == first)
+                && glob(&pattern[first.len_utf8()..], chars.as_str())
+        }
+    }
+}
+
+/// Section 7 of the protocol page: what no gateway ever sends, beyond what does not decode.
+fn never_sent(packet: &Packet<'_>) -> Check {
+    let fine = match packet {
+        Packet::Disconnect(disconnect) => disconnect.duration.is_none(),
+        Packet::Pingreq(ping) => ping.client_id.is_none(),
+        Packet::GwInfo(info) => info.gw_add.is_empty(),
+        Packet::Register(register) => topic::is_valid_name(register.topic_name),
+        Packet::Publish(publish) => match publish.topic {
+            TopicRef::Normal(id) | TopicRef::Predefined(id) => !id.is_reserved(),
+            TopicRef::Short(short) => short.as_str().is_some_and(topic::is_valid_name),
+        },
+        _ => true,
+    };
+    ensure(fine, "never sent to a client", || format!("{packet:?}"))
+}
+
+/// A message that parses but carries a bad value is answered even to strangers (section 7).
+fn answers_parse_error(packet: &Packet<'_>) -> bool {
+    match packet {
+        Packet::Regack(regack) => regack.return_code != ReturnCode::Accepted,
+        Packet::Puback(puback) => puback.return_code != ReturnCode::Accepted,
+        Packet::Suback(suback) => suback.return_code != ReturnCode::Accepted,
+        Packet::WillTopicResp(code) | Packet::WillMsgResp(code) => *code != ReturnCode::Accepted,
+        Packet::Unsuback(_) => true,
+        _ => false,
+    }
+}
