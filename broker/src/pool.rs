@@ -99,7 +99,7 @@ impl RequestSender {
 
     fn open(&mut self, conn: ConnId, options: ConnectOptions) {
         if self.connections.contains_key(&conn) {
-            tracing::debug!(conn = conn.0, "connection is open already");
+            tracing::debug!(target: "broker", conn = conn.0, "connection is open already");
             return;
         }
         let connection = match self.config.protocol {

@@ -244,7 +244,7 @@ impl<M: Mqtt> Port<M> {
         self.owed = 0;
         // The core may have stopped reading.
         let _ = tokio::time::timeout(CLOSE_WAITS[1], self.flush()).await;
-        debug!(conn = self.conn.0, "link closed");
+        debug!(target: "broker", conn = self.conn.0, "link closed");
     }
 
     /// The broker has the session but takes fewer publishes at once than before. The client resends with the packet ids
@@ -254,7 +254,7 @@ impl<M: Mqtt> Port<M> {
             terms.session_present && self.window.is_some_and(|window| self.window_of(terms) < window);
         if smaller {
             warn!(
-                conn = self.conn.0,
+                target: "broker", conn = self.conn.0,
                 url = %Url(&self.config),
                 receive_maximum = terms.receive_maximum,
                 "session given up, since the broker takes less than before"
@@ -279,7 +279,7 @@ impl<M: Mqtt> Port<M> {
             Link::Down { reported: false, .. } | Link::Up { .. } => None,
         };
         info!(
-            conn = self.conn.0,
+            target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
             session_present = terms.session_present,
             window,
@@ -326,7 +326,7 @@ impl<M: Mqtt> Port<M> {
         };
         let wait = self.backoff.next_wait();
         warn!(
-            conn = self.conn.0,
+            target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
             error = %reason,
             retry_in = ?wait,
@@ -361,7 +361,7 @@ impl<M: Mqtt> Port<M> {
         let Ok(topic) = str::from_utf8(&message.topic) else {
             // MQTT 5 §3.3.2.1: topic names are UTF-8. It must not come again.
             debug!(
-                conn = self.conn.0,
+                target: "broker", conn = self.conn.0,
                 len = message.topic.len(),
                 "topic is not UTF-8, message dropped"
             );
@@ -426,7 +426,7 @@ impl<M: Mqtt> Port<M> {
                     (Some(token), Err(refusal)) => self.settled(token, Err(refusal)),
                     (None, Ok(_)) => None,
                     (None, Err(refusal)) => {
-                        debug!(conn = self.conn.0, %topic, rc = refusal.0, "publish without an answer refused");
+                        debug!(target: "broker", conn = self.conn.0, %topic, rc = refusal.0, "publish without an answer refused");
                         None
                     }
                 }

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant as Clock;
 
-use anyhow::Context as _;
 use broker::{Protocol, RemoteConfig, RequestSender};
 use gateway_core::Gateway;
 use gateway_core::io::{BrokerEvent, Input, Output, TxBatch, TxDatagram};
@@ -55,10 +54,7 @@ pub(crate) fn run(source: &config::SourceArgs) -> ExitCode {
         return ExitCode::from(EXIT_CANNOT_WRITE);
     }
     for warning in &loaded.warnings {
-        match config::colours_on_stderr() {
-            true => eprintln!("{warning:#}"),
-            false => eprintln!("{warning}"),
-        }
+        warn!(target: "config", "{}", warning.summary());
     }
     let messages = Arc::new(AtomicU64::new(0));
     let runtime = match runtime(start, loaded.settings.gather, messages.clone()) {
@@ -190,10 +186,9 @@ fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Resu
     let mut links = Vec::new();
     for (at, radio) in settings.radios.iter().enumerate() {
         let RadioKind::Udp(udp) = &radio.kind;
-        let link = UdpLink::open(udp).with_context(|| format!("radio {} cannot be opened", radio.name))?;
-        for (group, error) in link.not_joined() {
-            warn!(target: "radio", radio = radio.name, %group, %error, "multicast group not joined: no discovery there");
-        }
+        // The error says all there is; its source would say it again.
+        let link = UdpLink::open(udp)
+            .map_err(|error| anyhow::anyhow!("radio {} cannot be opened: {error}", radio.name))?;
         let list = |addrs: Vec<std::net::SocketAddr>, end: &str| {
             addrs
                 .iter()

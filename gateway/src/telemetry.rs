@@ -9,9 +9,15 @@ use gateway_core::io::Notice;
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use radio_adapters::udp::UdpStats;
-use tracing::{debug, info, warn};
+use tracing::field::{Field, Visit};
+use tracing::{Event, debug, info, warn};
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt};
 
@@ -55,7 +61,77 @@ where
 {
     match format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
-        LogFormat::Auto | LogFormat::Text | LogFormat::Logfmt => layer.boxed(),
+        LogFormat::Logfmt => layer.event_format(Logfmt).fmt_fields(LogfmtFields).boxed(),
+        LogFormat::Auto | LogFormat::Text => layer.boxed(),
+    }
+}
+
+/// One line of `key=value` pairs for each event.
+struct Logfmt;
+
+impl<S, N> FormatEvent<S, N> for Logfmt
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        cx: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        out.write_str("time=")?;
+        SystemTime.format_time(&mut out)?;
+        let level = event.metadata().level().as_str().to_ascii_lowercase();
+        write!(out, " level={level} target={}", event.metadata().target())?;
+        cx.format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
+}
+
+/// Fields as ` key=value`; values with spaces, quotes or equals signs are quoted.
+struct LogfmtFields;
+
+impl<'writer> FormatFields<'writer> for LogfmtFields {
+    fn format_fields<R: RecordFields>(&self, mut out: Writer<'writer>, fields: R) -> std::fmt::Result {
+        let mut visitor = LogfmtVisitor {
+            out: &mut out,
+            result: Ok(()),
+        };
+        fields.record(&mut visitor);
+        visitor.result
+    }
+}
+
+struct LogfmtVisitor<'a, 'writer> {
+    out: &'a mut Writer<'writer>,
+    result: std::fmt::Result,
+}
+
+impl LogfmtVisitor<'_, '_> {
+    fn pair(&mut self, field: &Field, value: &str) {
+        let key = if field.name() == "message" {
+            "msg"
+        } else {
+            field.name()
+        };
+        let plain = !value.is_empty() && !value.contains(|c: char| c == '"' || c == '=' || c.is_whitespace());
+        let written = if plain {
+            write!(self.out, " {key}={value}")
+        } else {
+            write!(self.out, " {key}={value:?}")
+        };
+        self.result = self.result.and(written);
+    }
+}
+
+impl Visit for LogfmtVisitor<'_, '_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.pair(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.pair(field, &format!("{value:?}"));
     }
 }
 
@@ -134,12 +210,12 @@ impl Notices {
                 info!(target: "client", %client, radio, %addr, keep_alive, clean, resumed, buffered, "connected");
             }
             Notice::Disconnected { client, reason } => {
-                info!(target: "client", %client, reason, "disconnected")
+                info!(target: "client", %client, reason, "disconnected");
             }
             Notice::Asleep { client, duration } => info!(target: "client", %client, duration, "asleep"),
             Notice::Lost { client, will } => info!(target: "client", %client, will, "lost"),
             Notice::Refused { client, reason } => {
-                info!(target: "client", client = ?client, reason, "refused")
+                info!(target: "client", client = ?client, reason, "refused");
             }
             Notice::SubscriptionRefused { filter, refusal } => {
                 warn!(target: "broker", %filter, %refusal, "subscription refused: check what the broker allows this gateway");
@@ -184,4 +260,79 @@ pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
             stats.kernel_dropped().unwrap_or(0),
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a format makes of two events.
+    fn written(format: LogFormat) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let layer = layer(
+            format,
+            fmt::layer().with_writer(move || writer.clone()).with_ansi(false),
+        );
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            info!(target: "client", client = "pump-7", keep_alive = 300, "connected");
+            warn!(target: "broker", error = "connection reset by peer", "link down");
+        });
+        String::from_utf8(captured.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn logfmt_is_pairs_and_quotes_what_needs_it() {
+        let text = written(LogFormat::Logfmt);
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+        assert_eq!(
+            lines,
+            [
+                "level=info target=client msg=connected client=pump-7 keep_alive=300",
+                "level=warn target=broker msg=\"link down\" error=\"connection reset by peer\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn json_is_one_flat_object_a_line() {
+        let text = written(LogFormat::Json);
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(
+            (&first["client"], &first["message"]),
+            (&"pump-7".into(), &"connected".into())
+        );
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_is_cut_short() {
+        let mut notices = Notices::new(vec!["udp0".into()]);
+        let lost = || Notice::Lost {
+            client: "a".into(),
+            will: false,
+        };
+        for _ in 0..100 {
+            notices.log(Instant::from_micros(1), lost());
+        }
+        assert_eq!(notices.kinds[3].suppressed, 80);
+        notices.log(Instant::from_micros(1_000_000), lost());
+        assert_eq!(notices.kinds[3].suppressed, 0);
+    }
 }

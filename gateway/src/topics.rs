@@ -77,10 +77,10 @@ fn print(gateway: &mut ControlClient, json: bool) -> anyhow::Result<()> {
                 writeln!(out, "{row}")?;
             } else {
                 let text = |key: &str| row[key].as_str().unwrap_or_default();
+                let id = row["id"].as_u64().unwrap_or_default();
                 writeln!(
                     out,
-                    "{:>5}  {:<10}  {:<20}  {}",
-                    row["id"],
+                    "{id:>5}  {:<10}  {:<20}  {}",
                     text("kind"),
                     text("client"),
                     text("topic")

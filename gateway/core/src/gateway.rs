@@ -650,8 +650,9 @@ impl Gateway {
 
     fn poll_links(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
         let links = self.cx.links.ids().count() as u16;
-        for turn in 0..links {
-            let link = LinkId((self.next_link + turn) % links);
+        // Links take turns: each is asked once, beginning with the one whose turn it is.
+        for _ in 0..links {
+            let link = LinkId(self.next_link);
             if let Some(output) = self.poll_link(now, link, buf) {
                 return Some(output);
             }

@@ -257,11 +257,12 @@ pub(crate) struct TopicsFull;
 
 impl ClientTopics {
     /// `start` is any number: the first id is derived from it, so that ids of a restarted gateway are not taken
-    /// for those of its last life (reading A35).
+    /// for those of its last life (reading A35). It is in the lower half: there are clients that read REGACK's id as
+    /// a signed number.
     pub(crate) fn new(start: u16) -> Self {
         ClientTopics {
             normal: Vec::new(),
-            next_id: FIRST_NORMAL_ID.max(start % 0xF000),
+            next_id: FIRST_NORMAL_ID.max(start % 0x7000),
             expanded: Vec::new(),
         }
     }

@@ -22,7 +22,7 @@ mod walk;
 use std::path::PathBuf;
 
 pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
-pub(crate) use report::{ConfigErrors, Warning, colours_on_stderr};
+pub(crate) use report::{ConfigErrors, Warning};
 pub(crate) use settings::{Broker, LogFormat, LogSettings, RadioKind, Settings};
 
 use layers::Surroundings;

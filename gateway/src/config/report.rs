@@ -155,6 +155,19 @@ impl Report {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Warning(Report);
 
+impl Warning {
+    /// The warning in one line, for the log: what, and in brackets where.
+    pub(crate) fn summary(&self) -> String {
+        let place = self
+            .0
+            .marks
+            .first()
+            .map(|mark| mark.place.origin())
+            .unwrap_or_default();
+        format!("{} ({place})", self.0.title)
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.render(&renderer(f.alternate())))

@@ -694,7 +694,7 @@ static LOG: Shape = Shape::table(&[
     key(
         "targets",
         Kind::Map(&LEVEL),
-        "parts at other levels: { \"radio.udp0\" = \"debug\" }",
+        "parts at other levels: { \"broker\" = \"debug\" }",
     )
     .default("{}"),
     key("file", Kind::Text, "\"\": standard error").default("\"\""),

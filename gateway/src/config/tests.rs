@@ -1,3 +1,4 @@
+use crate::config::settings::Radio;
 use std::{
     ffi::OsString,
     fs,

@@ -59,7 +59,7 @@ impl Sender {
                 match &datagram.to {
                     Destination::Peer(route) => {
                         let LinkAddr::Udp(addr) = route.addr else {
-                            debug!(peer = %route.addr, "not an address of this link");
+                            debug!(target: "radio", peer = %route.addr, "not an address of this link");
                             UdpStats::add(&self.stats.send_errors, 1);
                             continue;
                         };
@@ -92,7 +92,7 @@ impl Sender {
         match result {
             Ok(()) => UdpStats::add(&self.stats.sent, 1),
             Err(error) => {
-                debug!(peer = %to, len = octets.len(), %error, "not sent");
+                debug!(target: "radio", peer = %to, len = octets.len(), %error, "not sent");
                 UdpStats::add(&self.stats.send_errors, 1);
             }
         }

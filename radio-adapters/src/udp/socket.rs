@@ -162,7 +162,7 @@ pub(super) fn open_listeners(config: &UdpConfig) -> Result<Vec<Listener>, OpenEr
         match open_listener(addr, shared, config.interface.as_deref(), index) {
             Ok(listener) => listeners.push(listener),
             Err(error) if addr.ip().is_unspecified() && is(&error, Errno::AFNOSUPPORT) => {
-                warn!(%addr, "not listening: this system has no IPv6");
+                warn!(target: "radio", %addr, "not listening: this system has no IPv6");
                 without_ipv6 = Some(OpenError::Listen { addr, source: error });
             }
             Err(source) => return Err(OpenError::Listen { addr, source }),
@@ -184,7 +184,7 @@ fn open_listener(addr: SocketAddr, shared: bool, interface: Option<&str>, index:
         socket.set_reuse_address(true)?;
     }
     if let Err(error) = socket.set_recv_buffer_size(RECEIVE_BUFFER) {
-        debug!(%addr, %error, "receive buffer stays small");
+        debug!(target: "radio", %addr, %error, "receive buffer stays small");
     }
     let interface = interface
         .map(|name| netdevice::name_to_index(&socket, name))
