@@ -17,13 +17,18 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// For a connection whose first attempt is made at once, so that the first wait is already the configured one.
     pub(crate) fn new(config: Reconnect) -> Self {
-        Backoff { config, next: Some(config.first) }
+        Backoff {
+            config,
+            next: Some(config.first),
+        }
     }
 
     /// The wait before the next attempt.
     pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.next;
-        self.next = Some(wait.map_or(self.config.first, |wait| wait.saturating_mul(2).min(self.config.max)));
+        self.next = Some(wait.map_or(self.config.first, |wait| {
+            wait.saturating_mul(2).min(self.config.max)
+        }));
         self.vary(wait.unwrap_or(Duration::ZERO))
     }
 
@@ -45,8 +50,11 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const CONFIG: Reconnect =
-        Reconnect { first: Duration::from_secs(1), max: Duration::from_secs(5), jitter: 0.0 };
+    const CONFIG: Reconnect = Reconnect {
+        first: Duration::from_secs(1),
+        max: Duration::from_secs(5),
+        jitter: 0.0,
+    };
 
     #[test]
     fn waits_double_up_to_the_longest() {
@@ -76,7 +84,10 @@ mod tests {
     fn jitter_stays_within_its_share() {
         let mut seen_different = false;
         for _ in 0..100 {
-            let mut backoff = Backoff::new(Reconnect { jitter: 0.3, ..CONFIG });
+            let mut backoff = Backoff::new(Reconnect {
+                jitter: 0.3,
+                ..CONFIG
+            });
             let wait = backoff.next_wait().as_secs_f64();
             assert!((0.7..=1.3).contains(&wait), "{wait}");
             seen_different |= (wait - 1.0).abs() > 0.01;

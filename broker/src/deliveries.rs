@@ -69,10 +69,21 @@ impl Deliveries {
     pub(crate) fn exactly_once(&mut self, packet_id: u16, dup: bool) -> Arrival {
         if dup && let Some(exchange) = self.exactly_once.get_mut(&packet_id) {
             exchange.here = true;
-            return if exchange.acknowledged { Arrival::Acknowledged } else { Arrival::Known };
+            return if exchange.acknowledged {
+                Arrival::Acknowledged
+            } else {
+                Arrival::Known
+            };
         }
         let delivery = DeliveryId(u64::from(self.connection) << 32 | EXACTLY_ONCE | u64::from(packet_id));
-        self.exactly_once.insert(packet_id, Exchange { delivery, acknowledged: false, here: true });
+        self.exactly_once.insert(
+            packet_id,
+            Exchange {
+                delivery,
+                acknowledged: false,
+                here: true,
+            },
+        );
         Arrival::New(delivery)
     }
 
@@ -86,9 +97,13 @@ impl Deliveries {
         let packet_id = delivery.0 as u16;
         if delivery.0 & EXACTLY_ONCE == 0 {
             let current = delivery.0 >> 32 == u64::from(self.connection);
-            return (current && self.at_least_once.remove(&packet_id)).then_some((packet_id, QoS::AtLeastOnce));
+            return (current && self.at_least_once.remove(&packet_id))
+                .then_some((packet_id, QoS::AtLeastOnce));
         }
-        let exchange = self.exactly_once.get_mut(&packet_id).filter(|exchange| exchange.delivery == delivery)?;
+        let exchange = self
+            .exactly_once
+            .get_mut(&packet_id)
+            .filter(|exchange| exchange.delivery == delivery)?;
         let first = !core::mem::replace(&mut exchange.acknowledged, true);
         (first && exchange.here).then_some((packet_id, QoS::ExactlyOnce))
     }

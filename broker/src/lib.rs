@@ -7,11 +7,15 @@
 //! What a caller can rely on:
 //! - A token gets exactly one outcome, `Settled` or `Lost`, unless the core stops listening.
 //! - After `Down` the connection comes back by itself. `Lost` tokens of a session that the broker no longer has are
-//!   reported before the `Up` that follows, in the same batch, so that the core can submit them again in their order.
-//! - A QoS 2 message from the broker reaches the core once per session, however often the connection breaks; its
-//!   delivery can be acknowledged at any time. An acknowledgement of a QoS 1 delivery made over an earlier connection
-//!   is ignored, since the broker sends the message again.
+//!   reported before the `Up` that follows, so that the core can submit them again in their order.
+//! - A QoS 2 message from the broker reaches the core once per session, however often the connection breaks. So the core
+//!   owes its acknowledgement over `Down` and `Up` too: nothing reminds it, and the broker's place for the message stays
+//!   taken. An acknowledgement of a QoS 1 delivery made over an earlier connection is ignored, since the broker sends
+//!   the message again; there is no need to tell the two apart.
 //! - A request that MQTT cannot carry (topic, size) is refused here, with the reason code a broker would give.
+//! - After Close, what was requested before it is still written, and settled if the broker answers soon.
+
+#![forbid(unsafe_code)]
 
 mod backoff;
 mod deliveries;

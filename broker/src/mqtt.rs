@@ -58,8 +58,11 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     /// Acknowledges a message from the broker: PUBACK or PUBREC.
     fn acknowledge(&self, packet_id: u16, qos: QoS);
 
-    /// Sends DISCONNECT, before anything not yet written.
+    /// Sends DISCONNECT after everything requested before; waits for acknowledgements first.
     fn disconnect(&self);
+
+    /// Sends DISCONNECT before anything not yet written.
+    fn disconnect_now(&self);
 
     /// Waits for the outcome.
     fn outcome(notice: Self::Notice) -> impl Future<Output = Outcome> + Send;
@@ -130,7 +133,11 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// From the reason code of an acknowledgement: no matching subscribers (0x10) and the like are fine.
     pub(crate) fn from_reason(code: u8) -> Self {
-        if code < 0x80 { Outcome::Done(None) } else { Outcome::Refused(Refusal(code)) }
+        if code < 0x80 {
+            Outcome::Done(None)
+        } else {
+            Outcome::Refused(Refusal(code))
+        }
     }
 }
 

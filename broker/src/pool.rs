@@ -1,5 +1,6 @@
 //! Which connection a request is for.
 
+use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -7,12 +8,16 @@ use gateway_core::io::{BrokerRequest, ConnId, ConnectOptions, Input};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use crate::mqtt::Mqtt;
 use crate::port::Port;
 use crate::v3::V3;
 use crate::v5::V5;
 use crate::{Protocol, RemoteConfig};
+
+/// How long [`RequestSender::close`] takes at most: the gateway stops within a second.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Takes the core's requests to an external broker; what happens is sent to `inputs`.
 ///
@@ -76,20 +81,25 @@ impl RequestSender {
         }
     }
 
-    /// Closes all connections and returns when they are closed; takes less than a second.
+    /// Closes all connections and returns when they are closed, or cut off after a second.
+    ///
+    /// Their last outcomes go to the inputs meanwhile; a reader is welcome but not needed.
     pub async fn close(mut self) {
         for (_, connection) in core::mem::take(&mut self.connections) {
             self.retire(connection);
         }
-        for task in self.closing {
-            // An error means that the task has ended too.
-            let _ = task.await;
+        let deadline = Instant::now() + CLOSE_LIMIT;
+        for mut task in self.closing {
+            // Both an end and a panic of the task end the wait.
+            if timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+            }
         }
     }
 
     fn open(&mut self, conn: ConnId, options: ConnectOptions) {
         if self.connections.contains_key(&conn) {
-            tracing::debug!(conn = conn.0, "connection is open already");
+            tracing::debug!(target: "broker", conn = conn.0, "connection is open already");
             return;
         }
         let connection = match self.config.protocol {
@@ -103,7 +113,10 @@ impl RequestSender {
         let (sender, requests) = unbounded_channel();
         let (mqtt, driver) = M::new(&self.config, &options);
         let port = Port::new(conn, self.config.clone(), options, mqtt, self.inputs.clone());
-        Connection { requests: sender, task: self.runtime.spawn(port.run(driver, requests)) }
+        Connection {
+            requests: sender,
+            task: self.runtime.spawn(port.run(driver, requests)),
+        }
     }
 
     /// The end of its request channel tells a connection to close.

@@ -1,8 +1,8 @@
 //! One connection to a broker, from the core's Open to its Close.
 //!
 //! One task owns both halves of the MQTT client. It waits for four things at once, in this order:
-//! 1. the driver: packets from the broker, connecting, writing what was requested;
-//! 2. notices: outcomes of requests, which the driver resolves;
+//! 1. notices: outcomes of requests, which the driver resolves, before it goes on to what came after them;
+//! 2. the driver: packets from the broker, connecting, writing what was requested;
 //! 3. requests of the core;
 //! 4. when none of these is ready, what was gathered goes to the core as one batch.
 //!
@@ -59,6 +59,8 @@ pub(crate) struct Port<M> {
     /// Requests taken for which no credit was given back.
     owed: u32,
     link: Link,
+    /// That of the last connection.
+    window: Option<u16>,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
@@ -68,8 +70,14 @@ pub(crate) struct Port<M> {
 /// State of the network connection.
 enum Link {
     /// Never connected, or not any more; `reported` once the core knows.
-    Down { since: Instant, reported: bool },
-    Up { since: Instant, terms: Terms },
+    Down {
+        since: Instant,
+        reported: bool,
+    },
+    Up {
+        since: Instant,
+        terms: Terms,
+    },
 }
 
 /// What the task woke up for.
@@ -86,7 +94,7 @@ enum Closing {
     No,
     /// Waiting for what is unsettled.
     Draining,
-    /// DISCONNECT is requested.
+    /// Waiting for DISCONNECT to be written.
     Disconnecting,
 }
 
@@ -107,18 +115,18 @@ impl<M: Mqtt> Port<M> {
             inputs,
             events: Vec::new(),
             owed: 0,
-            link: Link::Down { since: Instant::now(), reported: false },
+            link: Link::Down {
+                since: Instant::now(),
+                reported: false,
+            },
+            window: None,
             held: Vec::new(),
             deliveries: Deliveries::default(),
         }
     }
 
     /// Runs until the sender of `requests` is dropped, and closes the connection then.
-    pub(crate) async fn run(
-        mut self,
-        mut driver: M::Driver,
-        mut requests: UnboundedReceiver<BrokerRequest>,
-    ) {
+    pub(crate) async fn run(mut self, mut driver: M::Driver, mut requests: UnboundedReceiver<BrokerRequest>) {
         let mut notices = FuturesUnordered::new();
         let mut taken = Vec::new();
         let mut wait = Duration::ZERO;
@@ -127,81 +135,84 @@ impl<M: Mqtt> Port<M> {
         let mut timer = pin!(sleep(Duration::ZERO));
 
         'connection: loop {
-            // Made anew only when it is through: a poll that is dropped may take a packet with it.
-            let step = next::<M>(
-                &mut driver,
-                wait,
-                discard_session.then(|| (self.config.clone(), self.options.clone())),
-            );
-            let mut step = pin!(step);
-            wait = Duration::ZERO;
+            let result = {
+                // Made anew only when it is through: a poll that is dropped may take a packet with it.
+                let step = next::<M>(
+                    &mut driver,
+                    wait,
+                    discard_session.then(|| (self.config.clone(), self.options.clone())),
+                );
+                let mut step = pin!(step);
 
-            let result = loop {
-                if self.events.len() >= BATCH && !self.flush().await {
-                    break 'connection;
-                }
-                if matches!(closing, Closing::Draining) && notices.is_empty() {
-                    self.mqtt.disconnect();
-                    closing = Closing::Disconnecting;
-                    timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
-                }
+                loop {
+                    if self.events.len() >= BATCH {
+                        self.flush().await;
+                    }
+                    if matches!(closing, Closing::Draining) && notices.is_empty() {
+                        self.mqtt.disconnect();
+                        closing = Closing::Disconnecting;
+                        timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
+                    }
 
-                let wake = poll_fn(|cx| {
-                    if let Poll::Ready(result) = step.as_mut().poll(cx) {
-                        return Poll::Ready(Wake::Driver(result));
-                    }
-                    if let Poll::Ready(Some(event)) = notices.poll_next_unpin(cx) {
-                        return Poll::Ready(Wake::Outcome(event));
-                    }
-                    if matches!(closing, Closing::No) {
-                        if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
-                            return Poll::Ready(Wake::Requests(n));
+                    let wake = poll_fn(|cx| {
+                        if let Poll::Ready(Some(event)) = notices.poll_next_unpin(cx) {
+                            return Poll::Ready(Wake::Outcome(event));
                         }
-                    } else if timer.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(Wake::Timer);
-                    }
-                    if self.events.is_empty() && self.owed < CREDIT_OWED_AT_MOST {
-                        Poll::Pending
-                    } else {
-                        Poll::Ready(Wake::Idle)
-                    }
-                });
+                        if let Poll::Ready(result) = step.as_mut().poll(cx) {
+                            return Poll::Ready(Wake::Driver(result));
+                        }
+                        if matches!(closing, Closing::No) {
+                            if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
+                                return Poll::Ready(Wake::Requests(n));
+                            }
+                        } else if timer.as_mut().poll(cx).is_ready() {
+                            return Poll::Ready(Wake::Timer);
+                        }
+                        if self.events.is_empty() && self.owed < CREDIT_OWED_AT_MOST {
+                            Poll::Pending
+                        } else {
+                            Poll::Ready(Wake::Idle)
+                        }
+                    });
 
-                match wake.await {
-                    Wake::Driver(result) => break result,
-                    Wake::Outcome(event) => self.events.push(event),
-                    Wake::Requests(0) => {
-                        let Link::Up { .. } = self.link else { break 'connection };
-                        closing = Closing::Draining;
-                        timer.as_mut().reset(Instant::now() + CLOSE_WAITS[0]);
-                    }
-                    Wake::Requests(_) => {
-                        for request in taken.drain(..) {
-                            if let Some((token, notice)) = self.take(request) {
-                                notices.push(settle::<M>(token, notice));
+                    match wake.await {
+                        Wake::Driver(result) => break result,
+                        Wake::Outcome(event) => self.events.push(event),
+                        Wake::Requests(0) => {
+                            let Link::Up { .. } = self.link else {
+                                break 'connection;
+                            };
+                            closing = Closing::Draining;
+                            timer.as_mut().reset(Instant::now() + CLOSE_WAITS[0]);
+                        }
+                        Wake::Requests(_) => {
+                            for request in taken.drain(..) {
+                                if let Some((token, notice)) = self.take(request) {
+                                    notices.push(settle::<M>(token, notice));
+                                }
                             }
                         }
+                        Wake::Idle => self.flush().await,
+                        Wake::Timer => match closing {
+                            Closing::No | Closing::Draining => {
+                                self.mqtt.disconnect_now();
+                                closing = Closing::Disconnecting;
+                                timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
+                            }
+                            Closing::Disconnecting => break 'connection,
+                        },
                     }
-                    Wake::Idle => {
-                        if !self.flush().await {
-                            break 'connection;
-                        }
-                    }
-                    Wake::Timer => match closing {
-                        Closing::No | Closing::Draining => {
-                            self.mqtt.disconnect();
-                            closing = Closing::Disconnecting;
-                            timer.as_mut().reset(Instant::now() + CLOSE_WAITS[1]);
-                        }
-                        Closing::Disconnecting => break 'connection,
-                    },
                 }
             };
+            wait = Duration::ZERO;
 
             match result {
                 Ok(Happening::Progress) => {}
                 Ok(Happening::Message(message)) => self.on_message(message),
                 Ok(Happening::Released(packet_id)) => self.deliveries.released(packet_id),
+                Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
+                    M::start_over(&mut driver);
+                }
                 Ok(Happening::Connected(terms)) => {
                     discard_session = false;
                     // What a lost session took along is known by now, and told before Up.
@@ -231,23 +242,48 @@ impl<M: Mqtt> Port<M> {
             self.lose(&request);
         }
         self.owed = 0;
-        // The core may have stopped listening.
+        // The core may have stopped reading.
         let _ = tokio::time::timeout(CLOSE_WAITS[1], self.flush()).await;
-        debug!(conn = self.conn.0, "link closed");
+        debug!(target: "broker", conn = self.conn.0, "link closed");
+    }
+
+    /// The broker has the session but takes fewer publishes at once than before. The client resends with the packet ids
+    /// of old and holds back those above the receive maximum, for ever.
+    fn cannot_resume(&self, terms: Terms) -> bool {
+        let smaller =
+            terms.session_present && self.window.is_some_and(|window| self.window_of(terms) < window);
+        if smaller {
+            warn!(
+                target: "broker", conn = self.conn.0,
+                url = %Url(&self.config),
+                receive_maximum = terms.receive_maximum,
+                "session given up, since the broker takes less than before"
+            );
+        }
+        smaller
+    }
+
+    fn window_of(&self, terms: Terms) -> u16 {
+        terms.receive_maximum.min(self.config.in_flight.max(1))
     }
 
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
-        let window = terms.receive_maximum.min(self.config.in_flight.max(1));
+        let window = self.window_of(terms);
+        self.window = Some(window);
         let outage = match self.link {
-            Link::Down { since, .. } | Link::Up { since, .. } => now - since,
+            Link::Down {
+                since,
+                reported: true,
+            } => Some(now - since),
+            Link::Down { reported: false, .. } | Link::Up { .. } => None,
         };
         info!(
-            conn = self.conn.0,
+            target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
             session_present = terms.session_present,
             window,
-            ?outage,
+            outage = outage.map(tracing::field::debug),
             "link up"
         );
         self.link = Link::Up { since: now, terms };
@@ -267,8 +303,13 @@ impl<M: Mqtt> Port<M> {
             session_present: terms.session_present,
             window,
         });
-        self.events.push(BrokerEvent::Credit { conn: self.conn, requests: CREDIT });
-        let kept = held.into_iter().filter(|request| terms.session_present || token(request).is_none());
+        self.events.push(BrokerEvent::Credit {
+            conn: self.conn,
+            requests: CREDIT,
+        });
+        let kept = held
+            .into_iter()
+            .filter(|request| terms.session_present || token(request).is_none());
         kept.filter_map(|request| self.submit(request, terms)).collect()
     }
 
@@ -285,16 +326,22 @@ impl<M: Mqtt> Port<M> {
         };
         let wait = self.backoff.next_wait();
         warn!(
-            conn = self.conn.0,
+            target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
             error = %reason,
             retry_in = ?wait,
             "link down"
         );
         if !reported {
-            self.events.push(BrokerEvent::Down { conn: self.conn, reason });
+            self.events.push(BrokerEvent::Down {
+                conn: self.conn,
+                reason,
+            });
         }
-        self.link = Link::Down { since, reported: true };
+        self.link = Link::Down {
+            since,
+            reported: true,
+        };
         wait
     }
 
@@ -313,8 +360,14 @@ impl<M: Mqtt> Port<M> {
         };
         let Ok(topic) = str::from_utf8(&message.topic) else {
             // MQTT 5 §3.3.2.1: topic names are UTF-8. It must not come again.
-            debug!(conn = self.conn.0, len = message.topic.len(), "topic is not UTF-8, message dropped");
-            if let Some((packet_id, qos)) = delivery.and_then(|delivery| self.deliveries.acknowledge(delivery)) {
+            debug!(
+                target: "broker", conn = self.conn.0,
+                len = message.topic.len(),
+                "topic is not UTF-8, message dropped"
+            );
+            if let Some((packet_id, qos)) =
+                delivery.and_then(|delivery| self.deliveries.acknowledge(delivery))
+            {
                 self.mqtt.acknowledge(packet_id, qos);
             }
             return;
@@ -350,7 +403,14 @@ impl<M: Mqtt> Port<M> {
 
     fn submit(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
         match request {
-            BrokerRequest::Publish { token, topic, qos, retain, payload, .. } => {
+            BrokerRequest::Publish {
+                token,
+                topic,
+                qos,
+                retain,
+                payload,
+                ..
+            } => {
                 let notice = if !is_topic_name(&topic) {
                     Err(reason::TOPIC_INVALID)
                 } else if M::publish_len(&topic, &payload) > terms.packet_bytes {
@@ -366,14 +426,21 @@ impl<M: Mqtt> Port<M> {
                     (Some(token), Err(refusal)) => self.settled(token, Err(refusal)),
                     (None, Ok(_)) => None,
                     (None, Err(refusal)) => {
-                        debug!(conn = self.conn.0, %topic, rc = refusal.0, "publish without an answer refused");
+                        debug!(target: "broker", conn = self.conn.0, %topic, rc = refusal.0, "publish without an answer refused");
                         None
                     }
                 }
             }
-            BrokerRequest::Subscribe { token, filter, id, qos, .. } => {
+            BrokerRequest::Subscribe {
+                token,
+                filter,
+                id,
+                qos,
+                ..
+            } => {
                 let notice = if is_string(&filter) {
-                    self.mqtt.subscribe(&filter, qos, terms.subscription_ids.then_some(id))
+                    self.mqtt
+                        .subscribe(&filter, qos, terms.subscription_ids.then_some(id))
                 } else {
                     Err(reason::FILTER_INVALID)
                 };
@@ -409,18 +476,21 @@ impl<M: Mqtt> Port<M> {
         }
     }
 
-    /// Sends what was gathered; false when nobody listens any more.
-    async fn flush(&mut self) -> bool {
+    /// Sends what was gathered. When nobody listens any more, what remains is to be told to close.
+    async fn flush(&mut self) {
         if let Link::Up { .. } = self.link
             && self.owed > 0
         {
-            self.events.push(BrokerEvent::Credit { conn: self.conn, requests: self.owed });
+            self.events.push(BrokerEvent::Credit {
+                conn: self.conn,
+                requests: self.owed,
+            });
         }
         self.owed = 0;
-        if self.events.is_empty() {
-            return true;
+        if !self.events.is_empty() {
+            let events = core::mem::take(&mut self.events);
+            let _ = self.inputs.send(Input::Broker(events)).await;
         }
-        self.inputs.send(Input::Broker(core::mem::take(&mut self.events))).await.is_ok()
     }
 }
 
@@ -434,7 +504,9 @@ async fn next<M: Mqtt>(
         sleep_until(Instant::now() + wait).await;
     }
     if let Some((config, options)) = discard_session {
-        M::discard_session(&config, &options).await.map_err(Broken::Lost)?;
+        M::discard_session(&config, &options)
+            .await
+            .map_err(Broken::Lost)?;
     }
     M::poll(driver).await
 }
@@ -442,8 +514,14 @@ async fn next<M: Mqtt>(
 /// What the core is told of a request's outcome.
 async fn settle<M: Mqtt>(token: Token, notice: M::Notice) -> BrokerEvent {
     match M::outcome(notice).await {
-        Outcome::Done(granted) => BrokerEvent::Settled { token, result: Ok(granted) },
-        Outcome::Refused(refusal) => BrokerEvent::Settled { token, result: Err(refusal) },
+        Outcome::Done(granted) => BrokerEvent::Settled {
+            token,
+            result: Ok(granted),
+        },
+        Outcome::Refused(refusal) => BrokerEvent::Settled {
+            token,
+            result: Err(refusal),
+        },
         Outcome::Lost => BrokerEvent::Lost { token },
     }
 }

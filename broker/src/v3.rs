@@ -6,10 +6,10 @@ use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
 use rumqttc4::mqttbytes::QoS as WireQoS;
 use rumqttc4::{
-    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, ManualAck,
-    MqttOptions, NetworkOptions, Packet, PubAck, PubRec, Publish, PublishNotice, PublishNoticeError, PublishOptions,
-    PublishResult, StateError, SubscribeNotice, SubscribeNoticeError, SubscribeReasonCode, UnsubscribeNotice,
-    UnsubscribeNoticeError,
+    AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill,
+    ManualAck, MqttOptions, NetworkOptions, Packet, PubAck, PubRec, Publish, PublishNotice,
+    PublishNoticeError, PublishOptions, PublishResult, StateError, SubscribeNotice, SubscribeNoticeError,
+    SubscribeReasonCode, UnsubscribeNotice, UnsubscribeNoticeError,
 };
 use sn_codec::QoS;
 
@@ -42,7 +42,10 @@ impl Mqtt for V3 {
     /// MQTT 3.1.1 §3.1.2.4: clean session 1 ends the session with the connection too. So one connection discards the
     /// old session and the next one begins the one to keep.
     async fn discard_session(config: &RemoteConfig, options: &ConnectOptions) -> Result<(), String> {
-        let without_will = ConnectOptions { will: None, ..options.clone() };
+        let without_will = ConnectOptions {
+            will: None,
+            ..options.clone()
+        };
         let mut mqtt = mqtt_options(config, &without_will);
         mqtt.set_clean_session(true);
         let (client, mut driver) = open(config, mqtt);
@@ -86,7 +89,9 @@ impl Mqtt for V3 {
         let options = PublishOptions::new(wire_qos(qos)).retain(retain);
         match qos {
             QoS::AtMostOnce => {
-                self.0.try_publish(topic, payload, options).map_err(|error| refusal(&error))?;
+                self.0
+                    .try_publish(topic, payload, options)
+                    .map_err(|error| refusal(&error))?;
                 Ok(None)
             }
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
@@ -102,7 +107,11 @@ impl Mqtt for V3 {
     }
 
     fn unsubscribe(&self, filter: &str) -> Result<Notice, Refusal> {
-        Ok(Notice::Unsubscribe(self.0.try_unsubscribe_tracked(filter).map_err(|error| refusal(&error))?))
+        Ok(Notice::Unsubscribe(
+            self.0
+                .try_unsubscribe_tracked(filter)
+                .map_err(|error| refusal(&error))?,
+        ))
     }
 
     fn acknowledge(&self, packet_id: u16, qos: QoS) {
@@ -116,15 +125,20 @@ impl Mqtt for V3 {
 
     fn disconnect(&self) {
         // Fails only when the event loop is gone.
+        let _ = self.0.try_disconnect();
+    }
+
+    fn disconnect_now(&self) {
+        // Fails only when the event loop is gone.
         let _ = self.0.try_disconnect_now();
     }
 
     async fn outcome(notice: Notice) -> Outcome {
         match notice {
             Notice::Publish(notice) => match notice.wait_async().await {
-                Ok(
-                    PublishResult::Qos0Flushed | PublishResult::Qos1(_) | PublishResult::Qos2Completed(_),
-                ) => Outcome::Done(None),
+                Ok(PublishResult::Qos0Flushed | PublishResult::Qos1(_) | PublishResult::Qos2Completed(_)) => {
+                    Outcome::Done(None)
+                }
                 Err(PublishNoticeError::Recv | PublishNoticeError::SessionReset) => Outcome::Lost,
                 Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
             },
@@ -167,7 +181,13 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
             mqtt.set_credentials(username.as_deref().unwrap_or_default(), password.clone());
         }
     }
-    if let Some(Will { topic, payload, qos, retain }) = &options.will {
+    if let Some(Will {
+        topic,
+        payload,
+        qos,
+        retain,
+    }) = &options.will
+    {
         mqtt.set_last_will(LastWill::new(&**topic, payload.to_vec(), wire_qos(*qos), *retain));
     }
     mqtt

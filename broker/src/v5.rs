@@ -6,11 +6,11 @@ use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
 use rumqttc5::mqttbytes::QoS as WireQoS;
 use rumqttc5::{
-    AckMode, AsyncClient, ClientError, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill,
-    ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedSession, PubAck, PubRec, Publish,
-    PublishNotice, PublishNoticeError, PublishOptions, PublishResult, SessionStore, SessionStoreError,
-    SessionStoreKey, StateError, SubscribeNotice, SubscribeNoticeError, SubscribeProperties, SubscribeReasonCode,
-    UnsubscribeNotice, UnsubscribeNoticeError,
+    AckMode, AsyncClient, ClientError, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop,
+    LastWill, ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedSession, PubAck,
+    PubRec, Publish, PublishNotice, PublishNoticeError, PublishOptions, PublishResult, SessionStore,
+    SessionStoreError, SessionStoreKey, StateError, SubscribeNotice, SubscribeNoticeError,
+    SubscribeProperties, SubscribeReasonCode, UnsubscribeNotice, UnsubscribeNoticeError,
 };
 use sn_codec::QoS;
 
@@ -36,7 +36,9 @@ impl Mqtt for V5 {
 
     fn new(config: &RemoteConfig, options: &ConnectOptions) -> (Self, EventLoop) {
         // The channel to the event loop needs no bound: the core's credit is one.
-        let (client, driver) = AsyncClient::builder(mqtt_options(config, options)).unbounded().build();
+        let (client, driver) = AsyncClient::builder(mqtt_options(config, options))
+            .unbounded()
+            .build();
         (V5(client), driver)
     }
 
@@ -73,7 +75,9 @@ impl Mqtt for V5 {
         let options = PublishOptions::new(wire_qos(qos)).retain(retain);
         match qos {
             QoS::AtMostOnce => {
-                self.0.try_publish(topic, payload, options).map_err(|error| refusal(&error))?;
+                self.0
+                    .try_publish(topic, payload, options)
+                    .map_err(|error| refusal(&error))?;
                 Ok(None)
             }
             QoS::AtLeastOnce | QoS::ExactlyOnce => {
@@ -85,9 +89,13 @@ impl Mqtt for V5 {
 
     fn subscribe(&self, filter: &str, qos: QoS, id: Option<FilterId>) -> Result<Notice, Refusal> {
         // The defaults are plain semantics: retained messages on every subscribe, with RETAIN set only on those.
-        let properties = SubscribeProperties { id: id.map(|id| id.0 as usize), user_properties: Vec::new() };
+        let properties = SubscribeProperties {
+            id: id.map(|id| id.0 as usize),
+            user_properties: Vec::new(),
+        };
         let notice = if id.is_some() {
-            self.0.try_subscribe_with_properties_tracked(filter, wire_qos(qos), properties)
+            self.0
+                .try_subscribe_with_properties_tracked(filter, wire_qos(qos), properties)
         } else {
             self.0.try_subscribe_tracked(filter, wire_qos(qos))
         };
@@ -95,7 +103,11 @@ impl Mqtt for V5 {
     }
 
     fn unsubscribe(&self, filter: &str) -> Result<Notice, Refusal> {
-        Ok(Notice::Unsubscribe(self.0.try_unsubscribe_tracked(filter).map_err(|error| refusal(&error))?))
+        Ok(Notice::Unsubscribe(
+            self.0
+                .try_unsubscribe_tracked(filter)
+                .map_err(|error| refusal(&error))?,
+        ))
     }
 
     fn acknowledge(&self, packet_id: u16, qos: QoS) {
@@ -108,6 +120,11 @@ impl Mqtt for V5 {
     }
 
     fn disconnect(&self) {
+        // Fails only when the event loop is gone.
+        let _ = self.0.try_disconnect();
+    }
+
+    fn disconnect_now(&self) {
         // Fails only when the event loop is gone.
         let _ = self.0.try_disconnect_now();
     }
@@ -177,8 +194,20 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
             mqtt.set_credentials(username.as_str(), password.clone());
         }
     }
-    if let Some(Will { topic, payload, qos, retain }) = &options.will {
-        mqtt.set_last_will(LastWill::new(&**topic, payload.to_vec(), wire_qos(*qos), *retain, None));
+    if let Some(Will {
+        topic,
+        payload,
+        qos,
+        retain,
+    }) = &options.will
+    {
+        mqtt.set_last_will(LastWill::new(
+            &**topic,
+            payload.to_vec(),
+            wire_qos(*qos),
+            *retain,
+            None,
+        ));
     }
     mqtt
 }
@@ -226,7 +255,9 @@ fn terms(connack: &ConnAck) -> Terms {
         receive_maximum: properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX),
         packet_bytes: properties
             .and_then(|p| p.max_packet_size)
-            .map_or(LARGEST_PACKET, |limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            .map_or(LARGEST_PACKET, |limit| {
+                usize::try_from(limit).unwrap_or(usize::MAX)
+            }),
         maximum_qos: match properties.and_then(|p| p.max_qos) {
             Some(0) => QoS::AtMostOnce,
             Some(1) => QoS::AtLeastOnce,
@@ -237,7 +268,10 @@ fn terms(connack: &ConnAck) -> Terms {
 }
 
 fn message(publish: Publish) -> Message {
-    let filters = publish.properties.map(|properties| properties.subscription_identifiers).unwrap_or_default();
+    let filters = publish
+        .properties
+        .map(|properties| properties.subscription_identifiers)
+        .unwrap_or_default();
     Message {
         packet_id: publish.pkid,
         dup: publish.dup,
@@ -249,15 +283,24 @@ fn message(publish: Publish) -> Message {
         retain: publish.retain,
         topic: publish.topic,
         payload: publish.payload,
-        filters: filters.into_iter().filter_map(|id| u32::try_from(id).ok().map(FilterId)).collect(),
+        filters: filters
+            .into_iter()
+            .filter_map(|id| u32::try_from(id).ok().map(FilterId))
+            .collect(),
     }
 }
 
 fn granted(code: Option<&SubscribeReasonCode>) -> Outcome {
     let refusal = match code {
-        Some(SubscribeReasonCode::Success(WireQoS::AtMostOnce)) => return Outcome::Done(Some(QoS::AtMostOnce)),
-        Some(SubscribeReasonCode::Success(WireQoS::AtLeastOnce)) => return Outcome::Done(Some(QoS::AtLeastOnce)),
-        Some(SubscribeReasonCode::Success(WireQoS::ExactlyOnce)) => return Outcome::Done(Some(QoS::ExactlyOnce)),
+        Some(SubscribeReasonCode::Success(WireQoS::AtMostOnce)) => {
+            return Outcome::Done(Some(QoS::AtMostOnce));
+        }
+        Some(SubscribeReasonCode::Success(WireQoS::AtLeastOnce)) => {
+            return Outcome::Done(Some(QoS::AtLeastOnce));
+        }
+        Some(SubscribeReasonCode::Success(WireQoS::ExactlyOnce)) => {
+            return Outcome::Done(Some(QoS::ExactlyOnce));
+        }
         Some(SubscribeReasonCode::Failure | SubscribeReasonCode::Unspecified) | None => reason::UNSPECIFIED,
         Some(SubscribeReasonCode::ImplementationSpecific) => reason::IMPLEMENTATION_SPECIFIC,
         Some(SubscribeReasonCode::NotAuthorized) => Refusal(0x87),
@@ -295,9 +338,15 @@ fn broken(error: ConnectionError) -> Broken {
         ConnectionError::Io(error) => error.to_string(),
         ConnectionError::MqttState(StateError::ConnectionAborted) => "closed by the broker".into(),
         ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer to PINGREQ".into(),
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
+        ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code,
+            reason_string,
+        }) => {
             let text = reason_string.map(|text| format!(": {text}")).unwrap_or_default();
-            format!("disconnected by the broker: {reason_code:?}{text} (0x{:02x})", reason_code as u8)
+            format!(
+                "disconnected by the broker: {reason_code:?}{text} (0x{:02x})",
+                reason_code as u8
+            )
         }
         ConnectionError::MqttState(StateError::Deserialization(rumqttc5::mqttbytes::Error::Io(error))) => {
             error.to_string()

@@ -1,3 +1,33 @@
-//! The MQTT-SN gateway.
+//! The MQTT-SN gateway and its tools: reads the command line and hands over.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod control;
+mod decode;
+mod gather;
+mod run;
+mod telemetry;
+mod tools;
+mod topics;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(source) => run::run(&source),
+        Command::Check(args) => args.run(),
+        Command::Config(args) => args.run(),
+        Command::Topics(args) => topics::run(&args),
+        Command::Decode(args) => decode::run(&args),
+        Command::Pub(args) => tools::run_pub(&args),
+        Command::Sub(args) => tools::run_sub(&args),
+        Command::Ping(args) => tools::run_ping(&args),
+    }
+}

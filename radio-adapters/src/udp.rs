@@ -78,7 +78,7 @@ impl UdpLink {
         let listeners = socket::open_listeners(config)?;
         let (groups, not_joined) = socket::open_groups(config, &listeners)?;
         for (group, error) in &not_joined {
-            warn!(%group, %error, "multicast group not joined: no discovery there");
+            warn!(target: "radio", %group, %error, "multicast group not joined: no discovery there");
         }
         let stats = UdpStats::new(listeners.iter().map(|listener| &listener.socket));
         Ok(UdpLink {
@@ -147,7 +147,7 @@ impl UdpLink {
                 .run()
                 .await;
             receivers.shutdown().await;
-            info!(link = link.0, "link closed");
+            info!(target: "radio", link = link.0, "link closed");
         });
         sender
     }

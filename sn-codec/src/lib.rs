@@ -31,6 +31,8 @@
 //! # Ok::<(), sn_codec::DecodeError>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

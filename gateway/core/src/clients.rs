@@ -1,6 +1,7 @@
 //! The client table: records by place, by address and by client id.
 
 use core::hash::BuildHasher;
+use std::net::SocketAddr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -35,7 +36,13 @@ pub(crate) struct Peer<'a> {
 
 impl Peer<'_> {
     pub(crate) fn hash(&self, hasher: &FixedState) -> u64 {
-        hasher.hash_one((self.link, self.addr, self.node))
+        match (self.addr, self.node) {
+            // The usual peer, in one go.
+            (LinkAddr::Udp(SocketAddr::V4(addr)), None) => hasher.hash_one(
+                u64::from(addr.ip().to_bits()) << 32 | u64::from(addr.port()) << 16 | u64::from(self.link.0),
+            ),
+            (addr, node) => hasher.hash_one((self.link, addr, node)),
+        }
     }
 
     fn is(&self, via: &Via) -> bool {

@@ -152,7 +152,7 @@ pub struct Limits {
     pub buffer_bytes: usize,
     /// Answers to datagrams from unknown peers, per second in total (reading A13).
     pub unknown_sender_answers_per_second: u32,
-    /// QoS −1 publishes per second and link; 0 is no limit.
+    /// QoS −1 publishes per second, all links together; 0 is no limit.
     pub qos_minus_one_per_second: u32,
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
 
 use crate::config::GatewayConfig;
@@ -20,6 +21,7 @@ pub(crate) struct Context {
     pub(crate) config: GatewayConfig,
     pub(crate) predefined: Predefined,
     pub(crate) names: Names,
+    pub(crate) payloads: Payloads,
     pub(crate) upstream: Upstream,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) links: Links,
@@ -32,6 +34,31 @@ pub(crate) struct Context {
     pub(crate) qos_minus_one: RateLimit,
     /// Clients within a will handshake.
     pub(crate) pending_connects: usize,
+}
+
+/// Copies of payloads, several to one allocation.
+///
+/// A block stays as long as one payload in it does; it is small, so that a message that waits for long keeps little.
+#[derive(Debug, Default)]
+pub(crate) struct Payloads {
+    block: BytesMut,
+}
+
+/// Octets of one block.
+const BLOCK: usize = 4096;
+
+impl Payloads {
+    /// A copy that can be shared.
+    pub(crate) fn keep(&mut self, payload: &[u8]) -> Bytes {
+        if payload.len() > BLOCK / 4 {
+            return Bytes::copy_from_slice(payload);
+        }
+        if self.block.capacity() < payload.len() {
+            self.block = BytesMut::with_capacity(BLOCK);
+        }
+        self.block.extend_from_slice(payload);
+        self.block.split().freeze()
+    }
 }
 
 /// Notices kept for the shell; beyond that the oldest are forgotten.

@@ -13,12 +13,12 @@ use crate::client::subscribe::drive;
 use crate::client::{Client, State};
 use crate::clients::{ClientIx, ClientTable, Peer};
 use crate::config::GatewayConfig;
-use crate::context::Context;
+use crate::context::{Context, Payloads};
 use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
 use crate::limiter::{RateLimit, StrangerLimit};
-use crate::links::{Links, Via};
+use crate::links::{Links, Owed, Via};
 use crate::metrics::Metrics;
-use crate::peer::{LinkId, Route};
+use crate::peer::{LinkId, LocalEnd, Route};
 use crate::registry::{Names, Predefined};
 use crate::subscriptions::{Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
@@ -49,6 +49,7 @@ impl Gateway {
         let cx = Context {
             predefined: Predefined::new(&config.predefined, &config.clients),
             names: Names::default(),
+            payloads: Payloads::default(),
             upstream: Upstream::new(&config.upstream, &config.limits),
             subscriptions: Subscriptions::default(),
             links: Links::default(),
@@ -102,7 +103,7 @@ impl Gateway {
             node: node.map(Box::from),
         };
         match Packet::decode(message) {
-            Ok(packet) => self.on_packet(now, bound, via, packet),
+            Ok(packet) => self.on_packet(now, bound, via, from.local, packet),
             Err(error) => self.on_malformed(now, bound, via, error),
         }
     }
@@ -112,6 +113,7 @@ impl Gateway {
         now: Instant,
         bound: Option<ClientIx>,
         via: impl Fn() -> Via,
+        local: LocalEnd,
         packet: Packet<'_>,
     ) {
         self.cx.metrics.count_received(packet.msg_type());
@@ -140,10 +142,8 @@ impl Gateway {
         let Some(client) = self.clients.get_mut(ix) else {
             return;
         };
-        if let Some(known) = &mut client.via
-            && known.route.local != via().route.local
-        {
-            known.route.local = via().route.local; // Answers leave from where the client sends to now.
+        if let Some(known) = &mut client.via {
+            known.route.local = local; // Answers leave from where the client sends to now.
         }
         client.on_packet(&mut self.cx, now, packet);
         self.after(now, ix);
@@ -216,7 +216,7 @@ impl Gateway {
                 .with_prefix(&self.cx.config.upstream.topic_prefix, &name),
             qos: QoS::AtMostOnce,
             retain: publish.retain,
-            payload: Bytes::copy_from_slice(publish.data),
+            payload: self.cx.payloads.keep(publish.data),
         };
         let allowed = self.cx.qos_minus_one.allow(now);
         if !allowed
@@ -633,7 +633,7 @@ impl Gateway {
                 self.clients.remove(ix);
                 return;
             }
-            State::Disconnected | State::Lost if client.replies.is_empty() => self.clients.unbind(ix),
+            State::Disconnected | State::Lost => self.clients.unbind(ix),
             _ => {}
         }
         let Some(client) = self.clients.get_mut(ix) else {
@@ -650,8 +650,9 @@ impl Gateway {
 
     fn poll_links(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
         let links = self.cx.links.ids().count() as u16;
-        for turn in 0..links {
-            let link = LinkId((self.next_link + turn) % links);
+        // Links take turns: each is asked once, beginning with the one whose turn it is.
+        for _ in 0..links {
+            let link = LinkId(self.next_link);
             if let Some(output) = self.poll_link(now, link, buf) {
                 return Some(output);
             }
@@ -665,10 +666,10 @@ impl Gateway {
         loop {
             let link = self.cx.links.get_mut(id).filter(|link| link.ready())?;
             if let Some(stray) = link.strays.pop_front() {
-                return Some(self.transmit(&stray.via, buf, |buf| stray.answer.encode(buf), &stray.answer));
+                return Some(transmit(&mut self.cx, &stray.via, buf, &stray.answer));
             }
-            if let Some(ix) = link.replies.pop_front() {
-                if let Some(output) = self.transmit_reply(now, ix, buf) {
+            if let Some(owed) = link.replies.pop_front() {
+                if let Some(output) = self.transmit_reply(id, owed, buf) {
                     return Some(output);
                 }
                 continue;
@@ -683,15 +684,16 @@ impl Gateway {
         }
     }
 
-    fn transmit_reply(&mut self, now: Instant, ix: ClientIx, buf: &mut Vec<u8>) -> Option<Output> {
-        let client = self.clients.get_mut(ix)?;
-        client.in_replies = false;
-        let reply = client.replies.pop_front()?;
-        let via = client.via.clone()?;
-        let packet = Packet::from(reply);
-        let output = self.transmit(&via, buf, |buf| packet.encode(buf), &packet);
-        self.after(now, ix);
-        Some(output)
+    fn transmit_reply(&mut self, link: LinkId, owed: Owed, buf: &mut Vec<u8>) -> Option<Output> {
+        let client = self
+            .clients
+            .get_mut(owed.client)
+            .filter(|client| client.serial == owed.serial)?;
+        // It moved to another link, or its address went to another client.
+        let via = client.via.as_ref().filter(|via| via.link == link)?;
+        client.owed = client.owed.saturating_sub(1);
+        let packet = Packet::from(owed.reply);
+        Some(transmit(&mut self.cx, via, buf, &packet))
     }
 
     fn transmit_delivery(&mut self, now: Instant, ix: ClientIx, buf: &mut Vec<u8>) -> Option<Output> {
@@ -716,27 +718,6 @@ impl Gateway {
         })
     }
 
-    fn transmit(
-        &mut self,
-        via: &Via,
-        buf: &mut Vec<u8>,
-        encode: impl FnOnce(&mut Vec<u8>),
-        packet: &Packet<'_>,
-    ) -> Output {
-        let start = buf.len();
-        encapsulate(via, buf);
-        encode(buf);
-        self.cx.metrics.count_sent(packet.msg_type());
-        let ticket = self.cx.links.spend(via.link);
-        let to = Destination::Peer(via.route.clone());
-        Output::Transmit {
-            link: via.link,
-            to,
-            len: buf.len() - start,
-            ticket,
-        }
-    }
-
     /// Queues an answer to a peer, session or not.
     pub(crate) fn answer_stranger(&mut self, via: Via, answer: Packet<'static>) {
         if !self.cx.links.answer_stranger(via, answer) {
@@ -746,6 +727,20 @@ impl Gateway {
 
     fn count_malformed(&mut self, kind: ErrorKind) {
         self.cx.metrics.malformed[kind as usize] += 1;
+    }
+}
+
+/// Encodes one datagram for a peer.
+fn transmit(cx: &mut Context, via: &Via, buf: &mut Vec<u8>, packet: &Packet<'_>) -> Output {
+    let start = buf.len();
+    encapsulate(via, buf);
+    packet.encode(buf);
+    cx.metrics.count_sent(packet.msg_type());
+    Output::Transmit {
+        link: via.link,
+        to: Destination::Peer(via.route.clone()),
+        len: buf.len() - start,
+        ticket: cx.links.spend(via.link),
     }
 }
 

@@ -14,6 +14,8 @@
 //! Outputs never wait for each other: a link or a broker connection is only given what it granted credit for, and what
 //! finds no room is kept within a bound, merged, refused or dropped by rule, and counted in [`Metrics`].
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 mod client;
 mod clients;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::client::Reply;
 use crate::clients::ClientIx;
 use crate::io::{LinkProfile, TxTicket};
 use crate::peer::{LinkId, Route};
@@ -25,8 +26,8 @@ pub(crate) struct Links {
 pub(crate) struct Link {
     profile: Option<LinkProfile>,
     credit: u32,
-    /// Clients that owe an answer.
-    pub(crate) replies: VecDeque<ClientIx>,
+    /// Answers owed to clients.
+    pub(crate) replies: VecDeque<Owed>,
     /// Clients with something to deliver.
     pub(crate) deliveries: VecDeque<ClientIx>,
     /// Answers to peers without a session.
@@ -35,6 +36,15 @@ pub(crate) struct Link {
     pub(crate) advertise: bool,
     /// When the next ADVERTISE is due; only on links that can broadcast.
     pub(crate) next_advertise: Option<Instant>,
+}
+
+/// An answer owed to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owed {
+    pub(crate) client: ClientIx,
+    /// Which record, so that a later one in the same place does not get it.
+    pub(crate) serial: u32,
+    pub(crate) reply: Reply,
 }
 
 /// An answer to a peer without a session.

@@ -257,12 +257,13 @@ pub(crate) struct TopicsFull;
 
 impl ClientTopics {
     /// `start` is any number: the first id is derived from it, so that ids of a restarted gateway are not taken
-    /// for those of its last life (reading A35).
+    /// for those of its last life (reading A35). It is in the lower half: there are clients that read REGACK's id as
+    /// a signed number.
     pub(crate) fn new(start: u16) -> Self {
         ClientTopics {
             normal: Vec::new(),
             // Spread evenly, so that a new record rarely repeats the ids of the client's last one (reading A35).
-            next_id: FIRST_NORMAL_ID + start % 0xF000,
+            next_id: FIRST_NORMAL_ID + start % 0x7000,
             expanded: Vec::new(),
         }
     }
@@ -303,6 +304,9 @@ impl ClientTopics {
             told: false,
             rejected: false,
         };
+        if self.normal.is_empty() {
+            self.normal.reserve_exact(1); // Most clients publish under one name, and there may be a million of them.
+        }
         self.normal.push(topic);
         Ok(id)
     }

@@ -66,7 +66,7 @@ pub(super) async fn receive_group(
             _ = rejoin.tick() => {
                 // An interface that came up, came back under another number, or took over the route.
                 if group.join().is_ok_and(|news| news) {
-                    info!(group = %group.addr, "multicast group joined");
+                    info!(target: "radio", group = %group.addr, "multicast group joined");
                 }
             }
         }
@@ -111,7 +111,7 @@ impl<'a> Receiver<'a> {
 
     /// Waits for a datagram; false when the runtime ends.
     async fn ready(&self) -> bool {
-        self.socket.io.readable().await.is_ok()
+        self.socket.readable().await.is_ok()
     }
 
     /// Waits for datagrams and hands them over; false when nobody takes them any more.
@@ -167,7 +167,7 @@ impl<'a> Receiver<'a> {
         match result {
             Err(error) if error.kind() != ErrorKind::WouldBlock => {
                 // Whatever one peer or interface caused, the others are still there.
-                debug!(%error, "receive failed");
+                debug!(target: "radio", %error, "receive failed");
                 UdpStats::add(&self.stats.receive_errors, 1);
                 self.errors_in_a_row += 1;
                 if self.errors_in_a_row >= ERRORS_BEFORE_PAUSE {

@@ -10,7 +10,6 @@ use gateway_core::io::{Destination, TxBatch};
 use gateway_core::peer::{LinkAddr, LocalEnd};
 use quinn_udp::Transmit;
 use rustix::io::Errno;
-use tokio::io::Interest;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -60,7 +59,7 @@ impl Sender {
                 match &datagram.to {
                     Destination::Peer(route) => {
                         let LinkAddr::Udp(addr) = route.addr else {
-                            debug!(peer = %route.addr, "not an address of this link");
+                            debug!(target: "radio", peer = %route.addr, "not an address of this link");
                             UdpStats::add(&self.stats.send_errors, 1);
                             continue;
                         };
@@ -93,7 +92,7 @@ impl Sender {
         match result {
             Ok(()) => UdpStats::add(&self.stats.sent, 1),
             Err(error) => {
-                debug!(peer = %to, len = octets.len(), %error, "not sent");
+                debug!(target: "radio", peer = %to, len = octets.len(), %error, "not sent");
                 UdpStats::add(&self.stats.send_errors, 1);
             }
         }
@@ -118,11 +117,7 @@ impl Sender {
             ..
         } = self;
         let socket = &listeners[usize::from(from.socket)].socket;
-        let mut sent = pin!(
-            socket
-                .io
-                .async_io(Interest::WRITABLE, || try_send(socket, from, to, octets))
-        );
+        let mut sent = pin!(socket.send_when_writable(|| try_send(socket, from, to, octets)));
         loop {
             tokio::select! {
                 biased;

@@ -27,7 +27,7 @@ pub struct UdpStats {
 impl UdpStats {
     pub(super) fn new<'a>(sockets: impl Iterator<Item = &'a Socket>) -> UdpStats {
         let inodes = sockets
-            .filter_map(|socket| inode(socket.io.as_raw_fd()))
+            .filter_map(|socket| inode(socket.get_ref().as_raw_fd()))
             .collect();
         UdpStats {
             inodes,

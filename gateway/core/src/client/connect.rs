@@ -204,7 +204,7 @@ impl Client {
         };
         self.last_seen = now;
         self.leave_setup(cx);
-        self.end_connection();
+        self.end_connection(cx);
         if resumes.is_none() {
             self.start_session(cx, connect, known);
         }
@@ -310,7 +310,7 @@ impl Client {
         let State::Setup(setup) = &self.state else { return };
         let (connect, resumed) = (setup.connect, setup.resumes.is_some());
         self.leave_setup(cx);
-        self.replies.clear();
+        self.clear_replies(cx);
         self.accept(cx, now, connect, resumed);
     }
 
@@ -396,7 +396,7 @@ impl Client {
     /// Ends the connection with a DISCONNECT to the client; the will is not published.
     pub(crate) fn goodbye(&mut self, cx: &mut Context, reason: &'static str) {
         self.leave_setup(cx);
-        self.end_connection();
+        self.end_connection(cx);
         if let Some(via) = self.via.clone() {
             cx.links.answer_stranger(via, Reply::Disconnect.into());
         }

@@ -10,7 +10,6 @@ pub(crate) mod subscribe;
 pub(crate) mod uplink;
 
 use core::time::Duration;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sn_codec::{Connack, Disconnect, MsgId, Packet, Puback, QoS, Regack, ReturnCode, Suback, TopicId};
@@ -22,13 +21,13 @@ use self::uplink::OpenRequests;
 use crate::clients::ClientIx;
 use crate::context::Context;
 use crate::io::{Notice, Will};
-use crate::links::Via;
+use crate::links::{Owed, Via};
 use crate::registry::{ClientTopics, RuleIx};
 use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
 
 /// Answers that one client may be owed at once (architecture: as many as requests are accepted).
-const REPLIES_MAX: usize = 16;
+const REPLIES_MAX: u8 = 16;
 
 /// A client record.
 #[derive(Debug)]
@@ -56,10 +55,9 @@ pub(crate) struct Client {
     pub(crate) topics: ClientTopics,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) open: OpenRequests,
-    pub(crate) replies: VecDeque<Reply>,
+    /// Answers that wait in the line of its link.
+    pub(crate) owed: u8,
     pub(crate) down: Downlink,
-    /// Stands in its link's line of answers.
-    pub(crate) in_replies: bool,
     /// Stands in its link's line of deliveries.
     pub(crate) in_deliveries: bool,
 }
@@ -173,9 +171,8 @@ impl Client {
             topics: ClientTopics::new(cx.rng.random()),
             subscriptions: Vec::new(),
             open: OpenRequests::default(),
-            replies: VecDeque::new(),
+            owed: 0,
             down: Downlink::default(),
-            in_replies: false,
             in_deliveries: false,
         }
     }
@@ -233,10 +230,6 @@ impl Client {
         let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link)) else {
             return;
         };
-        if !self.in_replies && !self.replies.is_empty() {
-            self.in_replies = true;
-            link.replies.push_back(self.ix);
-        }
         if !self.in_deliveries && self.wants_to_deliver(now) {
             self.in_deliveries = true;
             link.deliveries.push_back(self.ix);
@@ -245,14 +238,33 @@ impl Client {
 
     /// Owes the client an answer; the same answer is not owed twice.
     pub(crate) fn reply(&mut self, cx: &mut Context, reply: Reply) {
-        if self.replies.contains(&reply) {
+        let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link)) else {
+            return; // Another client has its address now.
+        };
+        let own = Owed {
+            client: self.ix,
+            serial: self.serial,
+            reply,
+        };
+        if self.owed > 0 && link.replies.contains(&own) {
             return;
         }
-        if self.replies.len() >= REPLIES_MAX {
+        if self.owed >= REPLIES_MAX {
             cx.metrics.rate_limited_total += 1;
             return;
         }
-        self.replies.push_back(reply);
+        self.owed += 1;
+        link.replies.push_back(own);
+    }
+
+    /// Takes back what was not sent yet.
+    pub(crate) fn clear_replies(&mut self, cx: &mut Context) {
+        if self.owed > 0
+            && let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link))
+        {
+            link.replies.retain(|owed| owed.client != self.ix);
+        }
+        self.owed = 0;
     }
 
     /// A well-formed message came from the client: its timers start again.
@@ -336,13 +348,13 @@ impl Client {
             client: self.id.clone(),
             will: published,
         });
-        self.end_connection();
+        self.end_connection(cx);
         self.state = if self.clean { State::Gone } else { State::Lost };
     }
 
     /// What belongs to the connection and not to the session ends with it.
-    pub(crate) fn end_connection(&mut self) {
-        self.replies.clear();
+    pub(crate) fn end_connection(&mut self, cx: &mut Context) {
+        self.clear_replies(cx);
         self.down.abort();
     }
 

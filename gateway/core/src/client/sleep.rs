@@ -27,7 +27,7 @@ impl Client {
     pub(crate) fn fall_asleep(&mut self, cx: &mut Context, duration: u16) {
         self.down.requeue();
         self.state = State::Asleep { duration };
-        self.replies.clear();
+        self.clear_replies(cx);
         self.reply(cx, Reply::Disconnect);
         cx.notice(Notice::Asleep {
             client: self.id.clone(),

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rustc_hash::FxHasher;
 use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
@@ -268,7 +267,7 @@ impl Client {
             topic: cx.names.with_prefix(&cx.config.upstream.topic_prefix, name),
             qos,
             retain: publish.retain,
-            payload: Bytes::copy_from_slice(publish.data),
+            payload: cx.payloads.keep(publish.data),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A gateway with one link, driven by hand in virtual time.
 
 #![allow(dead_code)] // Each test binary uses its own share.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 use core::time::Duration;
 use std::sync::Arc;

@@ -1,0 +1,533 @@
+//! What the tests stand on: a real broker, a proxy that can break connections, a stand-in for the core.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use broker::{Protocol, Reconnect, RemoteConfig, RequestSender, Transport};
+use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, ConnectOptions, Input};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+/// Far longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The connection of most tests.
+pub(crate) const CONN: ConnId = ConnId(7);
+
+/// A port on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    StdListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+pub(crate) fn config(port: u16, protocol: Protocol) -> RemoteConfig {
+    RemoteConfig {
+        host: "127.0.0.1".into(),
+        port,
+        transport: Transport::Tcp,
+        protocol,
+        username: None,
+        password: None,
+        keep_alive: Duration::from_secs(60),
+        in_flight: 20,
+        connect_timeout: Duration::from_secs(5),
+        reconnect: Reconnect {
+            first: Duration::from_millis(10),
+            max: Duration::from_millis(40),
+            jitter: 0.3,
+        },
+    }
+}
+
+/// mosquitto, on a port of its own.
+pub(crate) struct Mosquitto {
+    pub(crate) port: u16,
+    settings: String,
+    directory: tempfile::TempDir,
+    process: Child,
+}
+
+impl Mosquitto {
+    pub(crate) async fn start() -> Self {
+        Self::with(free_port(), "allow_anonymous true\n").await
+    }
+
+    /// With more lines for its configuration.
+    pub(crate) async fn with(port: u16, settings: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let process = Self::launch(directory.path(), port, settings).await;
+        Mosquitto {
+            port,
+            settings: settings.into(),
+            directory,
+            process,
+        }
+    }
+
+    /// Kills it and starts it again: sessions are gone.
+    pub(crate) async fn restart(&mut self) {
+        self.kill().await;
+        self.process = Self::launch(self.directory.path(), self.port, &self.settings).await;
+    }
+
+    pub(crate) async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
+    /// Where files for its configuration may lie.
+    pub(crate) async fn launch(directory: &Path, port: u16, settings: &str) -> Child {
+        let file = directory.join("mosquitto.conf");
+        let text = format!(
+            "listener {port} 127.0.0.1\npersistence false\nmax_queued_messages 0\nset_tcp_nodelay true\n\
+             log_dest stderr\nlog_type all\nuser root\n{settings}"
+        );
+        std::fs::write(&file, text).unwrap();
+        // Debian keeps it where only root looks.
+        let path = format!(
+            "{}:/usr/local/sbin:/usr/sbin",
+            std::env::var("PATH").unwrap_or_default()
+        );
+        let mut process = Command::new("mosquitto")
+            .env("PATH", path)
+            .arg("-c")
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("these tests need mosquitto");
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let running = async {
+            let mut seen = String::new();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.ends_with("running") {
+                    return;
+                }
+                seen += &line;
+                seen.push('\n');
+            }
+            panic!("mosquitto did not start:\n{seen}");
+        };
+        timeout(PATIENCE, running).await.unwrap();
+        // It must not stand still on a full pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        process
+    }
+}
+
+/// mosquitto_sub: a subscriber with which the code under test has nothing in common.
+pub(crate) struct Subscriber {
+    lines: Lines<BufReader<ChildStdout>>,
+    _process: Child,
+}
+
+impl Subscriber {
+    /// Subscribed to `filter` with QoS 2 when it returns.
+    pub(crate) async fn start(port: u16, filter: &str) -> Self {
+        // Line by line: it tells of its subscription only when its buffer is full otherwise.
+        let mut process = Command::new("stdbuf")
+            .args([
+                "-oL",
+                "mosquitto_sub",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-q",
+                "2",
+                "-V",
+                "5",
+                "-d",
+                "-t",
+                filter,
+            ])
+            .args(["-F", "~%q %r %t %p"])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("these tests need mosquitto_sub");
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let subscribed = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.starts_with("Subscribed") {
+                    return;
+                }
+            }
+            panic!("mosquitto_sub did not subscribe");
+        };
+        timeout(PATIENCE, subscribed).await.unwrap();
+        Subscriber {
+            lines,
+            _process: process,
+        }
+    }
+
+    /// The next message as `QOS RETAIN TOPIC PAYLOAD`.
+    pub(crate) async fn next(&mut self) -> String {
+        let message = async {
+            loop {
+                let line = self
+                    .lines
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("mosquitto_sub ended");
+                if let Some(message) = line.strip_prefix('~') {
+                    return message.to_owned();
+                }
+            }
+        };
+        timeout(PATIENCE, message).await.expect("no message")
+    }
+
+    /// Payloads up to and without `last`, which is published with QoS 2 when all others are: mosquitto_sub shows a QoS 2
+    /// message only at its PUBREL.
+    pub(crate) async fn payloads_until(&mut self, last: &str) -> Vec<String> {
+        let mut payloads = Vec::new();
+        loop {
+            let message = self.next().await;
+            let payload = message.rsplit(' ').next().unwrap();
+            if payload == last {
+                return payloads;
+            }
+            payloads.push(payload.to_owned());
+        }
+    }
+}
+
+/// Leaves a session with one subscription at the broker, as a process that died would.
+pub(crate) async fn leave_session(port: u16, protocol: Protocol, client_id: &str, filter: &str) {
+    let version: &[&str] = match protocol {
+        Protocol::V3 => &["-V", "311"],
+        Protocol::V5 => &["-V", "5", "-x", "3600"],
+    };
+    let status = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-c", "-E", "-q", "1"])
+        .args(["-i", client_id, "-t", filter])
+        .args(version)
+        .status()
+        .await
+        .expect("these tests need mosquitto_sub");
+    assert!(status.success());
+}
+
+/// Publishes one message with mosquitto_pub.
+pub(crate) async fn publish(port: u16, arguments: &[&str]) {
+    let status = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(arguments)
+        .status()
+        .await
+        .expect("these tests need mosquitto_pub");
+    assert!(status.success());
+}
+
+/// Publishes one message for each line with mosquitto_pub, in the background.
+pub(crate) async fn publish_lines(port: u16, arguments: &[&str], lines: String) {
+    let mut process = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string()])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("these tests need mosquitto_pub");
+    let mut stdin = process.stdin.take().unwrap();
+    tokio::spawn(async move {
+        stdin.write_all(lines.as_bytes()).await.unwrap();
+        drop(stdin);
+        assert!(process.wait().await.unwrap().success());
+    });
+}
+
+/// A TCP proxy that can break its connections and hold back what the broker says.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    cut: watch::Sender<u64>,
+    /// Its receivers are the connections.
+    open: watch::Sender<()>,
+    hold: watch::Sender<bool>,
+}
+
+impl Proxy {
+    /// To a local port; each piece of data is delayed a little, so that there is something to cut.
+    pub(crate) async fn start(to: u16, delay: Duration) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (cut, cut_seen) = watch::channel(0);
+        let (hold, hold_seen) = watch::channel(false);
+        let open = watch::channel(()).0;
+        let connections = open.clone();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                let connection = connections.subscribe();
+                let mut cut_seen = cut_seen.clone();
+                cut_seen.mark_unchanged();
+                let hold_seen = hold_seen.clone();
+                tokio::spawn(async move {
+                    let both = async {
+                        let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)).await else {
+                            return;
+                        };
+                        client.set_nodelay(true).unwrap();
+                        server.set_nodelay(true).unwrap();
+                        let (client_read, client_write) = client.into_split();
+                        let (server_read, server_write) = server.into_split();
+                        let never = watch::channel(false).1;
+                        tokio::select! {
+                            () = pass(client_read, server_write, delay, never) => {}
+                            () = pass(server_read, client_write, delay, hold_seen) => {}
+                        }
+                    };
+                    tokio::select! {
+                        () = both => {}
+                        _ = cut_seen.changed() => {}
+                    }
+                    drop(connection);
+                });
+            }
+        });
+        Proxy {
+            port,
+            cut,
+            open,
+            hold,
+        }
+    }
+
+    /// All connections are broken when it returns.
+    pub(crate) async fn cut(&self) {
+        self.cut.send_modify(|n| *n += 1);
+        timeout(PATIENCE, self.open.closed()).await.unwrap();
+    }
+
+    /// Keeps back what the broker says from now on, or lets it pass again.
+    pub(crate) fn hold(&self, hold: bool) {
+        self.hold.send_replace(hold);
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    delay: Duration,
+    mut hold: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let Ok(n @ 1..) = from.read(&mut buffer).await else {
+            return;
+        };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        // A sender that is gone holds nothing back.
+        let _ = hold.wait_for(|hold| !hold).await;
+        if to.write_all(&buffer[..n]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Stands in for the core.
+pub(crate) struct Core {
+    pub(crate) requests: RequestSender,
+    inputs: mpsc::Receiver<Input>,
+    events: VecDeque<BrokerEvent>,
+}
+
+impl Core {
+    pub(crate) fn new(config: RemoteConfig) -> Self {
+        let (sender, inputs) = mpsc::channel(16);
+        Core {
+            requests: broker::spawn(config, sender),
+            inputs,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// With [`CONN`] open.
+    pub(crate) fn open(config: RemoteConfig) -> Self {
+        let mut core = Self::new(config);
+        core.send(BrokerRequest::Open {
+            conn: CONN,
+            options: options("port-under-test"),
+        });
+        core
+    }
+
+    /// With [`CONN`] up.
+    pub(crate) async fn up(config: RemoteConfig) -> Self {
+        let mut core = Self::open(config);
+        core.expect_up(false).await;
+        core
+    }
+
+    pub(crate) fn send(&mut self, request: BrokerRequest) {
+        self.requests.send(vec![request]);
+    }
+
+    /// The next event.
+    pub(crate) async fn next(&mut self) -> BrokerEvent {
+        while self.events.is_empty() {
+            self.gather().await;
+        }
+        self.events.pop_front().unwrap()
+    }
+
+    /// The next event that is not credit.
+    pub(crate) async fn event(&mut self) -> BrokerEvent {
+        loop {
+            match self.next().await {
+                BrokerEvent::Credit { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    /// The next batch as the port made it.
+    pub(crate) async fn batch(&mut self) -> Vec<BrokerEvent> {
+        if self.events.is_empty() {
+            self.gather().await;
+        }
+        self.events.drain(..).collect()
+    }
+
+    async fn gather(&mut self) {
+        match timeout(PATIENCE, self.inputs.recv())
+            .await
+            .expect("no event")
+            .expect("port ended")
+        {
+            Input::Broker(events) => self.events.extend(events),
+            input => panic!("{input:?}"),
+        }
+    }
+
+    /// The last events before the port ended.
+    pub(crate) async fn remaining(mut self) -> Vec<BrokerEvent> {
+        drop(self.requests);
+        while let Some(Input::Broker(events)) =
+            timeout(PATIENCE, self.inputs.recv()).await.expect("port hangs")
+        {
+            self.events.extend(events);
+        }
+        self.events.into()
+    }
+
+    /// Returns the window.
+    pub(crate) async fn expect_up(&mut self, session: bool) -> u16 {
+        let window = match self.event().await {
+            BrokerEvent::Up {
+                conn: CONN,
+                session_present,
+                window,
+            } if session_present == session => window,
+            event => panic!("{event:?}"),
+        };
+        assert_eq!(
+            self.next().await,
+            BrokerEvent::Credit {
+                conn: CONN,
+                requests: broker::CREDIT
+            }
+        );
+        window
+    }
+
+    /// Returns the reason.
+    pub(crate) async fn expect_down(&mut self) -> String {
+        match self.event().await {
+            BrokerEvent::Down { conn: CONN, reason } => reason,
+            event => panic!("{event:?}"),
+        }
+    }
+}
+
+pub(crate) fn options(client_id: &str) -> ConnectOptions {
+    ConnectOptions {
+        client_id: client_id.into(),
+        clean_start: true,
+        will: None,
+    }
+}
+
+/// A broker that says what the test tells it to, for what mosquitto cannot be made to do. Speaks MQTT 5.
+pub(crate) struct FakeBroker {
+    listener: TcpListener,
+    pub(crate) port: u16,
+}
+
+/// One connection to a [`FakeBroker`].
+pub(crate) struct FakeConnection(TcpStream);
+
+impl FakeBroker {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            unreachable!()
+        };
+        FakeBroker {
+            listener,
+            port: address.port(),
+        }
+    }
+
+    /// Takes a connection and its CONNECT, and answers with this CONNACK, from its flags on.
+    pub(crate) async fn accept(&self, connack: &[u8]) -> (FakeConnection, Vec<u8>) {
+        let (stream, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .expect("no connection")
+            .unwrap();
+        let mut connection = FakeConnection(stream);
+        let (first, connect) = connection.read().await.expect("no CONNECT");
+        assert_eq!(first, 0x10);
+        connection.write(0x20, connack).await;
+        (connection, connect)
+    }
+}
+
+impl FakeConnection {
+    /// The next packet: its first octet, and what follows the remaining length. None at the end.
+    pub(crate) async fn read(&mut self) -> Option<(u8, Vec<u8>)> {
+        timeout(PATIENCE, async {
+            let first = self.0.read_u8().await.ok()?;
+            let mut len = 0;
+            for shift in [0, 7, 14, 21] {
+                let octet = self.0.read_u8().await.ok()?;
+                len |= usize::from(octet & 0x7F) << shift;
+                if octet & 0x80 == 0 {
+                    break;
+                }
+            }
+            let mut body = vec![0; len];
+            self.0.read_exact(&mut body).await.ok()?;
+            Some((first, body))
+        })
+        .await
+        .expect("no packet")
+    }
+
+    /// Octets that one read brings.
+    pub(crate) async fn read_some(&mut self) -> usize {
+        timeout(PATIENCE, self.0.read(&mut [0; 4096]))
+            .await
+            .expect("nothing to read")
+            .unwrap()
+    }
+
+    /// Writes a packet of at most 127 octets.
+    pub(crate) async fn write(&mut self, first: u8, body: &[u8]) {
+        let mut packet = vec![first, u8::try_from(body.len()).unwrap()];
+        assert!(body.len() < 128);
+        packet.extend_from_slice(body);
+        self.0.write_all(&packet).await.unwrap();
+    }
+}

@@ -1,0 +1,828 @@
+//! The port beside a real mosquitto, and beside a broker that misbehaves on command.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use broker::Protocol::{self, V3, V5};
+use broker::{Reconnect, RemoteConfig};
+use bytes::Bytes;
+use common::{
+    CONN, Core, FakeBroker, Mosquitto, PATIENCE, Proxy, Subscriber, config, free_port, leave_session,
+    options, publish, publish_lines,
+};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, Token, Will,
+};
+use sn_codec::QoS::{self, AtLeastOnce, AtMostOnce, ExactlyOnce};
+use tokio::time::timeout;
+
+fn publication(token: u64, topic: &str, qos: QoS, payload: &str) -> BrokerRequest {
+    BrokerRequest::Publish {
+        conn: CONN,
+        token: (qos != AtMostOnce).then_some(Token(token)),
+        topic: topic.into(),
+        qos,
+        retain: false,
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+    }
+}
+
+fn subscription(token: u64, filter: &str, id: u32, qos: QoS) -> BrokerRequest {
+    BrokerRequest::Subscribe {
+        conn: CONN,
+        token: Token(token),
+        filter: filter.into(),
+        id: FilterId(id),
+        qos,
+    }
+}
+
+fn done(token: u64) -> BrokerEvent {
+    BrokerEvent::Settled {
+        token: Token(token),
+        result: Ok(None),
+    }
+}
+
+fn granted(token: u64, qos: QoS) -> BrokerEvent {
+    BrokerEvent::Settled {
+        token: Token(token),
+        result: Ok(Some(qos)),
+    }
+}
+
+fn refused(token: u64, code: u8) -> BrokerEvent {
+    BrokerEvent::Settled {
+        token: Token(token),
+        result: Err(Refusal(code)),
+    }
+}
+
+struct Received {
+    delivery: Option<DeliveryId>,
+    filters: Vec<FilterId>,
+    topic: String,
+    qos: QoS,
+    retain: bool,
+    payload: Bytes,
+}
+
+async fn received(core: &mut Core) -> Received {
+    match core.event().await {
+        BrokerEvent::Message {
+            conn: CONN,
+            delivery,
+            filters,
+            topic,
+            qos,
+            retain,
+            payload,
+        } => Received {
+            delivery,
+            filters: filters.into(),
+            topic: topic.to_string(),
+            qos,
+            retain,
+            payload,
+        },
+        event => panic!("{event:?}"),
+    }
+}
+
+fn ack(core: &mut Core, delivery: DeliveryId) {
+    core.send(BrokerRequest::Ack { conn: CONN, delivery });
+}
+
+/// Runs a test for both versions.
+macro_rules! both_versions {
+    ($($(#[$attribute:meta])* async fn $name:ident($protocol:ident) $body:block)*) => {$(
+        mod $name {
+            use super::*;
+
+            async fn test($protocol: Protocol) $body
+
+            $(#[$attribute])*
+            #[tokio::test]
+            async fn v3() {
+                test(V3).await;
+            }
+
+            $(#[$attribute])*
+            #[tokio::test]
+            async fn v5() {
+                test(V5).await;
+            }
+        }
+    )*};
+}
+
+both_versions! {
+    async fn publishes_of_every_qos_arrive_and_settle(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut subscriber = Subscriber::start(broker.port, "a/#").await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+
+        core.send(publication(0, "a/0", AtMostOnce, "zero"));
+        core.send(publication(1, "a/1", AtLeastOnce, "one"));
+        core.send(publication(2, "a/2", ExactlyOnce, "two"));
+
+        assert_eq!(core.event().await, done(1));
+        assert_eq!(core.event().await, done(2));
+        assert_eq!(subscriber.next().await, "0 0 a/0 zero");
+        assert_eq!(subscriber.next().await, "1 0 a/1 one");
+        assert_eq!(subscriber.next().await, "2 0 a/2 two");
+    }
+
+    async fn retain_travels_up_and_comes_down_to_a_late_subscriber(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+
+        core.send(BrokerRequest::Publish {
+            conn: CONN,
+            token: Some(Token(1)),
+            topic: "state".into(),
+            qos: AtLeastOnce,
+            retain: true,
+            payload: Bytes::from_static(b"on"),
+        });
+        assert_eq!(core.event().await, done(1));
+        core.send(subscription(2, "state", 1, AtMostOnce));
+        assert_eq!(core.event().await, granted(2, AtMostOnce));
+        assert!(received(&mut core).await.retain);
+
+        // The same filter again: the retained message again. A live one comes without the bit.
+        core.send(subscription(3, "state", 1, AtMostOnce));
+        assert_eq!(core.event().await, granted(3, AtMostOnce));
+        assert!(received(&mut core).await.retain);
+        publish(broker.port, &["-t", "state", "-m", "off", "-r"]).await;
+        let live = received(&mut core).await;
+        assert!(!live.retain);
+        assert_eq!(live.payload, "off");
+    }
+
+    async fn messages_carry_a_delivery_until_acknowledged(protocol) {
+        // With one message in flight, the second comes only after the first is acknowledged.
+        let broker = Mosquitto::with(free_port(), "allow_anonymous true\nmax_inflight_messages 1\n").await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        core.send(subscription(1, "x/#", 5, ExactlyOnce));
+        assert_eq!(core.event().await, granted(1, ExactlyOnce));
+
+        for (qos, text) in [("0", "zero"), ("1", "one"), ("2", "two"), ("1", "three")] {
+            publish(broker.port, &["-t", "x/y", "-q", qos, "-m", text]).await;
+        }
+
+        let zero = received(&mut core).await;
+        assert_eq!((zero.qos, zero.delivery, &*zero.payload), (AtMostOnce, None, &b"zero"[..]));
+        for (qos, text) in [(AtLeastOnce, "one"), (ExactlyOnce, "two"), (AtLeastOnce, "three")] {
+            let message = received(&mut core).await;
+            assert_eq!((message.qos, &*message.payload), (qos, text.as_bytes()));
+            assert_eq!(message.topic, "x/y");
+            assert_eq!(message.filters, if protocol == V5 { vec![FilterId(5)] } else { vec![] });
+            // Twice does no harm.
+            ack(&mut core, message.delivery.unwrap());
+            ack(&mut core, message.delivery.unwrap());
+        }
+    }
+
+    async fn window_is_the_smaller_of_ours_and_the_brokers(protocol) {
+        let broker = Mosquitto::with(free_port(), "allow_anonymous true\nmax_inflight_messages 5\n").await;
+        for (ours, window) in [(3, 3), (9, if protocol == V5 { 5 } else { 9 })] {
+            let mut core = Core::open(RemoteConfig { in_flight: ours, ..config(broker.port, protocol) });
+            assert_eq!(core.expect_up(false).await, window);
+            core.requests.close().await;
+        }
+    }
+
+    async fn unsubscribed_filter_brings_nothing_more(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        core.send(subscription(1, "gone", 1, AtMostOnce));
+        core.send(subscription(2, "stays", 2, AtMostOnce));
+        assert_eq!(core.event().await, granted(1, AtMostOnce));
+        assert_eq!(core.event().await, granted(2, AtMostOnce));
+
+        core.send(BrokerRequest::Unsubscribe { conn: CONN, token: Token(3), filter: "gone".into() });
+        assert_eq!(core.event().await, done(3));
+
+        publish(broker.port, &["-t", "gone", "-m", "1"]).await;
+        publish(broker.port, &["-t", "stays", "-m", "2"]).await;
+        assert_eq!(received(&mut core).await.topic, "stays");
+    }
+
+    async fn what_mqtt_cannot_carry_is_refused_and_the_link_stays(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+
+        let long = "x".repeat(65_536);
+        for (token, topic) in [(1, ""), (2, "a/+"), (3, "a\0b"), (4, long.as_str())] {
+            core.send(publication(token, topic, AtLeastOnce, "m"));
+            assert_eq!(core.event().await, refused(token, 0x90), "{topic:.10?}");
+        }
+        for (token, filter) in [(5, ""), (6, "a/#/b"), (7, "a\0b"), (8, long.as_str())] {
+            core.send(subscription(token, filter, 1, AtMostOnce));
+            assert_eq!(core.event().await, refused(token, 0x8F), "{filter:.10?}");
+        }
+        core.send(publication(9, "fine", AtLeastOnce, "m"));
+        assert_eq!(core.event().await, done(9));
+    }
+
+    async fn credit_comes_back_in_full(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        let requests = (0..u64::from(broker::CREDIT)).map(|n| publication(0, "t", AtMostOnce, &n.to_string()));
+
+        core.requests.send(requests.collect());
+
+        let mut credit = 0;
+        while credit < broker::CREDIT {
+            match core.next().await {
+                BrokerEvent::Credit { conn: CONN, requests } => credit += requests,
+                event => panic!("{event:?}"),
+            }
+        }
+        assert_eq!(credit, broker::CREDIT);
+    }
+
+    async fn absent_broker_is_reported_once_and_found_later(protocol) {
+        let port = free_port();
+        let mut core = Core::open(config(port, protocol));
+
+        let reason = core.expect_down().await;
+        assert!(reason.contains("refused"), "{reason}");
+
+        let _broker = Mosquitto::with(port, "allow_anonymous true\n").await;
+        core.expect_up(false).await;
+    }
+
+    async fn restarted_broker_has_no_session_and_unsettled_is_lost(protocol) {
+        let mut broker = Mosquitto::start().await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::up(config(proxy.port, protocol)).await;
+        core.send(publication(1, "t", AtLeastOnce, "settled"));
+        assert_eq!(core.event().await, done(1));
+
+        proxy.hold(true);
+        core.requests.send(vec![
+            publication(2, "t", AtLeastOnce, "two"),
+            publication(3, "t", ExactlyOnce, "three"),
+            subscription(4, "t", 1, AtMostOnce),
+        ]);
+        broker.restart().await;
+        proxy.cut().await;
+        proxy.hold(false);
+
+        core.expect_down().await;
+        let mut lost = HashSet::new();
+        for _ in 0..3 {
+            match core.event().await {
+                BrokerEvent::Lost { token } => lost.insert(token),
+                event => panic!("{event:?}"),
+            };
+        }
+        assert_eq!(lost, HashSet::from([Token(2), Token(3), Token(4)]));
+        core.expect_up(false).await;
+        core.send(publication(2, "t", AtLeastOnce, "two"));
+        assert_eq!(core.event().await, done(2));
+    }
+
+    async fn broken_connection_resumes_and_settles_what_was_open(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut subscriber = Subscriber::start(broker.port, "#").await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::up(config(proxy.port, protocol)).await;
+        core.send(subscription(1, "down", 9, AtLeastOnce));
+        assert_eq!(core.event().await, granted(1, AtLeastOnce));
+
+        proxy.hold(true);
+        core.requests.send(vec![
+            publication(2, "up", ExactlyOnce, "exact"),
+            publication(3, "up", AtLeastOnce, "least"),
+        ]);
+        // The broker has both; that it has answered them stays unknown here.
+        assert_eq!(subscriber.next().await, "1 0 up least");
+        proxy.cut().await;
+        proxy.hold(false);
+
+        core.expect_down().await;
+        core.expect_up(true).await;
+        let settled = HashSet::from([format!("{:?}", core.event().await), format!("{:?}", core.event().await)]);
+        assert_eq!(settled, HashSet::from([format!("{:?}", done(2)), format!("{:?}", done(3))]));
+
+        core.send(publication(4, "up", ExactlyOnce, "last"));
+        assert_eq!(core.event().await, done(4));
+        let payloads = subscriber.payloads_until("last").await;
+        assert_eq!(payloads.iter().filter(|payload| *payload == "exact").count(), 1);
+
+        // The subscription stands.
+        publish(broker.port, &["-t", "down", "-q", "1", "-m", "hello"]).await;
+        assert_eq!(received(&mut core).await.payload, "hello");
+    }
+
+    async fn qos_2_delivery_reaches_the_core_once_over_a_break(protocol) {
+        let broker = Mosquitto::start().await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::up(config(proxy.port, protocol)).await;
+        core.send(subscription(1, "d", 1, ExactlyOnce));
+        assert_eq!(core.event().await, granted(1, ExactlyOnce));
+        publish(broker.port, &["-t", "d", "-q", "2", "-m", "twice?"]).await;
+        publish(broker.port, &["-t", "d", "-q", "1", "-m", "again"]).await;
+        let exact = received(&mut core).await.delivery.unwrap();
+        let least = received(&mut core).await.delivery.unwrap();
+
+        proxy.cut().await;
+        core.expect_down().await;
+        core.expect_up(true).await;
+
+        // QoS 1 comes again under another name; the old one is worth nothing any more.
+        let again = received(&mut core).await;
+        assert_eq!(again.payload, "again");
+        assert_ne!(again.delivery, Some(least));
+        ack(&mut core, least);
+        ack(&mut core, again.delivery.unwrap());
+        ack(&mut core, exact);
+        publish(broker.port, &["-t", "d", "-q", "2", "-m", "next"]).await;
+        assert_eq!(received(&mut core).await.payload, "next");
+    }
+
+    async fn requests_sent_into_a_break_are_kept_or_lost_with_the_session(protocol) {
+        let mut broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        broker.kill().await;
+        core.expect_down().await;
+
+        core.send(publication(1, "t", AtLeastOnce, "late"));
+        broker.restart().await;
+
+        assert_eq!(core.event().await, BrokerEvent::Lost { token: Token(1) });
+        core.expect_up(false).await;
+    }
+
+    async fn bad_credentials_are_told_in_words_and_retried(protocol) {
+        let broker = Mosquitto::with(free_port(), "allow_anonymous false\n").await;
+        let mut core = Core::open(config(broker.port, protocol));
+
+        let reason = core.expect_down().await;
+        assert!(reason.starts_with("refused by the broker: not authorized"), "{reason}");
+    }
+
+    async fn close_disconnects_in_good_order_and_will_stays_unpublished(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut subscriber = Subscriber::start(broker.port, "#").await;
+        let mut core = Core::new(config(broker.port, protocol));
+        let will = Will { topic: "will".into(), payload: "gone".into(), qos: AtLeastOnce, retain: false };
+        core.send(BrokerRequest::Open {
+            conn: CONN,
+            options: ConnectOptions { will: Some(will), ..options("with-will") },
+        });
+        core.expect_up(false).await;
+
+        // What was requested before Close goes first.
+        core.requests.send(vec![
+            publication(0, "t", AtMostOnce, "zero"),
+            publication(1, "t", ExactlyOnce, "before"),
+            BrokerRequest::Close { conn: CONN },
+        ]);
+        assert_eq!(core.event().await, done(1));
+        timeout(Duration::from_secs(1), core.requests.close()).await.expect("close takes too long");
+
+        publish(broker.port, &["-t", "t", "-q", "2", "-m", "last"]).await;
+        assert_eq!(subscriber.payloads_until("last").await, ["zero", "before"]);
+    }
+
+    async fn qos_0_and_acknowledgements_requested_before_close_are_written(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut subscriber = Subscriber::start(broker.port, "t").await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        core.send(subscription(1, "down", 1, AtLeastOnce));
+        assert_eq!(core.event().await, granted(1, AtLeastOnce));
+        publish(broker.port, &["-t", "down", "-q", "1", "-m", "m"]).await;
+        let delivery = received(&mut core).await.delivery.unwrap();
+
+        core.requests.send(vec![
+            BrokerRequest::Ack { conn: CONN, delivery },
+            publication(0, "t", AtMostOnce, "zero"),
+            BrokerRequest::Close { conn: CONN },
+        ]);
+        core.requests.close().await;
+
+        assert_eq!(subscriber.next().await, "0 0 t zero");
+        // The session is kept, and in it nothing is left to deliver.
+        let mut core = Core::new(config(broker.port, protocol));
+        let options = ConnectOptions { clean_start: false, ..options("port-under-test") };
+        core.send(BrokerRequest::Open { conn: CONN, options });
+        core.expect_up(true).await;
+        core.send(publication(2, "t", AtLeastOnce, "m"));
+        assert_eq!(core.event().await, done(2));
+    }
+
+    async fn connections_are_independent(protocol) {
+        let broker = Mosquitto::start().await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::up(config(proxy.port, protocol)).await;
+        let other = ConnId(8);
+        core.send(BrokerRequest::Open { conn: other, options: options("other") });
+        match core.event().await {
+            BrokerEvent::Up { conn, .. } => assert_eq!(conn, other),
+            event => panic!("{event:?}"),
+        }
+
+        core.send(BrokerRequest::Close { conn: CONN });
+        // Nobody is there to take this.
+        core.send(publication(1, "t", AtLeastOnce, "m"));
+        core.send(BrokerRequest::Publish {
+            conn: other,
+            token: Some(Token(2)),
+            topic: "t".into(),
+            qos: AtLeastOnce,
+            retain: false,
+            payload: Bytes::new(),
+        });
+
+        assert_eq!(core.event().await, done(2));
+    }
+
+    async fn flood_from_the_broker_arrives_whole_and_in_order(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+        core.send(subscription(1, "flood", 1, AtLeastOnce));
+        assert_eq!(core.event().await, granted(1, AtLeastOnce));
+
+        let lines: String = (0..3_000).map(|n| format!("{n}\n")).collect();
+        publish_lines(broker.port, &["-t", "flood", "-q", "1", "-l"], lines).await;
+
+        for n in 0..3_000 {
+            let message = received(&mut core).await;
+            assert_eq!(message.payload, n.to_string());
+            ack(&mut core, message.delivery.unwrap());
+        }
+    }
+
+    async fn will_is_published_when_the_connection_dies(protocol) {
+        let broker = Mosquitto::start().await;
+        let mut subscriber = Subscriber::start(broker.port, "#").await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::new(config(proxy.port, protocol));
+        let will = Will { topic: "will".into(), payload: "gone".into(), qos: AtLeastOnce, retain: false };
+        core.send(BrokerRequest::Open {
+            conn: CONN,
+            options: ConnectOptions { will: Some(will), ..options("with-will") },
+        });
+        core.expect_up(false).await;
+
+        proxy.cut().await;
+
+        assert_eq!(subscriber.next().await, "1 0 will gone");
+    }
+
+    async fn dropped_sender_ends_every_connection_and_settles_every_token(protocol) {
+        let broker = Mosquitto::start().await;
+        let proxy = Proxy::start(broker.port, Duration::ZERO).await;
+        let mut core = Core::up(config(proxy.port, protocol)).await;
+        proxy.hold(true);
+        core.send(publication(1, "t", AtLeastOnce, "never answered"));
+        core.send(subscription(2, "t", 1, AtMostOnce));
+
+        let events = timeout(Duration::from_secs(2), core.remaining()).await.expect("port hangs");
+
+        let lost: HashSet<_> = events
+            .into_iter()
+            .filter_map(|event| match event {
+                BrokerEvent::Lost { token } => Some(token),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(lost, HashSet::from([Token(1), Token(2)]));
+    }
+
+    async fn new_process_begins_with_a_clean_session(protocol) {
+        let broker = Mosquitto::start().await;
+        leave_session(broker.port, protocol, "port-under-test", "old").await;
+        let mut core = Core::up(config(broker.port, protocol)).await;
+
+        core.send(subscription(2, "new", 1, AtLeastOnce));
+        assert_eq!(core.event().await, granted(2, AtLeastOnce));
+        publish(broker.port, &["-t", "old", "-q", "1", "-m", "1"]).await;
+        publish(broker.port, &["-t", "new", "-q", "1", "-m", "2"]).await;
+
+        assert_eq!(received(&mut core).await.topic, "new");
+    }
+
+    async fn without_clean_start_the_session_of_an_earlier_process_goes_on(protocol) {
+        let broker = Mosquitto::start().await;
+        leave_session(broker.port, protocol, "port-under-test", "kept").await;
+        publish(broker.port, &["-t", "kept", "-q", "1", "-m", "meanwhile"]).await;
+
+        let mut core = Core::new(config(broker.port, protocol));
+        core.send(BrokerRequest::Open {
+            conn: CONN,
+            options: ConnectOptions { clean_start: false, ..options("port-under-test") },
+        });
+        core.expect_up(true).await;
+
+        let message = received(&mut core).await;
+        assert_eq!(message.payload, "meanwhile");
+        ack(&mut core, message.delivery.unwrap());
+        core.send(publication(2, "t", ExactlyOnce, "works"));
+        assert_eq!(core.event().await, done(2));
+    }
+
+    async fn qos_1_is_whole_through_cuts(protocol) {
+        let payloads = push_through_cuts(protocol, AtLeastOnce, cut_messages()).await;
+        let distinct: HashSet<_> = payloads.iter().collect();
+        assert_eq!(distinct.len() as u64, cut_messages());
+    }
+
+    async fn qos_2_is_exact_through_cuts(protocol) {
+        let payloads = push_through_cuts(protocol, ExactlyOnce, cut_messages()).await;
+        let distinct: HashSet<_> = payloads.iter().collect();
+        assert_eq!(distinct.len() as u64, cut_messages());
+        assert_eq!(payloads.len() as u64, cut_messages());
+    }
+}
+
+/// An MQTT 5 CONNACK without properties.
+const ACCEPTED: &[u8] = &[0, 0, 0];
+
+#[tokio::test]
+async fn puback_and_pubrec_reasons_are_refusals_and_return_their_place() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(RemoteConfig {
+        in_flight: 1,
+        ..config(broker.port, V5)
+    });
+    let (mut connection, _) = broker.accept(ACCEPTED).await;
+    core.expect_up(false).await;
+
+    let cases = [
+        (AtLeastOnce, 0x40, 0x00, Ok(None)),
+        (AtLeastOnce, 0x40, 0x10, Ok(None)),
+        (AtLeastOnce, 0x40, 0x87, Err(Refusal(0x87))),
+        (AtLeastOnce, 0x40, 0x97, Err(Refusal::QUOTA_EXCEEDED)),
+        (ExactlyOnce, 0x50, 0x87, Err(Refusal(0x87))),
+        (ExactlyOnce, 0x50, 0x97, Err(Refusal::QUOTA_EXCEEDED)),
+    ];
+    for (token, (qos, answer, reason, result)) in (1..).zip(cases) {
+        core.send(publication(token, "t", qos, "m"));
+        let (first, body) = connection.read().await.unwrap();
+        assert_eq!(first >> 4, 3);
+        // Topic "t" is three octets, then the packet id.
+        connection.write(answer, &[body[3], body[4], reason]).await;
+        assert_eq!(
+            core.event().await,
+            BrokerEvent::Settled {
+                token: Token(token),
+                result
+            }
+        );
+    }
+}
+
+#[tokio::test]
+async fn suback_and_unsuback_reasons_are_refusals() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    let (mut connection, _) = broker.accept(ACCEPTED).await;
+    core.expect_up(false).await;
+
+    for (token, reason) in (1..).zip([0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2]) {
+        core.send(subscription(token, "f", 1, AtLeastOnce));
+        let (_, body) = connection.read().await.unwrap();
+        connection.write(0x90, &[body[0], body[1], 0, reason]).await;
+        assert_eq!(core.event().await, refused(token, reason));
+    }
+    for (token, reason, expected) in [(20, 0x11, done(20)), (21, 0x87, refused(21, 0x87))] {
+        core.send(BrokerRequest::Unsubscribe {
+            conn: CONN,
+            token: Token(token),
+            filter: "f".into(),
+        });
+        let (_, body) = connection.read().await.unwrap();
+        connection.write(0xB0, &[body[0], body[1], 0, reason]).await;
+        assert_eq!(core.event().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn subscription_identifier_is_left_out_where_the_broker_has_none() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    // Property 0x29, subscription identifier available: no.
+    let (mut connection, _) = broker.accept(&[0, 0, 2, 0x29, 0]).await;
+    core.expect_up(false).await;
+
+    core.send(subscription(1, "f", 77, AtLeastOnce));
+
+    let (_, body) = connection.read().await.unwrap();
+    // Packet id, no properties, filter, and plain options: no local, retain as published and retain handling are 0.
+    assert_eq!(body[2..], [0, 0, 1, b'f', 0x01]);
+}
+
+#[tokio::test]
+async fn connect_asks_for_a_kept_session_and_begins_clean_only_once() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    let (connection, connect) = broker.accept(ACCEPTED).await;
+    core.expect_up(false).await;
+    // Connect flags: clean start.
+    assert_eq!(connect[7], 0x02);
+    let properties = &connect[11..][..usize::from(connect[10])];
+    // Session expiry interval (0x11): a day. Maximum packet size (0x27): 256 KiB.
+    assert!(
+        properties.windows(5).any(|p| p == [0x11, 0x00, 0x01, 0x51, 0x80]),
+        "{properties:02x?}"
+    );
+    assert!(
+        properties.windows(5).any(|p| p == [0x27, 0x00, 0x04, 0x00, 0x00]),
+        "{properties:02x?}"
+    );
+
+    drop(connection);
+    core.expect_down().await;
+    let (_connection, connect) = broker.accept(&[1, 0, 0]).await;
+    core.expect_up(true).await;
+    assert_eq!(connect[7], 0x00);
+}
+
+#[tokio::test]
+async fn limits_of_the_broker_are_kept_by_refusing() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    // Maximum packet size (0x27) 64, maximum QoS (0x24) 1, retain available (0x25) no.
+    let (mut connection, _) = broker
+        .accept(&[0, 0, 9, 0x27, 0, 0, 0, 64, 0x24, 1, 0x25, 0])
+        .await;
+    core.expect_up(false).await;
+
+    core.send(publication(1, "t", AtLeastOnce, &"x".repeat(100)));
+    assert_eq!(core.event().await, refused(1, 0x95));
+    core.send(publication(2, "t", ExactlyOnce, "m"));
+    assert_eq!(core.event().await, refused(2, 0x9B));
+    core.send(BrokerRequest::Publish {
+        conn: CONN,
+        token: Some(Token(3)),
+        topic: "t".into(),
+        qos: AtLeastOnce,
+        retain: true,
+        payload: Bytes::from_static(b"m"),
+    });
+    assert_eq!(core.event().await, refused(3, 0x9A));
+
+    core.send(publication(4, "t", AtLeastOnce, "fits"));
+    let (_, body) = connection.read().await.unwrap();
+    assert_eq!(&body[6..], b"fits");
+}
+
+#[tokio::test]
+async fn smaller_receive_maximum_after_a_break_ends_the_session_instead_of_standing_still() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    let (mut connection, _) = broker.accept(ACCEPTED).await;
+    core.expect_up(false).await;
+    core.requests.send(
+        (1..=3)
+            .map(|token| publication(token, "t", AtLeastOnce, "m"))
+            .collect(),
+    );
+    for _ in 0..3 {
+        connection.read().await.unwrap();
+    }
+    drop(connection);
+    core.expect_down().await;
+
+    // Session present, but receive maximum (0x21) 1.
+    let (_connection, _) = broker.accept(&[1, 0, 3, 0x21, 0, 1]).await;
+    let (_connection, connect) = broker.accept(&[0, 0, 3, 0x21, 0, 1]).await;
+
+    assert_eq!(connect[7], 0x02, "clean start");
+    for token in 1..=3 {
+        assert_eq!(core.event().await, BrokerEvent::Lost { token: Token(token) });
+    }
+    assert_eq!(core.expect_up(false).await, 1);
+}
+
+#[tokio::test]
+async fn broker_that_accepts_and_hangs_up_is_not_hammered() {
+    let broker = FakeBroker::start().await;
+    let reconnect = Reconnect {
+        first: Duration::from_millis(50),
+        max: Duration::from_millis(200),
+        jitter: 0.0,
+    };
+    let mut core = Core::open(RemoteConfig {
+        reconnect,
+        ..config(broker.port, V5)
+    });
+    let begin = std::time::Instant::now();
+
+    for _ in 0..4 {
+        broker.accept(ACCEPTED).await;
+        core.expect_up(false).await;
+        core.expect_down().await;
+    }
+
+    // 50, 100 and 200 ms lie between the four.
+    assert!(
+        begin.elapsed() >= Duration::from_millis(350),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn silent_broker_runs_into_the_connect_timeout() {
+    for protocol in [V3, V5] {
+        let broker = FakeBroker::start().await;
+        let connect_timeout = Duration::from_millis(200);
+        let mut core = Core::open(RemoteConfig {
+            connect_timeout,
+            ..config(broker.port, protocol)
+        });
+
+        assert_eq!(core.expect_down().await, "no answer within the connect timeout");
+    }
+}
+
+#[tokio::test]
+async fn requests_of_one_batch_leave_in_one_write() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    let (mut connection, _) = broker.accept(ACCEPTED).await;
+    core.expect_up(false).await;
+
+    core.requests.send(
+        (1..=20)
+            .map(|token| publication(token, "t", AtLeastOnce, "m"))
+            .collect(),
+    );
+
+    // One read takes what one write sent: twenty PUBLISH of nine octets.
+    assert_eq!(connection.read_some().await, 20 * 9);
+}
+
+/// Messages of each experiment with cuts; more with the environment variable `CUT_MESSAGES`.
+fn cut_messages() -> u64 {
+    std::env::var("CUT_MESSAGES").map_or(2_000, |messages| messages.parse().unwrap())
+}
+
+/// Publishes that many messages over a connection that breaks every 30 to 180 ms; returns what a subscriber got.
+async fn push_through_cuts(protocol: Protocol, qos: QoS, messages: u64) -> Vec<String> {
+    let broker = Mosquitto::start().await;
+    let mut subscriber = Subscriber::start(broker.port, "cuts").await;
+    let received = tokio::spawn(async move { subscriber.payloads_until("last").await });
+    let proxy = Proxy::start(broker.port, Duration::from_millis(2)).await;
+    let mut core = Core::up(config(proxy.port, protocol)).await;
+
+    let mut next = 0;
+    let mut open = HashSet::new();
+    let mut up = true;
+    let mut downs = 0;
+    let mut cuts: u64 = 0;
+    let mut interval = Box::pin(tokio::time::sleep(Duration::from_millis(30)));
+    while next < messages || !open.is_empty() {
+        let mut requests = Vec::new();
+        while up && open.len() < 20 && next < messages {
+            requests.push(publication(next, "cuts", qos, &next.to_string()));
+            open.insert(Token(next));
+            next += 1;
+        }
+        core.requests.send(requests);
+        let events = tokio::select! {
+            events = core.batch() => events,
+            () = &mut interval => {
+                proxy.cut().await;
+                cuts += 1;
+                // Any spread will do.
+                let pause = Duration::from_millis(30 + cuts * 47 % 151);
+                interval.as_mut().reset(tokio::time::Instant::now() + pause);
+                continue;
+            }
+        };
+        for event in events {
+            match event {
+                BrokerEvent::Settled { token, result } => {
+                    assert_eq!(result, Ok(None));
+                    assert!(open.remove(&token), "{token:?} settled twice");
+                }
+                BrokerEvent::Lost { token } => panic!("{token:?} lost although the session stands"),
+                BrokerEvent::Up { session_present, .. } => {
+                    assert!(session_present);
+                    up = true;
+                }
+                BrokerEvent::Down { .. } => {
+                    up = false;
+                    downs += 1;
+                }
+                BrokerEvent::Credit { .. } => {}
+                BrokerEvent::Message { .. } => panic!("{event:?}"),
+            }
+        }
+    }
+    assert!(downs > 3, "only {downs} breaks");
+    println!("{protocol:?} {qos:?}: {messages} messages over {downs} breaks");
+    publish(broker.port, &["-t", "cuts", "-m", "last", "-q", "2"]).await;
+    timeout(PATIENCE, received).await.unwrap().unwrap()
+}

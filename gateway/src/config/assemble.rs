@@ -1,0 +1,330 @@
+//! From checked values to what the parts of the gateway take.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use broker::{Protocol, Reconnect, RemoteConfig, Transport};
+use gateway_core::config::{
+    ClientRule, GatewayConfig, Limits, PredefinedTopic, Timers, UpstreamConfig, WhenDown,
+};
+use radio_adapters::udp::UdpConfig;
+use sn_codec::{QoS, TopicId};
+use tracing::level_filters::LevelFilter;
+
+use super::{
+    layers::Surroundings,
+    report::Report,
+    rules::base_directory,
+    settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings},
+    source::Place,
+    tree::{Table, Value},
+    url::BrokerUrl,
+};
+
+/// The broker of those who name none.
+const DEFAULT_URL: &str = "mqtt://127.0.0.1:1883";
+
+/// More is no password; taste.
+const PASSWORD_BYTES_MAX: u64 = 64 << 10;
+
+/// Builds the settings. Where a value is invalid, and so has been reported, something else stands in its place.
+pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Report>) -> Settings {
+    let gateway_id = root.integer("gateway.id").map_or(1, to);
+    let name = root
+        .text("gateway.name")
+        .map_or_else(|| gateway_id.to_string(), str::to_owned);
+    Settings {
+        gateway: GatewayConfig {
+            gateway_id,
+            advertise_interval: root
+                .duration("gateway.advertise_interval")
+                .filter(|interval| !interval.is_zero()),
+            upstream: upstream(root, &name),
+            predefined: predefined(root),
+            clients: root.tables("client").iter().map(client).collect(),
+            timers: timers(root),
+            limits: limits(root),
+        },
+        name,
+        state_dir: state_dir(root, around),
+        gather: root.duration("gateway.gather").unwrap_or_default(),
+        radios: root.tables("radio").iter().filter_map(radio).collect(),
+        broker: broker(root, reports),
+        log: log(root),
+    }
+}
+
+/// A number that the schema holds in the range of its type; the nearest one where a platform's is smaller.
+fn to<T: TryFrom<i64> + Bounded>(number: i64) -> T {
+    T::try_from(number).unwrap_or(T::MAX)
+}
+
+/// The largest value of a type.
+trait Bounded {
+    const MAX: Self;
+}
+
+impl Bounded for u8 {
+    const MAX: u8 = u8::MAX;
+}
+
+impl Bounded for u16 {
+    const MAX: u16 = u16::MAX;
+}
+
+impl Bounded for u32 {
+    const MAX: u32 = u32::MAX;
+}
+
+impl Bounded for usize {
+    const MAX: usize = usize::MAX;
+}
+
+fn upstream(root: &Table, name: &str) -> UpstreamConfig {
+    UpstreamConfig {
+        client_id: root
+            .text("broker.client_id")
+            .map_or_else(|| format!("snipe-{name}"), str::to_owned),
+        connections: root.integer("broker.connections").map_or(1, to),
+        topic_prefix: root.text("broker.topic_prefix").unwrap_or_default().to_owned(),
+        when_down: match root.text("broker.when_down") {
+            Some("refuse") => WhenDown::Refuse,
+            _ => WhenDown::Queue,
+        },
+    }
+}
+
+fn predefined(table: &Table) -> Vec<PredefinedTopic> {
+    let topic = |entry: &Table| {
+        let id = TopicId(to(entry.integer("id")?));
+        Some(PredefinedTopic {
+            id,
+            topic: entry.text("topic")?.to_owned(),
+        })
+    };
+    table.tables("predefined").iter().filter_map(topic).collect()
+}
+
+fn client(client: &Table) -> ClientRule {
+    ClientRule {
+        pattern: client.text("match").unwrap_or_default().to_owned(),
+        predefined: predefined(client),
+        max_qos: match client.integer("max_qos") {
+            Some(0) => Some(QoS::AtMostOnce),
+            Some(1) => Some(QoS::AtLeastOnce),
+            Some(_) => Some(QoS::ExactlyOnce),
+            None => None,
+        },
+    }
+}
+
+fn timers(root: &Table) -> Timers {
+    let default = Timers::default();
+    let duration = |key: &str, or| root.duration(&format!("timers.{key}")).unwrap_or(or);
+    let tolerance = root
+        .float("timers.keep_alive_tolerance")
+        .map(|times| (times * 100.0).round() as i64);
+    Timers {
+        retry_first: duration("retry.first", default.retry_first),
+        retry_max: duration("retry.max", default.retry_max),
+        retry_count: root.integer("timers.retry.count").map_or(default.retry_count, to),
+        keep_alive_tolerance_percent: tolerance.map_or(default.keep_alive_tolerance_percent, to),
+        session_expiry: duration("session_expiry", default.session_expiry),
+        will_handshake: duration("will_handshake", default.will_handshake),
+        ..default
+    }
+}
+
+fn limits(root: &Table) -> Limits {
+    let default = Limits::default();
+    let count = |key: &str, or| root.integer(&format!("limits.{key}")).map_or(or, to::<usize>);
+    let size = |key: &str, or| {
+        let octets = root.size(&format!("limits.{key}"));
+        octets.map_or(or, |octets| usize::try_from(octets).unwrap_or(usize::MAX))
+    };
+    Limits {
+        clients: count("clients", default.clients),
+        pending_connects: count("pending_connects", default.pending_connects),
+        new_sessions_per_second: root
+            .integer("limits.new_sessions_per_second")
+            .map_or(default.new_sessions_per_second, to),
+        topics_per_client: count("topics_per_client", default.topics_per_client),
+        subscriptions_per_client: count("subscriptions_per_client", default.subscriptions_per_client),
+        client_id_bytes: count("client_id_bytes", default.client_id_bytes),
+        queue_messages: count("queue_messages", default.queue_messages),
+        queue_bytes: size("queue_bytes", default.queue_bytes),
+        buffer_messages_per_client: count("buffer_messages_per_client", default.buffer_messages_per_client),
+        buffer_bytes_per_client: size("buffer_bytes_per_client", default.buffer_bytes_per_client),
+        buffer_bytes: size("buffer_bytes", default.buffer_bytes),
+        ..default
+    }
+}
+
+fn state_dir(root: &Table, around: &Surroundings) -> PathBuf {
+    let home = || around.home.clone().unwrap_or_else(|| "/var/lib".into());
+    if let Some(named) = root.text("gateway.state_dir") {
+        return match named.strip_prefix("~/") {
+            Some(rest) => home().join(rest),
+            None => named.into(),
+        };
+    }
+    // systemd separates several by colons; the first is ours.
+    if let Some(given) = around.variable("STATE_DIRECTORY") {
+        let first = given
+            .to_str()
+            .and_then(|list| list.split(':').next())
+            .map(PathBuf::from);
+        return first.unwrap_or_else(|| given.into());
+    }
+    let state_home = around
+        .variable("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute());
+    match state_home {
+        Some(directory) => directory.join("snipe"),
+        None if around.home.is_none() => home().join("snipe"),
+        None => home().join(".local/state/snipe"),
+    }
+}
+
+fn radio(radio: &Table) -> Option<Radio> {
+    let addresses = |key| {
+        radio
+            .addresses(key)
+            .map(|(address, _)| address)
+            .collect::<Vec<SocketAddr>>()
+    };
+    let kind = match radio.text("kind")? {
+        "udp" => RadioKind::Udp(UdpConfig {
+            bind: addresses("bind"),
+            multicast: addresses("multicast"),
+            interface: radio.text("interface").map(str::to_owned),
+            mtu: to(radio.integer("mtu")?),
+        }),
+        // Warned about where the kind stands.
+        _ => return None,
+    };
+    Some(Radio {
+        name: radio.text("name")?.to_owned(),
+        kind,
+        required: radio.bool("required").unwrap_or_default(),
+    })
+}
+
+fn broker(root: &Table, reports: &mut Vec<Report>) -> Broker {
+    let url = root.text("broker.url");
+    match (root.text("broker.kind"), url) {
+        (Some("embedded"), _) => Broker::Embedded,
+        (Some(_), _) | (None, Some(_)) => Broker::External(remote(root, url.unwrap_or(DEFAULT_URL), reports)),
+        (None, None) => Broker::Default(remote(root, DEFAULT_URL, reports)),
+    }
+}
+
+fn remote(root: &Table, url: &str, reports: &mut Vec<Report>) -> RemoteConfig {
+    // One that does not parse has been reported.
+    let parsed = BrokerUrl::parse(url).ok();
+    let (username, password) = parsed
+        .as_ref()
+        .map_or((None, None), |url| (url.username.clone(), url.password.clone()));
+    let duration = |key: &str| root.duration(&format!("broker.{key}")).unwrap_or_default();
+    let file = root
+        .text("broker.password_file")
+        .zip(root.node("broker.password_file"));
+    RemoteConfig {
+        host: parsed.as_ref().map(|url| url.host.clone()).unwrap_or_default(),
+        port: parsed.as_ref().map_or(0, |url| url.port),
+        transport: Transport::Tcp,
+        protocol: match root.integer("broker.protocol") {
+            Some(3) => Protocol::V3,
+            _ => Protocol::V5,
+        },
+        username: root.text("broker.username").map(str::to_owned).or(username),
+        password: file
+            .and_then(|(file, node)| password_of(file, &node.place, reports))
+            .or(password),
+        keep_alive: duration("keep_alive"),
+        in_flight: root.integer("broker.in_flight").map_or(1, to),
+        connect_timeout: duration("connect_timeout"),
+        reconnect: Reconnect {
+            first: duration("reconnect.first"),
+            max: duration("reconnect.max"),
+            jitter: root.float("broker.reconnect.jitter").unwrap_or_default(),
+        },
+    }
+}
+
+/// The password in `file`, without the line end that editors leave.
+fn password_of(file: &str, place: &Place, reports: &mut Vec<Report>) -> Option<String> {
+    let path = base_directory(place).join(file);
+    match read_password(&path) {
+        Ok(password) => Some(password),
+        Err(error) => {
+            let title = format!("cannot read the password: {error}");
+            let report = Report::error("password-file", title, place, "this file");
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            let help = format!("the gateway's user must be able to read {}", path.display());
+            reports.push(if denied { report.help(help) } else { report });
+            None
+        }
+    }
+}
+
+fn read_password(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(PASSWORD_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > PASSWORD_BYTES_MAX {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is larger than 64 KiB",
+        ));
+    }
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
+}
+
+fn log(root: &Table) -> LogSettings {
+    let targets = match root.node("log.targets").map(|node| &node.value) {
+        Some(Value::Table(targets)) => targets
+            .fields
+            .keys()
+            .filter_map(|name| {
+                let Value::Text(word) = &targets.fields.get(name)?.value else {
+                    return None;
+                };
+                Some((name.clone(), level(word)))
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    LogSettings {
+        level: level(root.text("log.level").unwrap_or("info")),
+        format: match root.text("log.format") {
+            Some("text") => LogFormat::Text,
+            Some("logfmt") => LogFormat::Logfmt,
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Auto,
+        },
+        targets,
+        file: root
+            .text("log.file")
+            .filter(|file| !file.is_empty())
+            .map(PathBuf::from),
+    }
+}
+
+fn level(word: &str) -> LevelFilter {
+    match word {
+        "off" => LevelFilter::OFF,
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => LevelFilter::INFO,
+    }
+}

@@ -1,0 +1,93 @@
+//! The configuration: from files, environment and options to [`Settings`], with everything that is wrong said at once.
+//!
+//! [`load`] reads each layer in turn, checks it against the schema while it still knows every line and column, lays
+//! it over the ones before, fills in defaults, and then applies the rules that tie values together.
+
+mod assemble;
+mod command;
+mod layers;
+mod render;
+mod report;
+mod rules;
+mod schema;
+mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod units;
+mod url;
+mod walk;
+
+use std::path::PathBuf;
+
+pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
+pub(crate) use report::{ConfigErrors, Warning};
+pub(crate) use settings::{Broker, LogFormat, LogSettings, RadioKind, Settings};
+
+use layers::Surroundings;
+use tree::Table;
+
+/// Exit code for a configuration that is wrong, `EX_CONFIG` of sysexits.
+pub(crate) const EXIT_INVALID: u8 = 78;
+
+/// Options that say where configuration comes from.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct SourceArgs {
+    /// Configuration file; several merge in order [default: /etc/snipe/snipe.toml if it exists]
+    #[arg(long, short, value_name = "FILE", env = "SNIPE_CONFIG")]
+    pub(crate) config: Vec<PathBuf>,
+    /// Override a key, for example radio.udp0.mtu=512
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Where the messages go: mqtt://HOST:PORT or embedded
+    #[arg(long, value_name = "URL")]
+    pub(crate) broker: Option<String>,
+}
+
+/// A configuration without errors.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Loaded {
+    /// What it comes to.
+    pub(crate) settings: Settings,
+    /// What deserves a look.
+    pub(crate) warnings: Vec<Warning>,
+    /// The files that were read, or `built-in defaults`.
+    pub(crate) origin: String,
+}
+
+/// Reads the configuration of this process.
+///
+/// # Errors
+/// All that is wrong with it; the process should end with [`EXIT_INVALID`].
+pub(crate) fn load(args: &SourceArgs) -> Result<Loaded, ConfigErrors> {
+    load_tree(args, &Surroundings::of_this_process()).map(|tree| tree.loaded)
+}
+
+/// A configuration and the values it was made from.
+#[derive(Debug)]
+struct LoadedTree {
+    loaded: Loaded,
+    root: Table,
+}
+
+fn load_tree(args: &SourceArgs, around: &Surroundings) -> Result<LoadedTree, ConfigErrors> {
+    let mut reports = Vec::new();
+    let merged = layers::read(args, around, &mut reports);
+    rules::check(&merged.root, &mut reports);
+    let settings = assemble::settings(&merged.root, around, &mut reports);
+    let warnings = report::settle(reports)?;
+    let origin = if merged.files.is_empty() {
+        "built-in defaults".into()
+    } else {
+        merged.files.join(", ")
+    };
+    Ok(LoadedTree {
+        loaded: Loaded {
+            settings,
+            warnings,
+            origin,
+        },
+        root: merged.root,
+    })
+}

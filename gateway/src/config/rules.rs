@@ -1,0 +1,509 @@
+//! Rules that tie values together, or that need more words than "out of range".
+
+use core::time::Duration;
+use std::net::SocketAddr;
+
+use super::{
+    report::Report,
+    schema::{Kind, ROOT, Shape},
+    source::{Origin, Place},
+    tree::{Node, Table, Value},
+    url::{BrokerUrl, Scheme},
+    walk::did_you_mean,
+};
+
+/// §7.2: T_ADV should be greater than this.
+const ADVERTISE_LEAST: Duration = Duration::from_secs(15 * 60);
+
+/// What stands for the client's id in a predefined topic.
+const CLIENT_ID: &str = "{client_id}";
+
+/// Checks the merged configuration.
+pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
+    required(&ROOT, root, "", reports);
+    gateway(root, reports);
+    radios(root, reports);
+    broker(root, reports);
+    topics(root, reports);
+    clients(root, reports);
+    waits(root, "timers.retry", reports);
+    waits(root, "broker.reconnect", reports);
+    if let Some(node) = root
+        .node("log.format")
+        .filter(|_| root.text("log.format") == Some("journald"))
+    {
+        reports.push(later(node, "log.format = \"journald\"", "\"auto\" is used"));
+    }
+}
+
+/// Entries of arrays of tables without a key that they need.
+fn required(shape: &Shape, table: &Table, path: &str, reports: &mut Vec<Report>) {
+    for field in shape.fields_of(table.text("kind")) {
+        let Some(node) = table.fields.get(field.name) else {
+            if field.required {
+                reports.push(missing(shape, table, path, field.name, field.example));
+            }
+            continue;
+        };
+        match (field.kind, &node.value) {
+            (Kind::Table(inner), Value::Table(table)) => required(inner, table, field.name, reports),
+            (Kind::Tables(inner), Value::Tables(entries)) => {
+                let names: Vec<String> = entries
+                    .iter()
+                    .filter(|entry| !entry.place.source.is_override())
+                    .filter_map(|entry| entry.identity(inner.identity.as_ref()?.key))
+                    .collect();
+                for entry in entries {
+                    let before = reports.len();
+                    required(inner, entry, field.name, reports);
+                    // `--set radio.upd0.mtu=512` makes a new radio that lacks all but its mtu.
+                    if entry.place.source.is_override() && reports.len() > before {
+                        reports.truncate(before);
+                        reports.push(unknown_entry(inner, entry, field.name, &names));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn missing(shape: &Shape, table: &Table, path: &str, key: &str, example: Option<&str>) -> Report {
+    let name = shape
+        .identity
+        .as_ref()
+        .and_then(|identity| table.identity(identity.key));
+    let title = match name {
+        Some(name) => format!("[[{path}]] `{name}` has no `{key}`"),
+        None => format!("this [[{path}]] has no `{key}`"),
+    };
+    let report = Report::error("missing-field", title, &table.place, "in this one");
+    match example {
+        Some(example) => report.help(format!("for example {key} = {example}")),
+        None => report,
+    }
+}
+
+fn unknown_entry(shape: &Shape, entry: &Table, path: &str, names: &[String]) -> Report {
+    let name = shape
+        .identity
+        .as_ref()
+        .and_then(|identity| entry.identity(identity.key))
+        .unwrap_or_default();
+    let title = format!("no [[{path}]] is called `{name}`");
+    let report = Report::error("unknown-name", title, &entry.place, "this name");
+    match did_you_mean(&name, names.iter().map(String::as_str)) {
+        Some(near) => report.help(format!("did you mean `{near}`?")),
+        None if names.is_empty() => report,
+        None => report.help(format!("there are: {}", names.join(", "))),
+    }
+}
+
+/// Valid, but for another version.
+fn later(node: &Node, what: &str, instead: &str) -> Report {
+    let title = format!("{what} is not used by this version yet");
+    Report::warning("not-used-yet", title, &node.place, instead)
+}
+
+fn not_here(title: impl Into<String>, place: &Place, help: &str) -> Report {
+    Report::error("not-in-this-version", title, place, "not yet").help(help)
+}
+
+fn gateway(root: &Table, reports: &mut Vec<Report>) {
+    if let (Some("transparent"), Some(node)) = (root.text("gateway.mode"), root.node("gateway.mode")) {
+        let title = "this version has no transparent mode yet";
+        reports.push(not_here(
+            title,
+            &node.place,
+            "mode = \"aggregating\" serves all clients over one broker link",
+        ));
+    }
+    if let (Some(name), Some(node)) = (root.text("gateway.name"), root.node("gateway.name")) {
+        word(name, node, "gateway.name", reports);
+    }
+    whole_seconds(root, "gateway.advertise_interval", reports);
+    if let (Some(interval), Some(node)) = (
+        root.duration("gateway.advertise_interval"),
+        root.node("gateway.advertise_interval"),
+    ) && !interval.is_zero()
+        && interval <= ADVERTISE_LEAST
+    {
+        let title = "gateway.advertise_interval should be more than 15 minutes (§7.2)";
+        let help = "clients find a gateway sooner by SEARCHGW; \"16m\" is the default, \"0s\" switches ADVERTISE off";
+        reports.push(Report::warning("advertise-often", title, &node.place, "loads every radio").help(help));
+    }
+}
+
+/// Times that travel in a field of two octets, in seconds.
+fn whole_seconds(root: &Table, path: &str, reports: &mut Vec<Report>) {
+    let (Some(time), Some(node)) = (root.duration(path), root.node(path)) else {
+        return;
+    };
+    if time.subsec_nanos() != 0 {
+        let title = format!("{path} must be whole seconds: it is sent as such");
+        let report = Report::error("out-of-range", title, &node.place, "has a part of a second");
+        reports.push(report.help("\"0s\" switches it off"));
+    }
+}
+
+/// A name that goes into client ids and topics.
+fn word(text: &str, node: &Node, path: &str, reports: &mut Vec<Report>) {
+    if text.is_empty() {
+        reports.push(Report::error(
+            "empty",
+            format!("{path} is empty"),
+            &node.place,
+            "here",
+        ));
+    } else if let Some(wrong) = text
+        .chars()
+        .find(|c| matches!(c, '/' | '+' | '#') || c.is_control())
+    {
+        let title = format!("{path} cannot contain {wrong:?}");
+        reports.push(Report::error(
+            "bad-name",
+            title,
+            &node.place,
+            "it becomes part of topics and client ids",
+        ));
+    }
+}
+
+fn radios(root: &Table, reports: &mut Vec<Report>) {
+    let mut taken: Vec<(SocketAddr, &Place)> = Vec::new();
+    for radio in root.tables("radio") {
+        let name = radio.text("name").unwrap_or_default();
+        if let (Some(name), Some(node)) = (radio.text("name"), radio.node("name")) {
+            word(name, node, "a radio's name", reports);
+        }
+        // DTLS runs over UDP too, so its addresses count even while this version does not open them.
+        if !matches!(radio.text("kind"), Some("udp" | "dtls")) {
+            continue;
+        }
+        if let Some(node) = radio
+            .node("bind")
+            .filter(|node| matches!(&node.value, Value::List(list) if list.is_empty()))
+        {
+            let title = format!("radio `{name}` has no address to listen on");
+            let help = "for example bind = [\"0.0.0.0:1883\", \"[::]:1883\"]";
+            reports.push(Report::error("empty", title, &node.place, "here").help(help));
+        }
+        for (address, place) in radio.addresses("bind") {
+            if address.ip().is_multicast() {
+                let title = format!(
+                    "{} is a multicast group: nobody can listen there alone",
+                    address.ip()
+                );
+                reports.push(
+                    Report::error("bad-address", title, place, "here")
+                        .help("groups go into multicast = [...]"),
+                );
+            } else if let Some((other, first)) = taken.iter().find(|(other, _)| collide(*other, address)) {
+                let title = if *other == address {
+                    format!("two radios listen on {address}")
+                } else {
+                    format!("{other} and {address} are the same port on the same interface")
+                };
+                reports.push(
+                    Report::error("duplicate-address", title, place, "again here").also(first, "taken here"),
+                );
+            } else {
+                taken.push((address, place));
+            }
+        }
+        for (group, place) in radio
+            .addresses("multicast")
+            .filter(|(group, _)| !group.ip().is_multicast())
+        {
+            let title = format!("{} is not a multicast group", group.ip());
+            let help = "groups are 224.0.0.0 to 239.255.255.255, and IPv6 addresses that begin with ff";
+            reports.push(Report::error("bad-address", title, place, "here").help(help));
+        }
+        let lonely = |group: &SocketAddr| {
+            !radio
+                .addresses("bind")
+                .any(|(own, _)| own.is_ipv4() == group.is_ipv4())
+        };
+        for (group, place) in radio.addresses("multicast").filter(|(group, _)| lonely(group)) {
+            if group.ip().is_multicast() && !place.is_default() {
+                let (family, every) = if group.is_ipv4() {
+                    ("IPv4", "0.0.0.0")
+                } else {
+                    ("IPv6", "[::]")
+                };
+                let title = format!(
+                    "radio `{name}` cannot answer from the group {group}: it has no {family} address"
+                );
+                let help = format!("add \"{every}:{}\" to bind", group.port());
+                reports.push(Report::warning("no-effect", title, place, "no effect").help(help));
+            }
+        }
+        if let Some(node) = radio
+            .node("interface")
+            .filter(|_| radio.text("interface") == Some(""))
+        {
+            let title = format!("the interface of radio `{name}` is empty");
+            reports.push(
+                Report::error("empty", title, &node.place, "here")
+                    .help("leave the key out and the system chooses"),
+            );
+        }
+    }
+}
+
+/// Two sockets of one family and port, at least one of them on all interfaces or both on the same; port 0 is any free
+/// one. IPv6 sockets of ours take no IPv4.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    let same_interface = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    same_family && same_interface && a.port() == b.port() && a.port() != 0
+}
+
+fn broker(root: &Table, reports: &mut Vec<Report>) {
+    let (kind, url) = (root.node("broker.kind"), root.node("broker.url"));
+    match (root.text("broker.kind"), kind, url) {
+        (Some("external"), Some(kind), None) => {
+            let title = "an external broker needs an address";
+            let help = "add url = \"mqtt://broker.example:1883\" to [broker]";
+            reports.push(Report::error("missing-field", title, &kind.place, "no `url`").help(help));
+        }
+        (Some("embedded"), Some(kind), Some(url)) if kind.place.source == url.place.source => {
+            let title = "broker.url is not used: the broker is embedded";
+            reports.push(
+                Report::warning("no-effect", title, &url.place, "no effect")
+                    .also(&kind.place, "because of this"),
+            );
+        }
+        _ => {}
+    }
+    if let (Some(text), Some(node)) = (root.text("broker.url"), url) {
+        broker_url(text, node, reports);
+    }
+    if let (Some(""), Some(node)) = (root.text("broker.client_id"), root.node("broker.client_id")) {
+        let title = "broker.client_id is empty: the session could not be kept over a reconnect";
+        reports.push(
+            Report::error("empty", title, &node.place, "here")
+                .help("leave the key out and it is made from gateway.name"),
+        );
+    }
+    for key in ["broker.client_id", "broker.username"] {
+        if let (Some(text), Some(node)) = (root.text(key), root.node(key))
+            && text.contains('\0')
+        {
+            reports.push(Report::error(
+                "bad-name",
+                format!("{key} cannot contain NUL"),
+                &node.place,
+                "here",
+            ));
+        }
+    }
+    whole_seconds(root, "broker.keep_alive", reports);
+    if let (Some(prefix), Some(node)) = (root.text("broker.topic_prefix"), root.node("broker.topic_prefix"))
+        && let Some(wrong) = prefix.chars().find(|c| matches!(c, '+' | '#' | '\0' | '{' | '}'))
+    {
+        let title = format!("broker.topic_prefix cannot contain {wrong:?}");
+        reports.push(Report::error(
+            "bad-topic",
+            title,
+            &node.place,
+            "every publish begins with this, as it is",
+        ));
+    }
+    if let (Some("spool"), Some(node)) = (root.text("broker.when_down"), root.node("broker.when_down")) {
+        reports.push(later(
+            node,
+            "broker.when_down = \"spool\"",
+            "this version queues in memory, as \"queue\" does",
+        ));
+    }
+    let named = root.node("broker.username").is_some()
+        || root
+            .text("broker.url")
+            .and_then(|url| BrokerUrl::parse(url).ok())
+            .is_some_and(|url| url.username.is_some());
+    if let (Some(3), Some(password), false) = (
+        root.integer("broker.protocol"),
+        root.node("broker.password_file"),
+        named,
+    ) {
+        let title = "MQTT 3.1.1 has no password without a user name";
+        reports.push(Report::error(
+            "missing-field",
+            title,
+            &password.place,
+            "no `username`",
+        ));
+    }
+}
+
+fn broker_url(text: &str, node: &Node, reports: &mut Vec<Report>) {
+    match BrokerUrl::parse(text) {
+        Err(wrong) => {
+            let title = format!("not the URL of a broker: {wrong}");
+            let help = "for example \"mqtt://broker.example:1883\"";
+            reports.push(Report::error("bad-url", title, &node.place, "here").help(help));
+        }
+        Ok(url) => match url.scheme {
+            Scheme::Mqtt => {}
+            Scheme::Mqtts | Scheme::Ws | Scheme::Wss | Scheme::Unix => {
+                let title = "this version reaches brokers over plain TCP only";
+                reports.push(not_here(
+                    title,
+                    &node.place,
+                    "use mqtt://, on a network that you trust",
+                ));
+            }
+        },
+    }
+}
+
+/// Every predefined topic, for all clients and for some.
+fn topics(root: &Table, reports: &mut Vec<Report>) {
+    let smallest = root
+        .tables("radio")
+        .iter()
+        .filter(|radio| radio.text("kind") == Some("udp"))
+        .filter_map(|radio| Some((radio.integer("mtu")?, radio)))
+        .min_by_key(|(mtu, _)| *mtu);
+    let of_clients = root
+        .tables("client")
+        .iter()
+        .flat_map(|client| client.tables("predefined"));
+    for entry in root.tables("predefined").iter().chain(of_clients) {
+        if let (Some(id @ (0 | 65_535)), Some(node)) = (entry.integer("id"), entry.node("id")) {
+            let title = format!("topic id {id} is reserved");
+            let help = "use 1 to 65534 (§5.3.11)";
+            reports.push(
+                Report::error("reserved-topic-id", title, &node.place, "stands for no topic").help(help),
+            );
+        }
+        let (Some(topic), Some(node)) = (entry.text("topic"), entry.node("topic")) else {
+            continue;
+        };
+        topic_name(topic, node, reports);
+        if let Some((mtu, radio)) = smallest {
+            topic_length(topic, node, mtu, radio, reports);
+        }
+    }
+}
+
+fn topic_name(topic: &str, node: &Node, reports: &mut Vec<Report>) {
+    if topic.is_empty() {
+        reports.push(Report::error(
+            "empty",
+            "a predefined topic is empty",
+            &node.place,
+            "here",
+        ));
+    }
+    if topic.contains(['+', '#']) {
+        let title = "a predefined topic cannot contain a wildcard";
+        reports.push(Report::error(
+            "wildcard-in-topic",
+            title,
+            &node.place,
+            "`+` and `#` are only allowed in subscriptions",
+        ));
+    }
+    if topic.contains('\0') {
+        reports.push(Report::error(
+            "bad-topic",
+            "a topic cannot contain NUL",
+            &node.place,
+            "here",
+        ));
+    }
+    for placeholder in placeholders(topic).filter(|name| *name != CLIENT_ID) {
+        let title = format!("unknown placeholder `{placeholder}`");
+        let label = "only `{client_id}` is filled in";
+        let report = Report::error("unknown-placeholder", title, &node.place, label);
+        reports.push(match placeholder {
+            "{radio}" => report.help("`{radio}` is not in this version yet"),
+            _ => report,
+        });
+    }
+}
+
+/// The parts of `topic` in braces.
+fn placeholders(topic: &str) -> impl Iterator<Item = &str> {
+    topic.match_indices('{').filter_map(|(start, _)| {
+        let length = topic[start..].find('}')?;
+        Some(&topic[start..=start + length])
+    })
+}
+
+/// A client that subscribes with a wildcard is told the topic's name in a REGISTER, which must fit.
+fn topic_length(topic: &str, node: &Node, mtu: i64, radio: &Table, reports: &mut Vec<Report>) {
+    // At least one character of each client id.
+    let name = topic.replace(CLIENT_ID, "x").len();
+    // §5.4.10: type, topic id, message id; the length takes one octet or three.
+    let octets = if name + 6 < 256 { name + 6 } else { name + 8 };
+    if octets as i64 <= mtu {
+        return;
+    }
+    let radio_name = radio.text("name").unwrap_or_default();
+    let title = format!(
+        "this topic needs a REGISTER of {octets} octets, but the mtu of radio `{radio_name}` is {mtu}"
+    );
+    let report = Report::error("topic-too-long", title, &node.place, "too long");
+    reports.push(match radio.node("mtu").filter(|node| !node.place.is_default()) {
+        Some(mtu) => report.also(&mtu.place, "the limit"),
+        None => report,
+    });
+}
+
+fn clients(root: &Table, reports: &mut Vec<Report>) {
+    let mut everyone: Option<&Node> = None;
+    for client in root.tables("client") {
+        let (Some(pattern), Some(node)) = (client.text("match"), client.node("match")) else {
+            continue;
+        };
+        if pattern.is_empty() {
+            let report = Report::error("empty", "an empty pattern matches no client", &node.place, "here");
+            reports.push(report.help("\"*\" matches all clients"));
+        } else if let Some(first) = everyone {
+            let title = format!("the rule for `{pattern}` never applies: the first match wins");
+            reports.push(
+                Report::warning("unreachable-rule", title, &node.place, "never reached")
+                    .also(&first.place, "matches every client"),
+            );
+        } else if pattern.chars().all(|c| c == '*') {
+            everyone = Some(node);
+        }
+    }
+}
+
+/// `first` is not longer than `max`.
+fn waits(root: &Table, path: &str, reports: &mut Vec<Report>) {
+    let (first, max) = (format!("{path}.first"), format!("{path}.max"));
+    let (Some(shorter), Some(longer)) = (root.duration(&first), root.duration(&max)) else {
+        return;
+    };
+    let (Some(first_node), Some(max_node)) = (root.node(&first), root.node(&max)) else {
+        return;
+    };
+    if shorter <= longer {
+        return;
+    }
+    let title = format!("{path}.first is longer than {path}.max");
+    let report = if first_node.place.is_default() {
+        Report::error("out-of-order", title, &max_node.place, "the longest wait")
+            .help(format!("first is {} unless given", first_node.place.text()))
+    } else if max_node.place.is_default() {
+        Report::error("out-of-order", title, &first_node.place, "the first wait")
+            .help(format!("max is {} unless given", max_node.place.text()))
+    } else {
+        Report::error("out-of-order", title, &first_node.place, "the first wait")
+            .also(&max_node.place, "the longest wait")
+    };
+    reports.push(report);
+}
+
+/// The directory where relative paths of this place begin; that of the process for the environment and options.
+pub(super) fn base_directory(place: &Place) -> std::path::PathBuf {
+    match &place.source.origin {
+        Origin::File(directory) => directory.clone(),
+        Origin::Default | Origin::Environment | Origin::CommandLine => std::path::PathBuf::new(),
+    }
+}

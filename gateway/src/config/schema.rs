@@ -1,0 +1,803 @@
+//! What a configuration may hold: every section, key, type, range, default and one line about each.
+//!
+//! One table serves three ends: it checks files ([`super::walk`]), it fills in what they leave out
+//! ([`super::tree`]), and it prints `snipe config default` ([`super::render`]). They cannot disagree.
+
+use core::time::Duration;
+
+/// A table of the configuration.
+#[derive(Debug)]
+pub(super) struct Shape {
+    /// Keys, in the order in which they are printed.
+    pub(super) fields: &'static [Field],
+    /// Further keys that depend on the value of the key `kind`.
+    pub(super) variants: &'static [Variant],
+    /// For arrays of tables: the key that tells their entries apart.
+    pub(super) identity: Option<Identity>,
+}
+
+/// The further keys of one value of `kind`.
+#[derive(Debug)]
+pub(super) struct Variant {
+    /// The value.
+    pub(super) kind: &'static str,
+    /// Its keys.
+    pub(super) fields: &'static [Field],
+    /// Whether this version does anything with it.
+    pub(super) used: bool,
+}
+
+/// How the entries of an array of tables are told apart.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// The key.
+    pub(super) key: &'static str,
+    /// What to call an entry: `radio`, `predefined topic id`.
+    pub(super) noun: &'static str,
+    /// The code of the error about two that are the same.
+    pub(super) code: &'static str,
+    /// What to do about two that are the same.
+    pub(super) help: &'static str,
+}
+
+/// A key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// What it may hold.
+    pub(super) kind: Kind,
+    /// What it is when nobody says, as TOML; `None` where that is "nothing" or depends on other things.
+    pub(super) default: Option<&'static str>,
+    /// A value to show, as TOML, where there is no default.
+    pub(super) example: Option<&'static str>,
+    /// An entry without it is an error.
+    pub(super) required: bool,
+    /// Whether this version does anything with it.
+    pub(super) used: bool,
+    /// One line about it.
+    pub(super) doc: &'static str,
+}
+
+/// What a key may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number in a range.
+    Integer(i64, i64),
+    /// One of a few whole numbers.
+    Number(&'static [i64]),
+    /// A number in a range.
+    Float(f64, f64),
+    /// Any string.
+    Text,
+    /// One of a few words.
+    Choice(&'static [&'static str]),
+    /// A string like `"10s"`, in a range.
+    Duration(Duration, Duration),
+    /// A string like `"64 KiB"`, in a range of octets.
+    Size(u64, u64),
+    /// A string like `"0.0.0.0:1883"`.
+    Address,
+    /// An array.
+    List(&'static Kind),
+    /// A table with free keys.
+    Map(&'static Kind),
+    /// A table.
+    Table(&'static Shape),
+    /// An array of tables.
+    Tables(&'static Shape),
+}
+
+impl Shape {
+    const fn table(fields: &'static [Field]) -> Self {
+        Shape {
+            fields,
+            variants: &[],
+            identity: None,
+        }
+    }
+
+    /// The variant with this value of `kind`.
+    pub(super) fn variant(&self, kind: &str) -> Option<&'static Variant> {
+        self.variants.iter().find(|variant| variant.kind == kind)
+    }
+
+    /// All keys of a table of this `kind`; only the common ones where it is not known.
+    pub(super) fn fields_of(&self, kind: Option<&str>) -> impl Iterator<Item = &'static Field> + use<> {
+        let more = kind
+            .and_then(|kind| self.variant(kind))
+            .map_or(&[][..], |variant| variant.fields);
+        self.fields.iter().chain(more)
+    }
+
+    /// The key `name` of a table of this `kind`.
+    pub(super) fn field(&self, kind: Option<&str>, name: &str) -> Option<&'static Field> {
+        self.fields_of(kind).find(|field| field.name == name)
+    }
+}
+
+const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field {
+        name,
+        kind,
+        default: None,
+        example: None,
+        required: false,
+        used: true,
+        doc,
+    }
+}
+
+/// A key that later versions use.
+const fn later(name: &'static str, kind: Kind) -> Field {
+    Field {
+        name,
+        kind,
+        default: None,
+        example: None,
+        required: false,
+        used: false,
+        doc: "",
+    }
+}
+
+impl Field {
+    const fn default(self, toml: &'static str) -> Self {
+        Field {
+            default: Some(toml),
+            ..self
+        }
+    }
+
+    const fn example(self, toml: &'static str) -> Self {
+        Field {
+            example: Some(toml),
+            ..self
+        }
+    }
+
+    const fn required(self) -> Self {
+        Field {
+            required: true,
+            ..self
+        }
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const ZERO: Duration = Duration::ZERO;
+/// Two octets of seconds: ADVERTISE and CONNECT carry no more (§5.3.3), nor does MQTT's keep-alive.
+const U16_SECONDS: Duration = Duration::from_secs(65_535);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const DECADE: Duration = Duration::from_secs(3650 * 24 * 3600);
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+const ANY_SIZE: Kind = Kind::Size(0, 1024 * GIB);
+const ANY_TIME: Kind = Kind::Duration(ZERO, DECADE);
+const COUNT: Kind = Kind::Integer(0, u32::MAX as i64);
+const TEXTS: Kind = Kind::List(&Kind::Text);
+const ADDRESSES: Kind = Kind::List(&Kind::Address);
+const QOS: Kind = Kind::Number(&[0, 1, 2]);
+const LEVEL: Kind = Kind::Choice(&["off", "error", "warn", "info", "debug", "trace"]);
+const SN_VERSIONS: Kind = Kind::List(&Kind::Choice(&["1.2", "2.0"]));
+const MODE: Kind = Kind::Choice(&["aggregating", "transparent"]);
+const ADDRESS_CHANGE: Kind = Kind::Choice(&["open", "guarded", "strict"]);
+const WHEN_FULL: Kind = Kind::Choice(&["refuse", "drop-oldest", "drop-newest"]);
+
+/// The whole file.
+pub(super) static ROOT: Shape = Shape::table(&[
+    key("version", Kind::Number(&[1]), "of this file's format").default("1"),
+    key("gateway", Kind::Table(&GATEWAY), "the gateway itself"),
+    key(
+        "radio",
+        Kind::Tables(&RADIO),
+        "radios: as many as you like, all at once",
+    ),
+    key("broker", Kind::Table(&BROKER), "where the messages go"),
+    key(
+        "predefined",
+        Kind::Tables(&PREDEFINED),
+        "topic ids known in advance, for all clients",
+    ),
+    key(
+        "client",
+        Kind::Tables(&CLIENT),
+        "clients: exact id or pattern, first match wins",
+    ),
+    key(
+        "timers",
+        Kind::Table(&TIMERS),
+        "waits and retries (T_RETRY, N_RETRY of the specification)",
+    ),
+    key(
+        "limits",
+        Kind::Table(&LIMITS),
+        "bounds on what clients can make the gateway keep",
+    ),
+    key("log", Kind::Table(&LOG), "what is logged, and where"),
+    later("qos_minus_one", Kind::Tables(&QOS_MINUS_ONE)),
+    later("forwarder", Kind::Tables(&FORWARDER)),
+    later("security", Kind::Table(&SECURITY)),
+    later("sleep", Kind::Table(&SLEEP)),
+    later("spool", Kind::Table(&SPOOL)),
+    later("web", Kind::Table(&WEB)),
+    later("metrics", Kind::Table(&METRICS)),
+    later("mqtt_status", Kind::Table(&MQTT_STATUS)),
+    later("home_assistant", Kind::Table(&HOME_ASSISTANT)),
+    later("trace", Kind::Table(&TRACE)),
+]);
+
+static GATEWAY: Shape = Shape::table(&[
+    key("id", Kind::Integer(1, 255), "1..255, in ADVERTISE and GWINFO").default("1"),
+    key(
+        "name",
+        Kind::Text,
+        "part of the MQTT client id; without one it is the id",
+    )
+    .example("\"greenhouse\""),
+    key("mode", MODE, "one broker link for all clients").default("\"aggregating\""),
+    key(
+        "advertise_interval",
+        Kind::Duration(ZERO, U16_SECONDS),
+        "more than 15 min (§7.2); \"0s\": no ADVERTISE",
+    )
+    .default("\"16m\""),
+    key(
+        "gather",
+        Kind::Duration(ZERO, SECOND),
+        "under load wait this long for more to do at once; \"0s\": never",
+    )
+    .default("\"1ms\""),
+    key(
+        "state_dir",
+        Kind::Text,
+        "$STATE_DIRECTORY as a service, else ~/.local/state/snipe",
+    )
+    .example("\"/var/lib/snipe\""),
+    later("protocol", SN_VERSIONS),
+]);
+
+static RADIO: Shape = Shape {
+    fields: &[
+        key("name", Kind::Text, "in logs, and in --set radio.udp0.mtu=512")
+            .required()
+            .example("\"udp0\""),
+        key(
+            "kind",
+            Kind::Choice(&["udp", "dtls", "lora", "xbee", "serial", "forwarder-tcp"]),
+            "MQTT-SN over UDP",
+        )
+        .required()
+        .example("\"udp\""),
+        key(
+            "required",
+            Kind::Bool,
+            "true: the gateway does not start without this radio",
+        )
+        .default("false"),
+        later("protocol", SN_VERSIONS),
+        later("retry", Kind::Table(&RETRY)),
+    ],
+    variants: &[
+        Variant {
+            kind: "udp",
+            fields: UDP,
+            used: true,
+        },
+        Variant {
+            kind: "dtls",
+            fields: DTLS,
+            used: false,
+        },
+        Variant {
+            kind: "lora",
+            fields: LORA,
+            used: false,
+        },
+        Variant {
+            kind: "xbee",
+            fields: XBEE,
+            used: false,
+        },
+        Variant {
+            kind: "serial",
+            fields: SERIAL,
+            used: false,
+        },
+        Variant {
+            kind: "forwarder-tcp",
+            fields: FORWARDER_TCP,
+            used: false,
+        },
+    ],
+    identity: Some(Identity {
+        key: "name",
+        noun: "radio",
+        code: "duplicate-name",
+        help: "give each [[radio]] a name of its own",
+    }),
+};
+
+/// The largest payload of a UDP datagram over IPv4.
+const UDP_PAYLOAD_MAX: i64 = 65_507;
+const MTU: Kind = Kind::Integer(16, UDP_PAYLOAD_MAX);
+
+const UDP: &[Field] = &[
+    key("bind", ADDRESSES, "where clients reach the gateway").default("[\"0.0.0.0:1883\", \"[::]:1883\"]"),
+    key(
+        "multicast",
+        ADDRESSES,
+        "groups for SEARCHGW and ADVERTISE; [] for none",
+    )
+    .default("[\"225.1.1.1:1883\"]"),
+    key(
+        "interface",
+        Kind::Text,
+        "where the groups are joined; else the system chooses",
+    )
+    .example("\"eth0\""),
+    key("mtu", MTU, "the largest datagram sent, in octets").default("1400"),
+];
+
+const DTLS: &[Field] = &[
+    later("bind", ADDRESSES),
+    later("mtu", MTU),
+    later("versions", Kind::List(&Kind::Choice(&["1.2"]))),
+    later("psk_file", Kind::Text),
+    later("certificate", Kind::Text),
+    later("private_key", Kind::Text),
+    later("client_ca", Kind::Text),
+    later("connection_id", Kind::Bool),
+    later("handshakes_max", COUNT),
+];
+
+const BAUD: Kind = Kind::Integer(300, 12_000_000);
+const LINK_HEADER: Kind = Kind::Choice(&["radiohead", "forwarder", "none"]);
+
+const LORA: &[Field] = &[
+    later(
+        "driver",
+        Kind::Choice(&[
+            "rak3172", "rak4270", "rn2483", "rylr998", "lora-e5", "la66", "loralink",
+        ]),
+    ),
+    later("header", LINK_HEADER),
+    later("header_address", Kind::Integer(0, 255)),
+    later("header_acks", Kind::Bool),
+    later("sync_word", Kind::Integer(0, 255)),
+    later("network_id", Kind::Integer(0, 255)),
+    later("address", Kind::Integer(0, 65_535)),
+    later("turnaround", ANY_TIME),
+    later("port", Kind::Text),
+    later("baud", BAUD),
+    later("region", Kind::Text),
+    later("frequency", Kind::Integer(100_000_000, 3_000_000_000)),
+    later("spreading_factor", Kind::Integer(5, 12)),
+    later("bandwidth", Kind::Integer(7_800, 1_625_000)),
+    later("coding_rate", Kind::Choice(&["4/5", "4/6", "4/7", "4/8"])),
+    later("tx_power_dbm", Kind::Integer(-20, 33)),
+    later("antenna_gain_dbi", Kind::Float(-50.0, 50.0)),
+    later("duty_cycle", Kind::Float(0.0, 1.0)),
+    later("link_key_file", Kind::Text),
+    later("mtu", MTU),
+    later("reopen", Kind::Table(&REOPEN)),
+];
+
+const XBEE: &[Field] = &[
+    later("port", Kind::Text),
+    later("baud", BAUD),
+    later("api_mode", Kind::Number(&[1, 2])),
+    later("mtu", MTU),
+    later("reopen", Kind::Table(&REOPEN)),
+];
+
+const SERIAL: &[Field] = &[
+    later("port", Kind::Text),
+    later("baud", BAUD),
+    later(
+        "framing",
+        Kind::Choice(&["cobs", "slip", "hdlc", "kiss", "length-prefix"]),
+    ),
+    later("crc", Kind::Choice(&["none", "crc16-x25", "crc16-xmodem"])),
+    later("header", LINK_HEADER),
+    later("metadata", Kind::Choice(&["none", "rssi"])),
+    later("encapsulation", Kind::Choice(&["auto", "none"])),
+    later("link_key_file", Kind::Text),
+    later("mtu", MTU),
+    later("reopen", Kind::Table(&REOPEN)),
+];
+
+const FORWARDER_TCP: &[Field] = &[later("bind", ADDRESSES), later("mtu", MTU)];
+
+static REOPEN: Shape = Shape::table(&[later("first", ANY_TIME), later("max", ANY_TIME)]);
+
+static BROKER: Shape = Shape::table(&[
+    key(
+        "kind",
+        Kind::Choice(&["embedded", "external"]),
+        "a broker inside the gateway, or another",
+    )
+    .example("\"external\""),
+    key("url", Kind::Text, "an external broker's address").example("\"mqtt://127.0.0.1:1883\""),
+    key("protocol", Kind::Number(&[3, 5]), "MQTT 3 (3.1.1) or 5").default("5"),
+    key("client_id", Kind::Text, "snipe-<gateway.name> unless given").example("\"snipe-greenhouse\""),
+    key(
+        "connections",
+        Kind::Integer(1, 64),
+        "links to the broker; a client always uses the same one",
+    )
+    .default("1"),
+    key("username", Kind::Text, "if the broker wants one").example("\"greenhouse\""),
+    key("password_file", Kind::Text, "read at start, without the line end")
+        .example("\"/etc/snipe/broker-password\""),
+    key(
+        "keep_alive",
+        Kind::Duration(ZERO, U16_SECONDS),
+        "of the link to the broker; \"0s\": none",
+    )
+    .default("\"60s\""),
+    key(
+        "in_flight",
+        Kind::Integer(1, 65_535),
+        "QoS 1 and 2 publishes unsettled at once",
+    )
+    .default("20"),
+    key(
+        "connect_timeout",
+        Kind::Duration(MS, DAY),
+        "for TCP and the broker's answer together",
+    )
+    .default("\"10s\""),
+    key("reconnect", Kind::Table(&RECONNECT), "waits double, ± jitter"),
+    key(
+        "topic_prefix",
+        Kind::Text,
+        "put in front of everything clients publish",
+    )
+    .default("\"\""),
+    key(
+        "when_down",
+        Kind::Choice(&["queue", "refuse", "spool"]),
+        "QoS 1 and 2 meanwhile: queue: waits in memory | refuse: congestion",
+    )
+    .default("\"queue\""),
+    later(
+        "profile",
+        Kind::Choice(&[
+            "generic",
+            "mosquitto",
+            "emqx",
+            "hivemq",
+            "vernemq",
+            "aws-iot",
+            "azure-iot",
+        ]),
+    ),
+    later("grace", ANY_TIME),
+    later("tls", Kind::Table(&BROKER_TLS)),
+    later("embedded", Kind::Table(&BROKER_EMBEDDED)),
+]);
+
+static RECONNECT: Shape = Shape::table(&[
+    key("first", Kind::Duration(MS, DAY), "").default("\"1s\""),
+    key("max", Kind::Duration(MS, DAY), "").default("\"2m\""),
+    key("jitter", Kind::Float(0.0, 1.0), "").default("0.3"),
+]);
+
+static BROKER_TLS: Shape = Shape::table(&[
+    later("ca", Kind::Text),
+    later("certificate", Kind::Text),
+    later("private_key", Kind::Text),
+    later("server_name", Kind::Text),
+    later("alpn", TEXTS),
+    later("min_version", Kind::Choice(&["1.2", "1.3"])),
+    later("insecure", Kind::Bool),
+]);
+
+static BROKER_EMBEDDED: Shape = Shape::table(&[
+    later("bind", ADDRESSES),
+    later("websocket", ADDRESSES),
+    later("anonymous", Kind::Bool),
+    later("users_file", Kind::Text),
+    later("retained_max", COUNT),
+    later("connections_max", COUNT),
+    later("packet_bytes", Kind::Integer(2, 268_435_455)),
+    later("queue_messages", COUNT),
+    later("queue_bytes", ANY_SIZE),
+    later("bridge", Kind::Tables(&BRIDGE)),
+]);
+
+static BRIDGE: Shape = Shape::table(&[later("url", Kind::Text), later("out", TEXTS), later("in", TEXTS)]);
+
+/// Topic ids have two octets; that 0 and 65535 are reserved is a rule with a message of its own.
+const TOPIC_ID: Kind = Kind::Integer(0, 65_535);
+
+const PREDEFINED_FIELDS: &[Field] = &[
+    key("id", TOPIC_ID, "1..65534").required().example("1"),
+    key("topic", Kind::Text, "{client_id} is filled in per client")
+        .required()
+        .example("\"plant/{client_id}/temperature\""),
+];
+
+static PREDEFINED: Shape = Shape {
+    fields: PREDEFINED_FIELDS,
+    variants: &[],
+    identity: Some(Identity {
+        key: "id",
+        noun: "predefined topic id",
+        code: "duplicate-topic-id",
+        help: "ids are shared by all clients in [[predefined]]; for some clients only use [[client]].predefined",
+    }),
+};
+
+static CLIENT_PREDEFINED: Shape = Shape {
+    fields: PREDEFINED_FIELDS,
+    variants: &[],
+    identity: Some(Identity {
+        key: "id",
+        noun: "predefined topic id",
+        code: "duplicate-topic-id",
+        help: "give each topic of this [[client]] an id of its own",
+    }),
+};
+
+static CLIENT: Shape = Shape {
+    fields: &[
+        key("match", Kind::Text, "* stands for any characters, ? for one")
+            .required()
+            .example("\"pump-*\""),
+        key(
+            "predefined",
+            Kind::Tables(&CLIENT_PREDEFINED),
+            "before the global ones",
+        )
+        .example("[{ id = 10, topic = \"pump/{client_id}/set\" }]"),
+        key("max_qos", QOS, "highest QoS granted to their subscriptions").example("1"),
+        later("allow_radios", TEXTS),
+        later("require", Kind::Choice(&["none", "psk", "certificate", "auth"])),
+        later("mode", MODE),
+        later("publish", TEXTS),
+        later("subscribe", TEXTS),
+        later("sleep", Kind::Table(&CLIENT_SLEEP)),
+        later("address_change", ADDRESS_CHANGE),
+        later("upstream", Kind::Table(&CLIENT_UPSTREAM)),
+        later("will", Kind::Table(&CLIENT_WILL)),
+    ],
+    variants: &[],
+    identity: Some(Identity {
+        key: "match",
+        noun: "client rule",
+        code: "duplicate-match",
+        help: "the first match wins, so the second would never apply: make them one [[client]]",
+    }),
+};
+
+static CLIENT_SLEEP: Shape = Shape::table(&[
+    later("max_messages", COUNT),
+    later("max_bytes", ANY_SIZE),
+    later("max_age", ANY_TIME),
+    later("when_full", WHEN_FULL),
+]);
+
+static CLIENT_UPSTREAM: Shape =
+    Shape::table(&[later("username", Kind::Text), later("password_file", Kind::Text)]);
+
+static CLIENT_WILL: Shape = Shape::table(&[
+    later("topic", Kind::Text),
+    later("payload", Kind::Text),
+    later("qos", QOS),
+    later("retain", Kind::Bool),
+]);
+
+static TIMERS: Shape = Shape::table(&[
+    key("retry", Kind::Table(&RETRY), "waits double from first to max"),
+    key(
+        "keep_alive_tolerance",
+        Kind::Float(1.0, 100.0),
+        "lost after this many keep-alives",
+    )
+    .default("1.5"),
+    key(
+        "session_expiry",
+        Kind::Duration(SECOND, DECADE),
+        "how long a client that is away is remembered",
+    )
+    .default("\"30d\""),
+    key(
+        "will_handshake",
+        Kind::Duration(MS, DAY),
+        "how long a client may take to give its will",
+    )
+    .default("\"40s\""),
+]);
+
+static RETRY: Shape = Shape::table(&[
+    key("first", Kind::Duration(MS, DAY), "").default("\"10s\""),
+    key("max", Kind::Duration(MS, DAY), "").default("\"60s\""),
+    key("count", Kind::Integer(0, 255), "").default("3"),
+    later("adaptive", Kind::Bool),
+]);
+
+static LIMITS: Shape = Shape::table(&[
+    key(
+        "clients",
+        Kind::Integer(1, 100_000_000),
+        "connected or remembered",
+    )
+    .default("100_000"),
+    key(
+        "pending_connects",
+        Kind::Integer(1, 100_000_000),
+        "clients within a will handshake",
+    )
+    .default("1024"),
+    key("new_sessions_per_second", COUNT, "0: no limit").default("1000"),
+    key(
+        "topics_per_client",
+        Kind::Integer(1, 65_534),
+        "registered topic ids",
+    )
+    .default("1000"),
+    key(
+        "subscriptions_per_client",
+        Kind::Integer(1, 65_535),
+        "topic filters at once",
+    )
+    .default("32"),
+    key(
+        "client_id_bytes",
+        Kind::Integer(23, 65_535),
+        "1.2 says 23; longer ones are common",
+    )
+    .default("128"),
+    key(
+        "queue_messages",
+        COUNT,
+        "QoS 1 and 2 publishes that wait for the broker",
+    )
+    .default("10_000"),
+    key("queue_bytes", ANY_SIZE, "their topics and payloads").default("\"16 MiB\""),
+    key(
+        "buffer_messages_per_client",
+        COUNT,
+        "messages that wait for one client",
+    )
+    .default("100"),
+    key("buffer_bytes_per_client", ANY_SIZE, "their topics and payloads").default("\"64 KiB\""),
+    key(
+        "buffer_bytes",
+        ANY_SIZE,
+        "messages that wait for all clients together",
+    )
+    .default("\"8 MiB\""),
+    later("per_source_sessions", COUNT),
+    later("packets_per_second", Kind::Table(&PACKETS_PER_SECOND)),
+    later("packet_bytes", Kind::Integer(2, 65_535)),
+    later("memory", Kind::Size(MIB, 1024 * GIB)),
+    later("tap_subscribers", COUNT),
+]);
+
+static PACKETS_PER_SECOND: Shape = Shape::table(&[later("per_client", COUNT), later("per_source", COUNT)]);
+
+static LOG: Shape = Shape::table(&[
+    key("level", LEVEL, "off | error | warn | info | debug | trace").default("\"info\""),
+    key(
+        "format",
+        Kind::Choice(&["auto", "text", "logfmt", "json", "journald"]),
+        "auto | text | logfmt | json; auto: text",
+    )
+    .default("\"auto\""),
+    key(
+        "targets",
+        Kind::Map(&LEVEL),
+        "parts at other levels: { \"broker\" = \"debug\" }",
+    )
+    .default("{}"),
+    key("file", Kind::Text, "\"\": standard error").default("\"\""),
+    later("payloads", Kind::Bool),
+]);
+
+static QOS_MINUS_ONE: Shape = Shape::table(&[
+    later("radio", Kind::Text),
+    later("source", Kind::Text),
+    later("client_id", Kind::Text),
+    later("topics", TEXTS),
+]);
+
+static FORWARDER: Shape = Shape {
+    fields: &[
+        later("name", Kind::Text).required().example("\"roof\""),
+        later("radio", Kind::Text),
+        later("source", Kind::Text),
+        later("max_nodes", COUNT),
+    ],
+    variants: &[],
+    identity: Some(Identity {
+        key: "name",
+        noun: "forwarder",
+        code: "duplicate-name",
+        help: "give each [[forwarder]] a name of its own",
+    }),
+};
+
+static SECURITY: Shape = Shape::table(&[
+    later("address_change", ADDRESS_CHANGE),
+    later("amplification", Kind::Float(0.0, 1e6)),
+    later("unknown_sender", Kind::Choice(&["disconnect", "ignore"])),
+    later("search_reply_interval", ANY_TIME),
+]);
+
+static SLEEP: Shape = Shape::table(&[
+    later("max_messages", COUNT),
+    later("max_bytes", ANY_SIZE),
+    later("total_bytes", ANY_SIZE),
+    later("max_age", ANY_TIME),
+    later("when_full", WHEN_FULL),
+    later("qos0", Kind::Choice(&["keep-all", "latest-per-topic", "drop"])),
+    later("max_sleep", ANY_TIME),
+]);
+
+static SPOOL: Shape = Shape::table(&[
+    later("max_bytes", ANY_SIZE),
+    later("max_age", ANY_TIME),
+    later("when_full", Kind::Choice(&["refuse", "drop-oldest"])),
+    later("sync", Kind::Choice(&["group", "each", "never"])),
+    later("qos0", Kind::Bool),
+    later("daily_write_budget", ANY_SIZE),
+]);
+
+static WEB: Shape = Shape::table(&[
+    later("bind", ADDRESSES),
+    later("base_path", Kind::Text),
+    later("token_file", Kind::Text),
+    later("tls", Kind::Table(&WEB_TLS)),
+    later("read_only", Kind::Bool),
+    later("history", ANY_TIME),
+]);
+
+static WEB_TLS: Shape = Shape::table(&[later("certificate", Kind::Text), later("private_key", Kind::Text)]);
+
+static METRICS: Shape = Shape::table(&[
+    later("enabled", Kind::Bool),
+    later("bind", ADDRESSES),
+    later("per_client", Kind::Bool),
+    later("per_client_max", COUNT),
+]);
+
+static MQTT_STATUS: Shape = Shape::table(&[
+    later("enabled", Kind::Bool),
+    later("topic", Kind::Text),
+    later("interval", ANY_TIME),
+]);
+
+static HOME_ASSISTANT: Shape = Shape::table(&[
+    later("enabled", Kind::Bool),
+    later("discovery_prefix", Kind::Text),
+    later(
+        "entities",
+        Kind::List(&Kind::Choice(&[
+            "connectivity",
+            "last_seen",
+            "rssi",
+            "buffered",
+            "battery",
+        ])),
+    ),
+    later("values", Kind::Tables(&HOME_ASSISTANT_VALUE)),
+]);
+
+static HOME_ASSISTANT_VALUE: Shape = Shape::table(&[
+    later("match", Kind::Text),
+    later("device_class", Kind::Text),
+    later("unit", Kind::Text),
+]);
+
+static TRACE: Shape = Shape::table(&[
+    later("ring", ANY_SIZE),
+    later("pcap_dir", Kind::Text),
+    later("pcap_max", ANY_SIZE),
+]);

@@ -1,0 +1,83 @@
+//! What a configuration comes to.
+
+use core::time::Duration;
+use std::path::PathBuf;
+
+use broker::RemoteConfig;
+use gateway_core::config::GatewayConfig;
+use radio_adapters::udp::UdpConfig;
+use tracing::level_filters::LevelFilter;
+
+/// Everything `snipe run` needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Settings {
+    /// The core's part.
+    pub(crate) gateway: GatewayConfig,
+    /// What people call this gateway; its id in digits if nobody named it.
+    pub(crate) name: String,
+    /// Where the gateway keeps what must outlive it. It need not exist yet.
+    pub(crate) state_dir: PathBuf,
+    /// Under load wait at most this long for more to do at once; zero is never.
+    pub(crate) gather: Duration,
+    /// The radios to open, at least one unless all of them are of kinds that this version does not drive.
+    pub(crate) radios: Vec<Radio>,
+    /// Where the messages go.
+    pub(crate) broker: Broker,
+    /// What is logged.
+    pub(crate) log: LogSettings,
+}
+
+/// A radio.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Radio {
+    /// Its name in logs, unique.
+    pub(crate) name: String,
+    /// What it is.
+    pub(crate) kind: RadioKind,
+    /// The gateway does not start without it.
+    pub(crate) required: bool,
+}
+
+/// What a radio is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RadioKind {
+    /// MQTT-SN over UDP.
+    Udp(UdpConfig),
+}
+
+/// Where the messages go.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Broker {
+    /// The broker inside the gateway was asked for.
+    Embedded,
+    /// A broker elsewhere was named.
+    External(RemoteConfig),
+    /// Nobody named a broker. The keys of `[broker]` that were given are in it, the address is 127.0.0.1:1883.
+    Default(RemoteConfig),
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    /// Least severe level logged.
+    pub(crate) level: LevelFilter,
+    /// How a line looks.
+    pub(crate) format: LogFormat,
+    /// Other levels for parts, by their names (`radio.udp0`), in the order of the names.
+    pub(crate) targets: Vec<(String, LevelFilter)>,
+    /// A file to append to; `None` is standard error.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// What suits the place the log goes to.
+    Auto,
+    /// For people.
+    Text,
+    /// `key=value` pairs.
+    Logfmt,
+    /// One JSON object a line.
+    Json,
+}

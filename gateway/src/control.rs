@@ -1,0 +1,225 @@
+//! The control socket: questions to a running gateway, one JSON object a line.
+//!
+//! ```text
+//! → {"command":"topics","offset":0,"limit":1000}
+//! ← {"version":1,"topics":[{"id":1,"kind":"predefined","client":"*","topic":"plant/status"}],"more":false}
+//! → {"command":"metrics"}
+//! ← {"version":1,"metrics":{"snipe_clients":3}}
+//! ← {"version":1,"error":"unknown command"}
+//! ```
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use gateway_core::admin::{AdminCommand, AdminReply};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tracing::{debug, warn};
+
+/// Version of the answers.
+const VERSION: u32 = 1;
+
+/// Longest line taken.
+const LINE_MAX: u64 = 4096;
+
+/// Connections served at once.
+const CONNECTIONS_MAX: usize = 16;
+
+/// Rows of one answer.
+const ROWS: usize = 1000;
+
+/// How long a client of the socket waits for an answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// A question for the core, and where its answer goes.
+pub(crate) struct Question {
+    pub(crate) command: AdminCommand,
+    pub(crate) answer: oneshot::Sender<AdminReply>,
+}
+
+/// The socket of a running gateway; the file goes when this is dropped.
+pub(crate) struct ControlSocket {
+    path: PathBuf,
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Somebody may have removed it before us.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Where the control socket of a gateway with this state directory is.
+pub(crate) fn socket_path(state_dir: &Path) -> PathBuf {
+    let runtime = std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from);
+    runtime
+        .unwrap_or_else(|| state_dir.to_owned())
+        .join("control.sock")
+}
+
+/// Serves questions on the control socket, which only this user and its group may use.
+///
+/// # Errors
+/// The directory cannot be made or written, or another gateway uses it.
+pub(crate) fn listen(state_dir: &Path, questions: mpsc::Sender<Question>) -> anyhow::Result<ControlSocket> {
+    let path = socket_path(state_dir);
+    let dir = path.parent().unwrap_or(state_dir);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| {
+            format!(
+                "cannot make the state directory {} (key gateway.state_dir)",
+                dir.display()
+            )
+        })?;
+    if BlockingStream::connect(&path).is_ok() {
+        anyhow::bail!(
+            "another gateway runs with the state directory {}: give this one its own, --set gateway.state_dir=DIR",
+            dir.display()
+        );
+    }
+    // Left behind by a gateway that was killed.
+    let _ = std::fs::remove_file(&path);
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("cannot set the permissions of {}", path.display()))?;
+    tokio::spawn(accept(listener, questions));
+    Ok(ControlSocket { path })
+}
+
+async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
+    let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let questions = questions.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = serve(stream, &questions).await {
+                        debug!(target: "control", %error, "connection ended");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: try again, but not at full speed.
+                warn!(target: "control", %error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Answers line by line until the other side closes.
+async fn serve(stream: UnixStream, questions: &mpsc::Sender<Question>) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = tokio::io::BufReader::new(read);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if (&mut read).take(LINE_MAX).read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let mut answer = answer(&line, questions).await.to_string();
+        answer.push('\n');
+        write.write_all(answer.as_bytes()).await?;
+        if !line.ends_with('\n') {
+            return Ok(()); // Too long, or cut off: what follows is not the start of a line.
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+enum Request {
+    Topics {
+        #[serde(default)]
+        offset: usize,
+        #[serde(default = "rows")]
+        limit: usize,
+    },
+    Metrics {},
+}
+
+fn rows() -> usize {
+    ROWS
+}
+
+async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
+    let error = |text: String| json!({ "version": VERSION, "error": text });
+    let command = match serde_json::from_str(line) {
+        Ok(Request::Topics { offset, limit }) => AdminCommand::Topics { offset, limit },
+        Ok(Request::Metrics {}) => AdminCommand::Metrics,
+        Err(problem) => return error(problem.to_string()),
+    };
+    let (answer, reply) = oneshot::channel();
+    if questions.send(Question { command, answer }).await.is_err() {
+        return error("the gateway stops".into());
+    }
+    match reply.await {
+        Ok(AdminReply::Topics { rows, more }) => {
+            let rows: Vec<Value> = rows
+                .iter()
+                .map(|row| json!({ "id": row.id, "kind": row.kind, "client": &*row.client, "topic": &*row.topic }))
+                .collect();
+            json!({ "version": VERSION, "topics": rows, "more": more })
+        }
+        Ok(AdminReply::Metrics(rows)) => {
+            let rows: serde_json::Map<String, Value> = rows
+                .into_iter()
+                .map(|(name, value)| (name, value.into()))
+                .collect();
+            json!({ "version": VERSION, "metrics": rows })
+        }
+        Err(_) => error("the gateway stops".into()),
+    }
+}
+
+/// A connection to a running gateway.
+pub(crate) struct ControlClient {
+    stream: BufReader<BlockingStream>,
+}
+
+impl ControlClient {
+    /// Connects to the gateway behind `path`.
+    ///
+    /// # Errors
+    /// No gateway runs there, or it may not be asked.
+    pub(crate) fn connect(path: &Path) -> std::io::Result<ControlClient> {
+        let stream = BlockingStream::connect(path)?;
+        stream.set_read_timeout(Some(ANSWER_WAIT))?;
+        stream.set_write_timeout(Some(ANSWER_WAIT))?;
+        Ok(ControlClient {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Asks one question.
+    ///
+    /// # Errors
+    /// The gateway said no, or nothing.
+    pub(crate) fn ask(&mut self, question: &Value) -> anyhow::Result<Value> {
+        writeln!(self.stream.get_mut(), "{question}").context("ask the gateway")?;
+        let mut line = String::new();
+        self.stream
+            .read_line(&mut line)
+            .context("wait for the gateway's answer")?;
+        let answer: Value = serde_json::from_str(&line).context("read the gateway's answer")?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => anyhow::bail!("{error}"),
+            None => Ok(answer),
+        }
+    }
+}

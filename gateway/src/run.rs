@@ -1,0 +1,416 @@
+//! `snipe run`: the core, its links and its broker, on one thread.
+//!
+//! Everything runs on one current-thread runtime: at the rates of sensors the cost is in wake-ups, and every hand-over
+//! between threads would be one more. [`core_loop`] is the only place that reads the clock for the core.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Instant as Clock;
+
+use broker::{Protocol, RemoteConfig, RequestSender};
+use gateway_core::Gateway;
+use gateway_core::io::{BrokerEvent, Input, Output, TxBatch, TxDatagram};
+use gateway_core::peer::LinkId;
+use gateway_core::time::Instant;
+use radio_adapters::LinkSender;
+use radio_adapters::udp::{UdpLink, UdpStats};
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Broker, Loaded, RadioKind, Settings};
+use crate::control::{self, Question};
+use crate::gather::Gather;
+use crate::telemetry::{self, Notices};
+
+/// Batches of inputs that may wait for the core; beyond that their sources wait.
+const INPUTS: usize = 256;
+
+/// Batches of inputs worked off in one turn.
+const TURN: usize = 64;
+
+/// Time that links and broker connections get to finish at a stop.
+const STOP_WAIT: Duration = Duration::from_millis(800);
+
+/// Exit codes, as `snipe --help` lists them.
+const EXIT_UNAVAILABLE: u8 = 69;
+const EXIT_CANNOT_WRITE: u8 = 73;
+const EXIT_NO_PERMISSION: u8 = 77;
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Runs the gateway until a signal stops it.
+pub(crate) fn run(source: &config::SourceArgs) -> ExitCode {
+    let start = Clock::now();
+    let loaded = match config::load(source) {
+        Ok(loaded) => loaded,
+        Err(errors) => return config::refuse(&errors),
+    };
+    if let Err(error) = telemetry::init(&loaded.settings.log) {
+        eprintln!("snipe: cannot write the log: {error:#}");
+        return ExitCode::from(EXIT_CANNOT_WRITE);
+    }
+    for warning in &loaded.warnings {
+        warn!(target: "config", "{}", warning.summary());
+    }
+    let messages = Arc::new(AtomicU64::new(0));
+    let runtime = match runtime(start, loaded.settings.gather, messages.clone()) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("snipe: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(serve(loaded, start, messages));
+    // Name look-ups may still be under way on a thread of their own; nobody waits for them.
+    runtime.shutdown_background();
+    code
+}
+
+/// The runtime, which gathers before it parks.
+fn runtime(start: Clock, gather: Duration, messages: Arc<AtomicU64>) -> std::io::Result<runtime::Runtime> {
+    let mut builder = runtime::Builder::new_current_thread();
+    builder.enable_all();
+    if !gather.is_zero() {
+        let gather = Mutex::new(Gather::new(gather));
+        builder.on_thread_park(move || {
+            let Ok(mut gather) = gather.lock() else { return };
+            let wait = gather.before_park(start.elapsed(), messages.load(Ordering::Relaxed));
+            // On purpose not a timer of the runtime: nothing is to be woken up meanwhile.
+            std::thread::sleep(wait);
+        });
+    }
+    builder.build()
+}
+
+/// What stops the gateway.
+enum Stop {
+    Terminated,
+    Interrupted,
+}
+
+async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCode {
+    let settings = loaded.settings;
+    let remote = match &settings.broker {
+        Broker::External(remote) | Broker::Default(remote) => remote.clone(),
+        Broker::Embedded => {
+            eprintln!(
+                "snipe: this version has no embedded broker yet\n  \
+                 install one (sudo apt install mosquitto) and leave [broker] out, or name one: --broker mqtt://HOST:1883"
+            );
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
+    if settings.radios.is_empty() {
+        eprintln!(
+            "snipe: no radio that this version drives is configured: add a [[radio]] of kind = \"udp\""
+        );
+        return ExitCode::from(EXIT_UNAVAILABLE);
+    }
+    let (inputs, input_receiver) = mpsc::channel(INPUTS);
+    let links = match open_links(&settings, &inputs) {
+        Ok(links) => links,
+        Err(error) => {
+            eprintln!("snipe: {error:#}");
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
+    let (questions, question_receiver) = mpsc::channel(16);
+    let _socket = match control::listen(&settings.state_dir, questions) {
+        Ok(socket) => socket,
+        Err(error) => {
+            eprintln!("snipe: {error:#}");
+            let denied = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            return ExitCode::from(match denied {
+                Some(std::io::ErrorKind::PermissionDenied) => EXIT_NO_PERMISSION,
+                _ => EXIT_CANNOT_WRITE,
+            });
+        }
+    };
+    let (mut terminate, mut interrupt) =
+        match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+            (Err(error), _) | (_, Err(error)) => {
+                eprintln!("snipe: cannot handle signals: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+    announce(&settings, &loaded.origin, &remote, &links, start).await;
+    let broker = broker::spawn(remote, inputs.clone());
+    drop(inputs);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => Stop::Terminated,
+            _ = interrupt.recv() => Stop::Interrupted,
+        }
+    };
+    let seed = u64::from(std::process::id()) ^ unix_micros();
+    let shell = Shell {
+        gateway: Gateway::new(settings.gateway, seed, instant(start)),
+        start,
+        links,
+        broker,
+        notices: Notices::new(settings.radios.iter().map(|radio| radio.name.clone()).collect()),
+        buf: Vec::new(),
+    };
+    // A task, not this future: the runtime looks for events once more before it comes back to its main future.
+    let core = tokio::spawn(core_loop(
+        shell,
+        input_receiver,
+        question_receiver,
+        messages,
+        stop,
+    ));
+    match core.await {
+        Ok(Stop::Terminated) => ExitCode::SUCCESS,
+        Ok(Stop::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        Err(error) => {
+            eprintln!("snipe: the core failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One link: where its datagrams go, and what it counts.
+struct Link {
+    sender: LinkSender,
+    description: String,
+    stats: Arc<UdpStats>,
+    batch: TxBatch,
+}
+
+fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Result<Vec<Link>> {
+    let mut links = Vec::new();
+    for (at, radio) in settings.radios.iter().enumerate() {
+        let RadioKind::Udp(udp) = &radio.kind;
+        // The error says all there is; its source would say it again.
+        let link = UdpLink::open(udp)
+            .map_err(|error| anyhow::anyhow!("radio {} cannot be opened: {error}", radio.name))?;
+        let list = |addrs: Vec<std::net::SocketAddr>, end: &str| {
+            addrs
+                .iter()
+                .map(|addr| format!("{addr}{end}"))
+                .collect::<Vec<_>>()
+                .join(" and ")
+        };
+        let mut description = format!(
+            "{:<8} listening on {}",
+            radio.name,
+            list(link.local_addrs(), "/udp")
+        );
+        let joined = link.joined();
+        if !joined.is_empty() {
+            description += &format!(" (multicast {})", list(joined, ""));
+        }
+        let stats = link.stats();
+        let sender = link.spawn(LinkId(at as u16), inputs.clone());
+        links.push(Link {
+            sender,
+            description,
+            stats,
+            batch: TxBatch::default(),
+        });
+    }
+    Ok(links)
+}
+
+/// The few lines that tell a person what runs. Whoever is not there to read them does not matter.
+async fn announce(settings: &Settings, origin: &str, remote: &RemoteConfig, links: &[Link], start: Clock) {
+    let version = env!("CARGO_PKG_VERSION");
+    let id = settings.gateway.gateway_id;
+    let mut text = format!("snipe {version}  gateway id {id} · config: {origin}\n");
+    for link in links {
+        text += &format!("radio   {}\n", link.description);
+    }
+    let protocol = match remote.protocol {
+        Protocol::V5 => "MQTT 5",
+        Protocol::V3 => "MQTT 3.1.1",
+    };
+    let address = format!("mqtt://{}:{}", remote.host, remote.port);
+    text += &format!("broker  external {address} ({protocol})\n");
+    if matches!(settings.broker, Broker::Default(_))
+        && tokio::net::TcpStream::connect((remote.host.as_str(), remote.port))
+            .await
+            .is_err()
+    {
+        text += "        nothing listens there yet: start a broker (sudo apt install mosquitto),\n";
+        text += "        or name one: snipe --broker mqtt://HOST:1883. Clients are served meanwhile.\n";
+    }
+    text += "try     snipe sub -t 'demo/#' &  snipe pub -t demo/hello -m 21.5\n";
+    text += &format!("ready in {} ms\n", start.elapsed().as_millis());
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The core and everything its outputs go to.
+struct Shell {
+    gateway: Gateway,
+    start: Clock,
+    links: Vec<Link>,
+    broker: RequestSender,
+    notices: Notices,
+    /// Datagrams of the output at hand.
+    buf: Vec<u8>,
+}
+
+/// Hands in what happened, carries out what comes of it, sleeps until there is more.
+async fn core_loop(
+    mut shell: Shell,
+    mut inputs: mpsc::Receiver<Input>,
+    mut questions: mpsc::Receiver<Question>,
+    messages: Arc<AtomicU64>,
+    stop: impl Future<Output = Stop>,
+) -> Stop {
+    tokio::pin!(stop);
+    let timer = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(timer);
+    let mut armed = None;
+    let mut taken = Vec::with_capacity(TURN);
+    shell.drain(instant(shell.start));
+    loop {
+        let deadline = shell.gateway.poll_timeout();
+        if let Some(at) = deadline
+            && armed != deadline
+        {
+            timer
+                .as_mut()
+                .reset((shell.start + Duration::from_micros(at.as_micros())).into());
+            armed = deadline;
+        }
+        tokio::select! {
+            biased;
+            count = inputs.recv_many(&mut taken, TURN) => {
+                if count == 0 {
+                    error!(target: "gateway", "every radio is gone");
+                    return Stop::Terminated;
+                }
+                let now = instant(shell.start);
+                let mut handled = 0;
+                for input in taken.drain(..) {
+                    handled += shell.handle(now, input);
+                }
+                messages.fetch_add(handled, Ordering::Relaxed);
+                shell.drain(now);
+            }
+            () = &mut timer, if deadline.is_some() => {
+                armed = None;
+                let now = instant(shell.start);
+                shell.gateway.handle_timeout(now);
+                shell.drain(now);
+            }
+            Some(question) = questions.recv() => {
+                let now = instant(shell.start);
+                shell.answer(now, question);
+            }
+            reason = &mut stop => {
+                shell.stop(&mut inputs).await;
+                return reason;
+            }
+        }
+    }
+}
+
+impl Shell {
+    /// Returns how many datagrams and messages that was.
+    fn handle(&mut self, now: Instant, input: Input) -> u64 {
+        match input {
+            Input::Datagrams(link, batch) => {
+                for (from, datagram) in batch.iter() {
+                    self.gateway.handle_datagram(now, link, from, datagram);
+                }
+                batch.datagrams.len() as u64
+            }
+            Input::Broker(events) => {
+                let is_message = |event: &&BrokerEvent| matches!(event, BrokerEvent::Message { .. });
+                let messages = events.iter().filter(is_message).count();
+                for event in events {
+                    self.gateway.handle_broker(now, event);
+                }
+                messages as u64
+            }
+            Input::Link(link, event) => {
+                self.gateway.handle_link(now, link, event);
+                0
+            }
+        }
+    }
+
+    /// Carries out all outputs: one batch for each link, and one for the broker.
+    fn drain(&mut self, now: Instant) {
+        let mut requests = Vec::new();
+        while let Some(output) = self.gateway.poll_output(now, &mut self.buf) {
+            match output {
+                Output::Transmit {
+                    link,
+                    to,
+                    len,
+                    ticket,
+                } => {
+                    if let Some(link) = self.links.get_mut(usize::from(link.0)) {
+                        link.batch.bytes.extend_from_slice(&self.buf);
+                        link.batch.datagrams.push(TxDatagram {
+                            to,
+                            len: len as u32,
+                            ticket,
+                        });
+                    }
+                    self.buf.clear();
+                }
+                Output::Broker(request) => requests.push(request),
+                Output::Notice(notice) => self.notices.log(now, notice),
+            }
+        }
+        if !requests.is_empty() {
+            self.broker.send(requests);
+        }
+        for link in &mut self.links {
+            if !link.batch.datagrams.is_empty() {
+                // A link that is gone takes nothing; its going was reported by itself.
+                let _ = link.sender.send(core::mem::take(&mut link.batch));
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Instant, question: Question) {
+        let mut reply = self.gateway.handle_admin(now, question.command);
+        if let gateway_core::admin::AdminReply::Metrics(rows) = &mut reply {
+            for (at, link) in self.links.iter().enumerate() {
+                rows.extend(telemetry::udp_rows(
+                    self.notices.radio(LinkId(at as u16)),
+                    &link.stats,
+                ));
+            }
+        }
+        // Whoever asked may have gone.
+        let _ = question.answer.send(reply);
+    }
+
+    /// Says goodbye to clients and broker.
+    async fn stop(mut self, inputs: &mut mpsc::Receiver<Input>) {
+        let now = instant(self.start);
+        self.gateway.handle_shutdown(now);
+        self.drain(now);
+        self.links.clear(); // The adapters send what they have and end.
+        let closed = async {
+            tokio::join!(self.broker.close(), async {
+                while inputs.recv().await.is_some() {} // So that nobody waits for us to listen.
+            });
+        };
+        if tokio::time::timeout(STOP_WAIT, closed).await.is_err() {
+            warn!(target: "gateway", "stopped before the broker connection was closed in good order");
+        }
+        info!(target: "gateway", "stopped");
+    }
+}
+
+fn instant(start: Clock) -> Instant {
+    Instant::from_micros(start.elapsed().as_micros() as u64)
+}
+
+fn unix_micros() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_micros() as u64)
+}

@@ -1,0 +1,338 @@
+//! Logs, and what the shell counts itself.
+
+use core::sync::atomic::Ordering;
+use std::fs::OpenOptions;
+use std::sync::Mutex;
+
+use anyhow::Context as _;
+use gateway_core::io::Notice;
+use gateway_core::peer::LinkId;
+use gateway_core::time::Instant;
+use radio_adapters::udp::UdpStats;
+use tracing::field::{Field, Visit};
+use tracing::{Event, debug, info, warn};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::config::{LogFormat, LogSettings};
+
+/// Lines of one kind that are logged in a second; more are counted and said later.
+const LINES_PER_SECOND: u32 = 20;
+
+/// Starts logging as configured; to standard error unless a file is named.
+pub(crate) fn init(log: &LogSettings) -> anyhow::Result<()> {
+    use std::io::IsTerminal as _;
+    let mut filter = Targets::new().with_default(log.level);
+    for (target, level) in &log.targets {
+        filter = filter.with_target(target.clone(), *level);
+    }
+    let layer = match &log.file {
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            let file = Mutex::new(file.with_context(|| format!("open {}", path.display()))?);
+            layer(log.format, fmt::layer().with_writer(file).with_ansi(false))
+        }
+        None => {
+            let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            layer(
+                log.format,
+                fmt::layer().with_writer(std::io::stderr).with_ansi(colours),
+            )
+        }
+    };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .init();
+    Ok(())
+}
+
+type FormatLayer<W> = fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>;
+
+fn layer<W>(format: LogFormat, layer: FormatLayer<W>) -> Box<dyn Layer<Registry> + Send + Sync>
+where
+    W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
+{
+    match format {
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+        LogFormat::Logfmt => layer.event_format(Logfmt).fmt_fields(LogfmtFields).boxed(),
+        LogFormat::Auto | LogFormat::Text => layer.boxed(),
+    }
+}
+
+/// One line of `key=value` pairs for each event.
+struct Logfmt;
+
+impl<S, N> FormatEvent<S, N> for Logfmt
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        cx: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        out.write_str("time=")?;
+        SystemTime.format_time(&mut out)?;
+        let level = event.metadata().level().as_str().to_ascii_lowercase();
+        write!(out, " level={level} target={}", event.metadata().target())?;
+        cx.format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
+}
+
+/// Fields as ` key=value`; values with spaces, quotes or equals signs are quoted.
+struct LogfmtFields;
+
+impl<'writer> FormatFields<'writer> for LogfmtFields {
+    fn format_fields<R: RecordFields>(&self, mut out: Writer<'writer>, fields: R) -> std::fmt::Result {
+        let mut visitor = LogfmtVisitor {
+            out: &mut out,
+            result: Ok(()),
+        };
+        fields.record(&mut visitor);
+        visitor.result
+    }
+}
+
+struct LogfmtVisitor<'a, 'writer> {
+    out: &'a mut Writer<'writer>,
+    result: std::fmt::Result,
+}
+
+impl LogfmtVisitor<'_, '_> {
+    fn pair(&mut self, field: &Field, value: &str) {
+        let key = if field.name() == "message" {
+            "msg"
+        } else {
+            field.name()
+        };
+        let plain = !value.is_empty() && !value.contains(|c: char| c == '"' || c == '=' || c.is_whitespace());
+        let written = if plain {
+            write!(self.out, " {key}={value}")
+        } else {
+            write!(self.out, " {key}={value:?}")
+        };
+        self.result = self.result.and(written);
+    }
+}
+
+impl Visit for LogfmtVisitor<'_, '_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.pair(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.pair(field, &format!("{value:?}"));
+    }
+}
+
+/// Turns the core's notices into log lines, with a bound on each kind.
+#[derive(Debug)]
+pub(crate) struct Notices {
+    radios: Vec<String>,
+    kinds: [Kind; 8],
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Kind {
+    second: u64,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Notices {
+    /// `radios` are the names of the links, in the order of their ids.
+    pub(crate) fn new(radios: Vec<String>) -> Self {
+        Notices {
+            radios,
+            kinds: [Kind::default(); 8],
+        }
+    }
+
+    /// The name of a link.
+    pub(crate) fn radio(&self, link: LinkId) -> &str {
+        self.radios.get(usize::from(link.0)).map_or("?", String::as_str)
+    }
+
+    /// Logs a notice, unless too many of its kind were logged within the second.
+    pub(crate) fn log(&mut self, now: Instant, notice: Notice) {
+        let (at, name) = match &notice {
+            Notice::Connected { .. } => (0, "connected"),
+            Notice::Disconnected { .. } => (1, "disconnected"),
+            Notice::Asleep { .. } => (2, "asleep"),
+            Notice::Lost { .. } => (3, "lost"),
+            Notice::Refused { .. } => (4, "refused"),
+            Notice::SubscriptionRefused { .. } => (5, "subscription refused"),
+            Notice::PublishRefused { .. } => (6, "publish refused"),
+            Notice::TooLarge { .. } => (7, "too large"),
+        };
+        let kind = &mut self.kinds[at];
+        let second = now.as_micros() / 1_000_000;
+        if kind.second != second {
+            if kind.suppressed > 0 {
+                info!(target: "client", kind = name, suppressed = kind.suppressed, "more lines of a kind");
+            }
+            *kind = Kind {
+                second,
+                lines: 0,
+                suppressed: 0,
+            };
+        }
+        if kind.lines >= LINES_PER_SECOND {
+            kind.suppressed += 1;
+            return;
+        }
+        kind.lines += 1;
+        self.write(notice);
+    }
+
+    fn write(&self, notice: Notice) {
+        match notice {
+            Notice::Connected {
+                client,
+                link,
+                addr,
+                keep_alive,
+                clean,
+                resumed,
+                buffered,
+            } => {
+                let radio = self.radio(link);
+                info!(target: "client", %client, radio, %addr, keep_alive, clean, resumed, buffered, "connected");
+            }
+            Notice::Disconnected { client, reason } => {
+                info!(target: "client", %client, reason, "disconnected");
+            }
+            Notice::Asleep { client, duration } => info!(target: "client", %client, duration, "asleep"),
+            Notice::Lost { client, will } => info!(target: "client", %client, will, "lost"),
+            Notice::Refused { client, reason } => {
+                info!(target: "client", client = ?client, reason, "refused");
+            }
+            Notice::SubscriptionRefused { filter, refusal } => {
+                warn!(target: "broker", %filter, %refusal, "subscription refused: check what the broker allows this gateway");
+            }
+            Notice::PublishRefused {
+                client,
+                topic,
+                refusal,
+            } => {
+                warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
+            }
+            Notice::TooLarge { client, topic, len } => {
+                debug!(target: "client", %client, %topic, len, "message larger than the mtu of the radio, dropped");
+            }
+        }
+    }
+}
+
+/// What a UDP link counted, with exported names.
+pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
+    let row = |name: &str, reason: &str, value: u64| {
+        (format!("snipe_radio_{name}{{radio=\"{radio}\"{reason}}}"), value)
+    };
+    let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    vec![
+        row("frames_total", ",direction=\"rx\"", load(&stats.received)),
+        row("frames_total", ",direction=\"tx\"", load(&stats.sent)),
+        row(
+            "dropped_total",
+            ",reason=\"send_error\"",
+            load(&stats.send_errors),
+        ),
+        row("dropped_total", ",reason=\"oversize\"", load(&stats.truncated)),
+        row(
+            "dropped_total",
+            ",reason=\"queue_full\"",
+            load(&stats.backlog_dropped),
+        ),
+        row(
+            "dropped_total",
+            ",reason=\"kernel\"",
+            stats.kernel_dropped().unwrap_or(0),
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(octets);
+            Ok(octets.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a format makes of two events.
+    fn written(format: LogFormat) -> String {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let layer = layer(
+            format,
+            fmt::layer().with_writer(move || writer.clone()).with_ansi(false),
+        );
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            info!(target: "client", client = "pump-7", keep_alive = 300, "connected");
+            warn!(target: "broker", error = "connection reset by peer", "link down");
+        });
+        String::from_utf8(captured.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn logfmt_is_pairs_and_quotes_what_needs_it() {
+        let text = written(LogFormat::Logfmt);
+        let lines: Vec<&str> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+        assert_eq!(
+            lines,
+            [
+                "level=info target=client msg=connected client=pump-7 keep_alive=300",
+                "level=warn target=broker msg=\"link down\" error=\"connection reset by peer\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn json_is_one_flat_object_a_line() {
+        let text = written(LogFormat::Json);
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(
+            (&first["client"], &first["message"]),
+            (&"pump-7".into(), &"connected".into())
+        );
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_is_cut_short() {
+        let mut notices = Notices::new(vec!["udp0".into()]);
+        let lost = || Notice::Lost {
+            client: "a".into(),
+            will: false,
+        };
+        for _ in 0..100 {
+            notices.log(Instant::from_micros(1), lost());
+        }
+        assert_eq!(notices.kinds[3].suppressed, 80);
+        notices.log(Instant::from_micros(1_000_000), lost());
+        assert_eq!(notices.kinds[3].suppressed, 0);
+    }
+}

@@ -1,0 +1,189 @@
+//! The gateway and an MQTT-SN client that nobody here wrote: `mqtt-sn-12` from PyPI.
+//!
+//! Everything passes a tap, so that tshark reads it too.
+
+use std::{env, path::PathBuf, process::Command, time::Duration};
+
+use system_tests::{Broker, Finished, Gateway, Message, PATIENCE, Process, Setup, Tap, repository};
+
+/// A gateway with two predefined topics, behind a tap.
+fn gateway(broker: &Broker) -> (Gateway, Tap) {
+    let predefined =
+        "[[predefined]]\nid = 1\ntopic = 'plant/status'\n[[predefined]]\nid = 2\ntopic = 'plant/command'";
+    let gateway = Setup::beside(broker).toml(predefined).start();
+    let tap = Tap::start(gateway.address(), gateway.capture());
+    (gateway, tap)
+}
+
+#[test]
+fn foreign_publisher_reaches_the_broker_with_each_qos_and_kind_of_topic() {
+    let broker = Broker::start_new();
+    let mut observer = broker.subscribe("#");
+    let (gateway, tap) = gateway(&broker);
+    let long = "x".repeat(200);
+
+    let cases: [(&[&str], Message); 7] = [
+        (
+            &["-t", "foreign/hello", "-m", "21.5"],
+            Message::new("foreign/hello", "21.5", 0),
+        ),
+        (
+            &["-t", "foreign/hello", "-m", "21.5", "-q", "1"],
+            Message::new("foreign/hello", "21.5", 1),
+        ),
+        (
+            &["-t", "foreign/hello", "-m", "21.5", "-q", "2"],
+            Message::new("foreign/hello", "21.5", 2),
+        ),
+        (
+            &["-t", "foreign/long", "-m", &long, "-q", "1"],
+            Message::new("foreign/long", &long, 1),
+        ),
+        (
+            &["-t", "ab", "-m", "short", "-q", "1"],
+            Message::new("ab", "short", 1),
+        ),
+        (
+            &["-T", "1", "-m", "predefined", "-q", "1"],
+            Message::new("plant/status", "predefined", 1),
+        ),
+        (
+            &["-T", "1", "-m", "no session", "-q", "-1"],
+            Message::new("plant/status", "no session", 0),
+        ),
+    ];
+    for (arguments, message) in cases {
+        let published = foreign("mqtt_sn_pub", &tap, arguments);
+        assert_eq!(published.code(), Some(0), "{arguments:?}: {published:?}");
+        observer.expect(message);
+    }
+
+    let published = foreign(
+        "mqtt_sn_pub",
+        &tap,
+        &["-t", "foreign/kept", "-m", "kept", "-r", "-q", "1"],
+    );
+    assert_eq!(published.code(), Some(0), "{published:?}");
+    observer.expect(Message::new("foreign/kept", "kept", 1));
+    broker.subscribe("foreign/kept").expect(Message {
+        retain: true,
+        ..Message::new("foreign/kept", "kept", 1)
+    });
+    gateway.stop();
+}
+
+#[test]
+fn foreign_subscriber_gets_names_wildcards_predefined_ids_and_retained_messages() {
+    let broker = Broker::start_new();
+    broker.publish_with("kept/door", "open", &["-r"]);
+    let (gateway, tap) = gateway(&broker);
+
+    let cases: [(&[&str], &str, &str); 3] = [
+        (&["-t", "down/named"], "down/named", "down/named"),
+        (&["-t", "wild/+/temp"], "wild/+/temp", "wild/7/temp"),
+        (&["-T", "2"], "plant/command", "plant/command"),
+    ];
+    for (arguments, filter, topic) in cases {
+        let mut subscriber = foreign_started("mqtt_sn_sub", &tap, &[arguments, &["-1"]].concat());
+        broker.wait_for_log("the subscription", |line| {
+            line.contains(&format!("\t{filter} (QoS"))
+        });
+        broker.publish(topic, "21.5", 0);
+        let exit = subscriber.wait_for_exit(PATIENCE);
+        assert_eq!(exit.code(), Some(0), "{arguments:?}: {}", subscriber.transcript());
+        assert_eq!(printed(&subscriber), ["21.5"], "{arguments:?}");
+    }
+
+    let received = foreign("mqtt_sn_sub", &tap, &["-t", "kept/door", "-1"]);
+    assert_eq!(
+        (received.code(), received.stdout.as_str()),
+        (Some(0), "open\n"),
+        "{received:?}"
+    );
+    gateway.stop();
+}
+
+#[test]
+fn a_foreign_client_gets_through_a_whole_session() {
+    let broker = Broker::start_new();
+    let mut observer = broker.subscribe("up/#");
+    let (gateway, tap) = gateway(&broker);
+
+    let mut command = Command::new(interop().join("bin/python"));
+    command
+        .arg(repository().join("tests/interop/session.py"))
+        .arg(tap.port().to_string());
+    let mut session = Process::spawn("tests/interop/session.py", command);
+    let exit = session.wait_for_exit(Duration::from_secs(30));
+
+    assert_eq!(exit.code(), Some(0), "{}", session.transcript());
+    for n in 0..10 {
+        observer.expect(Message::new("up/count", n.to_string(), n % 3));
+    }
+    observer.expect_silence();
+    gateway.stop();
+}
+
+#[test]
+fn the_will_of_a_foreign_client_that_vanishes_is_published() {
+    let broker = Broker::start_new();
+    let mut observer = broker.subscribe("state/#");
+    let (gateway, tap) = gateway(&broker);
+
+    let will = [
+        "-k",
+        "1",
+        "--will-topic",
+        "state/foreign",
+        "--will-payload",
+        "gone",
+        "--will-qos",
+        "1",
+    ];
+    let vanishing = foreign_started(
+        "mqtt_sn_sub",
+        &tap,
+        &[&["-t", "down/named"], will.as_slice()].concat(),
+    );
+    broker.wait_for_log("the subscription", |line| line.contains("\tdown/named (QoS"));
+    drop(vanishing);
+
+    observer.expect(Message::new("state/foreign", "gone", 1));
+    gateway.stop();
+}
+
+#[track_caller]
+fn foreign(tool: &str, tap: &Tap, arguments: &[&str]) -> Finished {
+    foreign_started(tool, tap, arguments).finish(PATIENCE)
+}
+
+#[track_caller]
+fn foreign_started(tool: &str, tap: &Tap, arguments: &[&str]) -> Process {
+    let mut command = Command::new(interop().join("bin").join(tool));
+    command
+        .args(["-h", "127.0.0.1", "-p", &tap.port().to_string()])
+        .args(arguments);
+    Process::spawn(&format!("{tool} {}", arguments.join(" ")), command)
+}
+
+/// Where `tests/run.sh` put the client: `target/interop`, three levels above this executable's directory.
+fn interop() -> PathBuf {
+    let executable = env::current_exe().expect("the system knows what it runs");
+    let target = executable.ancestors().nth(3).expect("target/<profile>/deps/test");
+    let interop = target.join("interop");
+    assert!(
+        interop.join("installed.txt").is_file(),
+        "the foreign MQTT-SN client is not installed in {}\nrun tests/run.sh setup",
+        interop.display()
+    );
+    interop
+}
+
+fn printed(process: &Process) -> Vec<String> {
+    process
+        .lines()
+        .into_iter()
+        .filter(|line| !line.is_error)
+        .map(|line| line.text)
+        .collect()
+}

@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Runs the tests, and installs on Debian what they need and do not find. See docs/testing.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'END'
+Usage: tests/run.sh [COMMAND]
+
+  (none)         set up what is missing, build the gateway, run every test
+  e2e [FILTER]   only the tests of the real binary, those whose name contains FILTER
+  arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
+  setup [arm]    only install what is missing
+  --help         this text
+
+Set-up installs Debian packages (as root, or through sudo) and the MQTT-SN client of
+tests/interop/requirements.txt (into the target directory). SNIPE_NO_INSTALL=1 forbids it: then what is
+missing is named and the command fails.
+END
+}
+
+target_dir=${CARGO_TARGET_DIR:-target}
+arm=aarch64-unknown-linux-gnu
+
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+
+# install PACKAGE...: from Debian, without questions.
+install() {
+    if [ "${SNIPE_NO_INSTALL:-}" = 1 ] || ! command -v apt-get >/dev/null; then
+        echo "missing: $*" >&2
+        echo "install these Debian packages, or what your system calls them, and try again" >&2
+        exit 1
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+    say "installing $*"
+    if [ -z "${apt_updated:-}" ]; then
+        "${as_root[@]}" apt-get update -q
+        apt_updated=1
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+# Debian installs mosquitto where only root's PATH looks.
+found() { PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null; }
+
+setup() {
+    local missing=()
+    found cc || missing+=(build-essential)
+    found mosquitto || missing+=(mosquitto)
+    found mosquitto_sub || missing+=(mosquitto-clients)
+    found tshark || missing+=(tshark)
+    if ! found python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3 python3-venv); fi
+    if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}"; fi
+
+    # A client that nobody here wrote: pinned by version and hash, never committed.
+    local interop=$target_dir/interop
+    if ! cmp -s tests/interop/requirements.txt "$interop/installed.txt"; then
+        say "installing the MQTT-SN client of tests/interop/requirements.txt"
+        rm -rf "$interop"
+        mkdir -p "$target_dir"
+        python3 -m venv "$interop"
+        "$interop/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps \
+            -r tests/interop/requirements.txt
+        cp tests/interop/requirements.txt "$interop/installed.txt"
+    fi
+}
+
+setup_arm() {
+    local missing=()
+    found cc || missing+=(build-essential)
+    found aarch64-linux-gnu-gcc || missing+=(gcc-aarch64-linux-gnu)
+    [ -e /usr/aarch64-linux-gnu/lib/libc.so.6 ] && [ -e /usr/aarch64-linux-gnu/include/stdio.h ] ||
+        missing+=(libc6-dev-arm64-cross)
+    found qemu-aarch64-static || found qemu-aarch64 || missing+=(qemu-user-static)
+    if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}"; fi
+
+    if [ ! -d "$(rustc --print target-libdir --target $arm)" ]; then
+        if ! command -v rustup >/dev/null; then
+            echo "the Rust toolchain lacks the target $arm, and there is no rustup to add it" >&2
+            exit 1
+        fi
+        say "adding the Rust target $arm"
+        rustup target add $arm
+    fi
+}
+
+# The binary is built first, with the features the whole workspace gives it: the tests start it.
+build() {
+    say "building the gateway"
+    cargo build --workspace --bins --locked
+}
+
+run_arm() {
+    local qemu
+    qemu=$(command -v qemu-aarch64-static || command -v qemu-aarch64)
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$qemu -L /usr/aarch64-linux-gnu"
+    # An emulated processor is some twenty times slower; the native run has the full number of cases.
+    export PROPTEST_CASES=${PROPTEST_CASES:-16}
+
+    # Dependencies without optimisation and debug information: a third of the time to build.
+    local cargo=(cargo --config 'profile.dev.package."*".opt-level=0' --config profile.dev.debug=0)
+
+    say "cross-building for $arm"
+    "${cargo[@]}" build --workspace --locked --target $arm
+    say "codec and core tests on $arm"
+    "${cargo[@]}" test --locked --target $arm -p sn-codec -p gateway-core
+    say "snipe decode on $arm"
+    local explained
+    explained=$("${cargo[@]}" run --quiet --locked --target $arm -p snipe -- decode 0b0c226162010232312e35)
+    printf '%s\n' "$explained"
+    grep -q PUBLISH <<<"$explained"
+    grep -q '21\.5' <<<"$explained"
+}
+
+case "${1:-}" in
+    -h | --help)
+        usage
+        ;;
+    "")
+        setup
+        build
+        say "testing"
+        cargo test --workspace --locked
+        ;;
+    e2e)
+        shift
+        setup
+        build
+        say "testing"
+        cargo test --locked -p system-tests --test e2e --test interop -- "$@"
+        ;;
+    arm)
+        setup_arm
+        run_arm
+        ;;
+    setup)
+        setup
+        if [ "${2:-}" = arm ]; then setup_arm; fi
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+esac

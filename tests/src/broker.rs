@@ -1,0 +1,299 @@
+//! mosquitto and its command-line clients.
+
+use std::{
+    fs,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    client::{PATIENCE, SILENCE},
+    net::free_port,
+    process::Process,
+};
+
+/// A mosquitto of our own: free port, own directory, every packet in its log. Not running until started.
+pub struct Broker {
+    port: u16,
+    dir: TempDir,
+    process: Option<Process>,
+}
+
+/// A `mosquitto_sub` that has its subscription.
+pub struct Subscriber {
+    process: Process,
+    next: usize,
+}
+
+/// A message as `mosquitto_sub` saw it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Message {
+    /// Topic name.
+    pub topic: String,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// QoS it was delivered with.
+    pub qos: u8,
+    /// The retain bit as delivered.
+    pub retain: bool,
+}
+
+impl Message {
+    /// A message that is not retained.
+    pub fn new(topic: &str, payload: impl AsRef<[u8]>, qos: u8) -> Message {
+        Message {
+            topic: topic.to_owned(),
+            payload: payload.as_ref().to_vec(),
+            qos,
+            retain: false,
+        }
+    }
+}
+
+impl Broker {
+    /// A broker with a port and a directory that does not run yet.
+    ///
+    /// # Panics
+    /// If its configuration cannot be written.
+    pub fn stopped() -> Broker {
+        let (port, dir) = (free_port(), TempDir::new().expect("a temporary directory"));
+        // Sessions survive SIGTERM, not SIGKILL: the first is a restart, the second a loss. `user` keeps a mosquitto
+        // that was started by root able to write here.
+        let config = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nlog_type all\nlog_dest stderr\n\
+             persistence true\npersistence_location {}/\nset_tcp_nodelay true\nmax_queued_messages 0\n",
+            dir.path().display()
+        );
+        fs::write(dir.path().join("mosquitto.conf"), config).expect("the directory is ours");
+        Broker {
+            port,
+            dir,
+            process: None,
+        }
+    }
+
+    /// A running broker.
+    #[track_caller]
+    pub fn start_new() -> Broker {
+        let mut broker = Broker::stopped();
+        broker.start();
+        broker
+    }
+
+    /// Starts it, on the same port as always.
+    #[track_caller]
+    pub fn start(&mut self) {
+        // Debian installs the broker where only root's PATH looks.
+        let program = if fs::exists("/usr/sbin/mosquitto").unwrap_or(false) {
+            "/usr/sbin/mosquitto"
+        } else {
+            "mosquitto"
+        };
+        let mut command = Command::new(program);
+        command.arg("-c").arg(self.dir.path().join("mosquitto.conf"));
+        let process = Process::spawn("mosquitto", command);
+        process.wait_for_line("mosquitto to run", 0, PATIENCE, |line| line.ends_with(" running"));
+        self.process = Some(process);
+    }
+
+    /// Ends it in good order: its sessions are there again after [`Broker::start`].
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal(Signal::TERM);
+        process.wait_for_exit(PATIENCE);
+    }
+
+    /// Kills it: what it did not write is gone.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("it runs");
+        process.signal(Signal::KILL);
+        process.wait_for_exit(PATIENCE);
+    }
+
+    /// True between start and end.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Its TCP port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its address as a URL.
+    pub fn url(&self) -> String {
+        format!("mqtt://127.0.0.1:{}", self.port)
+    }
+
+    /// The running process, whose lines are its log.
+    #[track_caller]
+    pub fn log(&self) -> &Process {
+        self.process.as_ref().expect("the broker runs")
+    }
+
+    /// Waits for a line of its log.
+    #[track_caller]
+    pub fn wait_for_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> usize {
+        self.log().wait_for_line(what, 0, PATIENCE, wanted).0
+    }
+
+    /// Subscribes with QoS 2.
+    #[track_caller]
+    pub fn subscribe(&self, filter: &str) -> Subscriber {
+        self.subscribe_with(filter, &["-q", "2"])
+    }
+
+    /// Subscribes with options of `mosquitto_sub`.
+    #[track_caller]
+    pub fn subscribe_with(&self, filter: &str, options: &[&str]) -> Subscriber {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let id = format!("observer-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.subscribe_as(&id, filter, options)
+    }
+
+    /// Keeps a subscription with QoS 1 that lasts without anyone connected, for [`Broker::subscribe_as`] to take up.
+    ///
+    /// # Panics
+    /// If the broker does not grant it.
+    #[track_caller]
+    pub fn keep_subscription(&self, id: &str, filter: &str) {
+        let mut command = Command::new("mosquitto_sub");
+        command.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-i",
+            id,
+            "-c",
+            "-E",
+            "-q",
+            "1",
+            "-t",
+            filter,
+        ]);
+        let exit = Process::spawn("mosquitto_sub", command).wait_for_exit(PATIENCE);
+        assert!(exit.success(), "mosquitto_sub: {exit}");
+    }
+
+    /// Subscribes under a client id of the test's choice.
+    #[track_caller]
+    pub fn subscribe_as(&self, id: &str, filter: &str, options: &[&str]) -> Subscriber {
+        let mark = self.log().mark();
+        let mut command = Command::new("mosquitto_sub");
+        // %x: the payload in hexadecimal, so that any octet and line end survives.
+        command.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-i",
+            id,
+            "-t",
+            filter,
+        ]);
+        command.args(["-F", "%q\t%r\t%t\t%x"]).args(options);
+        let process = Process::spawn(&format!("mosquitto_sub -t {filter}"), command);
+        let granted = format!("Sending SUBACK to {id}");
+        self.log()
+            .wait_for_line("the observer's SUBACK", mark, PATIENCE, |line| {
+                line.ends_with(&granted)
+            });
+        Subscriber { process, next: 0 }
+    }
+
+    /// Publishes a message.
+    #[track_caller]
+    pub fn publish(&self, topic: &str, payload: &str, qos: u8) {
+        self.publish_with(topic, payload, &["-q", &qos.to_string()]);
+    }
+
+    /// Publishes a message with further options of `mosquitto_pub`.
+    ///
+    /// # Panics
+    /// If `mosquitto_pub` fails.
+    #[track_caller]
+    pub fn publish_with(&self, topic: &str, payload: &str, options: &[&str]) {
+        let mut command = Command::new("mosquitto_pub");
+        command
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-t",
+                topic,
+                "-m",
+                payload,
+            ])
+            .args(options);
+        let exit = Process::spawn("mosquitto_pub", command).wait_for_exit(PATIENCE);
+        assert!(exit.success(), "mosquitto_pub: {exit}");
+    }
+}
+
+impl Subscriber {
+    /// The next message.
+    ///
+    /// # Panics
+    /// If none comes.
+    #[track_caller]
+    pub fn receive(&mut self) -> Message {
+        let (at, line) = self
+            .process
+            .wait_for_line("a message", self.next, PATIENCE, is_message);
+        self.next = at + 1;
+        parse(&line.text).expect("checked by is_message")
+    }
+
+    /// Checks the next message.
+    #[track_caller]
+    pub fn expect(&mut self, expected: Message) {
+        assert_eq!(self.receive(), expected);
+    }
+
+    /// As many messages, in the order they came.
+    #[track_caller]
+    pub fn receive_many(&mut self, count: usize) -> Vec<Message> {
+        (0..count).map(|_| self.receive()).collect()
+    }
+
+    /// Checks that no message comes for a while.
+    #[track_caller]
+    pub fn expect_silence(&self) {
+        std::thread::sleep(SILENCE);
+        self.expect_nothing_more();
+    }
+
+    /// Checks that no message came that was not asked for.
+    #[track_caller]
+    pub fn expect_nothing_more(&self) {
+        let more: Vec<_> = self.process.lines().split_off(self.next);
+        let more: Vec<_> = more.iter().filter_map(|line| parse(&line.text)).collect();
+        assert!(more.is_empty(), "expected no message, got {more:?}");
+    }
+}
+
+fn is_message(line: &str) -> bool {
+    parse(line).is_some()
+}
+
+fn parse(line: &str) -> Option<Message> {
+    let mut fields = line.split('\t');
+    let (qos, retain, topic, payload) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+    let octets = payload.as_bytes().chunks(2);
+    let payload: Option<Vec<u8>> = octets
+        .map(|octet| u8::from_str_radix(std::str::from_utf8(octet).ok()?, 16).ok())
+        .collect();
+    Some(Message {
+        topic: topic.to_owned(),
+        payload: payload?,
+        qos: qos.parse().ok()?,
+        retain: retain == "1",
+    })
+}
