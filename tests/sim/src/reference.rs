@@ -1052,6 +1052,22 @@ impl Reference {
                 if resubmitted {
                     return self.reopen(token);
                 }
+                let author = uplink.client;
+                let overtaken = self.tokens.values().find(|model| match &model.request {
+                    BrokerRequest::Publish { payload, .. } if model.state == TokenState::Lost => self
+                        .uplinks
+                        .get(payload)
+                        .is_some_and(|lost| lost.client == author),
+                    _ => false,
+                });
+                ensure(
+                    overtaken.is_none() || *qos == QoS::AtMostOnce,
+                    "nothing overtakes what was lost",
+                    || format!("{:?}: {}", overtaken.map(|model| &model.request), told()),
+                )?;
+                let Some(uplink) = self.uplinks.get_mut(payload) else {
+                    return Ok(());
+                };
                 uplink.emitted += 1;
                 if let Some(model) = token.and_then(|t| self.tokens.get_mut(&t)) {
                     model.msg_id = self.clients[uplink.client].next_unsent(payload);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, FilterId, Refusal, Token};
 use gateway_core::time::Instant;
-use rand::{RngExt, rngs::SmallRng};
+use rand::{RngExt, rngs::SmallRng, seq::SliceRandom};
 use sn_codec::{QoS, topic};
 
 use crate::net::between;
@@ -726,6 +726,8 @@ impl SimBroker {
         }
         let (window, credit) = (self.config.window, self.config.credit);
         let lost_first = rng.random_bool(self.config.lost_before_up);
+        // Ports collect outcomes from several places, so losses are told in any order.
+        let shuffled: bool = rng.random();
         let conn = self.conn(conn_id);
         if !conn.wanted || conn.up {
             return;
@@ -760,6 +762,9 @@ impl SimBroker {
             .map(|(token, unsettled)| (unsettled.order, *token))
             .collect();
         lost.sort_unstable();
+        if shuffled {
+            lost.shuffle(rng);
+        }
         conn.unsettled.clear();
         let mut events: Vec<BrokerEvent> = lost
             .into_iter()
