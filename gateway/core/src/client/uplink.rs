@@ -214,6 +214,9 @@ impl Client {
             return; // Given up by the client meanwhile.
         };
         let request = self.open.requests[at];
+        if request.kind == RequestKind::Received {
+            return; // An earlier copy under the same id, published before the client began anew.
+        }
         let answer = match (result, request.kind) {
             (Ok(()), RequestKind::Publish2) => {
                 self.open.requests[at].kind = RequestKind::Received;
