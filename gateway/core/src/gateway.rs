@@ -342,6 +342,7 @@ impl Gateway {
                 continue;
             };
             let mut askers = core::mem::take(&mut filter.asking);
+            filter.ask_again |= !filter.asking_next.is_empty();
             askers.append(&mut filter.asking_next);
             self.answer_askers(now, key, askers, None);
         }

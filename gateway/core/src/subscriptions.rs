@@ -40,6 +40,9 @@ pub(crate) struct Filter {
     pub(crate) asking: Vec<Asker>,
     /// Clients that came after it was sent: they need one more, for the retained messages.
     pub(crate) asking_next: Vec<Asker>,
+    /// A client was accepted while the broker was away (reading A31): one more SUBSCRIBE is owed, for its QoS and for
+    /// the retained messages.
+    pub(crate) ask_again: bool,
     /// Clients that are to be given the retained messages.
     retained_for: Vec<RetainedFor>,
 }
@@ -166,6 +169,7 @@ impl Subscriptions {
             subscribers: Vec::new(),
             asking: Vec::new(),
             asking_next: Vec::new(),
+            ask_again: false,
             retained_for: Vec::new(),
         });
         self.by_name.insert(name.clone(), key);
@@ -246,11 +250,17 @@ impl Subscriptions {
     /// Of the client's filters that match and stand at the broker, the one with the highest QoS.
     fn best_filter(&self, client: ClientIx, matching: &[FilterKey], of: FilterKey) -> FilterKey {
         let granted = |key: FilterKey| {
-            self.filters[key]
+            let filter = &self.filters[key];
+            let own = filter
                 .subscribers
                 .iter()
-                .find(|subscriber| subscriber.client == client)
-                .map(|s| s.granted)
+                .find(|subscriber| subscriber.client == client)?;
+            // A client accepted while the broker was away may count on more than the broker gives yet.
+            Some(
+                filter
+                    .active
+                    .map_or(own.granted, |active| own.granted.min(active)),
+            )
         };
         matching
             .iter()

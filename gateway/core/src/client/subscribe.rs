@@ -107,6 +107,7 @@ impl Client {
         } else {
             // Accepted and carried out when the broker returns (reading A31).
             filter.asking_next.retain(|asker| asker.client != self.ix);
+            filter.ask_again = true;
             self.on_subscribed(cx, msg_id, Ok(asked));
         }
     }
@@ -224,7 +225,8 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
             }
             Some(_) => {}
         }
-    } else if up && (filter.active.is_none() || !filter.asking_next.is_empty()) {
+    } else if up && (filter.active.is_none() || filter.ask_again || !filter.asking_next.is_empty()) {
+        filter.ask_again = false;
         let token = cx
             .upstream
             .subscribe(key, filter.name.clone(), filter.id, filter.wanted_qos());
