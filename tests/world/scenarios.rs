@@ -6,7 +6,8 @@ use bytes::Bytes;
 use gateway_core::config::{GatewayConfig, Limits, PredefinedTopic};
 use gateway_core::io::{ConnId, Notice, Refusal};
 use sn_codec::{
-    Connect, MsgId, Packet, PublishQoS, QoS, ReturnCode, Subscribe, TopicFilter, TopicId, WillTopic,
+    Connect, MsgId, Packet, Publish, PublishQoS, QoS, ReturnCode, ShortTopic, Subscribe, TopicFilter,
+    TopicId, TopicRef, WillTopic,
 };
 use snipe_sim::net::{Burst, PathConfig};
 use snipe_sim::sim_broker::{BrokerConfig, Overlap};
@@ -216,6 +217,87 @@ fn qos_2_acknowledgement_outlives_a_broken_connection() {
     world.settle();
     for payload in &sent {
         assert_eq!(received(&world, panel, payload), 1);
+    }
+}
+
+#[test]
+fn subscription_accepted_while_away_is_carried_out_over_a_kept_session() {
+    for overlap in [
+        Overlap::OneCopyWithIds,
+        Overlap::CopyPerFilter,
+        Overlap::OneCopyWithoutIds,
+    ] {
+        let broker = BrokerConfig {
+            overlap,
+            ..BrokerConfig::default()
+        };
+        let mut world = world(WorldConfig {
+            broker,
+            ..WorldConfig::default()
+        });
+        let early = world.add_connected(ClientConfig::new("early"));
+        let late = world.add_connected(ClientConfig::new("late"));
+        subscribe_and_wait(&mut world, early, "a/b", QOS0);
+        subscribe_and_wait(&mut world, late, "#", QOS1);
+        let retained = world.external("a/c", QOS1, true);
+        world.run_for(Duration::from_secs(20));
+        world.broker_down(true);
+        // The filter stands at the broker with QoS 0 and without the late one's retained message.
+        subscribe_and_wait(&mut world, early, "a/+", QOS1);
+        subscribe_and_wait(&mut world, late, "a/b", QOS1);
+        let missed = world.external("a/b", QOS1, false);
+        world.broker_up();
+        world.run_for(Duration::from_secs(10));
+        let next = world.external("a/b", QOS1, false);
+        world.settle();
+        assert_eq!(received(&world, early, &retained), 1, "{overlap:?}");
+        assert_eq!(received(&world, late, &missed), 1, "{overlap:?}");
+        let qos_of_next = world
+            .client(late)
+            .delivered
+            .iter()
+            .find(|d| d.payload == next)
+            .map(|d| d.qos);
+        assert_eq!(qos_of_next, Some(QOS1), "{overlap:?}");
+    }
+}
+
+#[test]
+fn qos_2_exchange_is_not_ended_by_an_earlier_copy() {
+    for seed in 1..=10 {
+        let broker = BrokerConfig {
+            settle_max: Duration::from_secs(2),
+            ..BrokerConfig::default()
+        };
+        let mut world = world(WorldConfig {
+            seed,
+            broker,
+            ..WorldConfig::default()
+        });
+        let sensor = world.add_connected(ClientConfig::new("sensor"));
+        let payload = world.publish(sensor, TopicForm::Short(*b"xy"), QOS2);
+        world.run_for(Duration::from_millis(50));
+        // The network repeats its CONNECT, and then the PUBLISH under the same message id.
+        let route = world.route(sensor).clone();
+        let connect = Connect {
+            will: false,
+            clean_session: true,
+            duration: 60,
+            client_id: "sensor",
+        };
+        let publish = Publish {
+            dup: false,
+            qos: PublishQoS::Level(QOS2),
+            retain: false,
+            topic: TopicRef::Short(ShortTopic(*b"xy")),
+            msg_id: MsgId(1),
+            data: &payload,
+        };
+        world.inject(&route, &encoded(&Packet::Connect(connect)));
+        world.inject(&route, &encoded(&Packet::Publish(publish)));
+        // The world knows that no PUBACK without error answers QoS 2.
+        world.settle();
+        assert_eq!(outcome(&world, sensor, &payload), Some(Outcome::Acknowledged));
     }
 }
 

@@ -114,6 +114,8 @@ struct ClientModel {
     parameters: Option<(bool, bool, u16)>,
     said_goodbye: bool,
     sent_away: bool,
+    /// The answer to a DISCONNECT has not left yet, and the next CONNECT is here.
+    late_goodbye: bool,
     /// PUBLISHes received, by message id.
     up: BTreeMap<MsgId, UpExchange>,
     last_finished: Option<(MsgId, Bytes)>,
@@ -704,6 +706,10 @@ impl Reference {
     fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &LinkAddr) -> Check {
         let client = &mut self.clients[ix];
         if client.bound.as_ref() != Some(addr) {
+            return Ok(());
+        }
+        if client.phase == Phase::Setup && client.late_goodbye {
+            client.late_goodbye = false;
             return Ok(());
         }
         let silent = now.since(client.last_heard) >= client.tolerated(&self.config);
@@ -1394,6 +1400,7 @@ impl ClientModel {
             parameters: None,
             said_goodbye: false,
             sent_away: false,
+            late_goodbye: false,
             up: BTreeMap::new(),
             last_finished: None,
             due: BTreeMap::new(),
@@ -1462,6 +1469,7 @@ impl ClientModel {
             Phase::None | Phase::Lost => false,
         };
         self.resumes_since = resumes.then_some(now);
+        self.late_goodbye = self.said_goodbye && self.phase != Phase::None;
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
         self.phase = Phase::Setup;
@@ -1491,6 +1499,8 @@ impl ClientModel {
             .resumes_since
             .is_some_and(|since| now.since(since) >= config.timers.will_handshake);
         if self.phase == Phase::Setup && over {
+            // Or it was lost between: then the client is told to connect again.
+            self.sent_away = true;
             self.phase = Phase::Active;
         }
     }
@@ -1654,7 +1664,8 @@ impl ClientModel {
             .as_ref()
             .filter(|d| d.msg_id == puback.msg_id && !d.closed)
         else {
-            if puback.return_code == ReturnCode::InvalidTopicId {
+            // A41: without a message id it is about a QoS 0 message.
+            if puback.return_code == ReturnCode::InvalidTopicId && puback.msg_id == MsgId(0) {
                 self.confirmed.remove(&puback.topic_id);
             }
             return;
