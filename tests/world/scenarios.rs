@@ -778,6 +778,28 @@ fn qos_0_and_qos_1_reach_a_client_that_never_answers_register() {
 }
 
 #[test]
+fn one_register_lost_for_good_does_not_end_deliveries_under_new_names() {
+    let mut world = world(WorldConfig::default());
+    let panel = world.add_connected(ClientConfig {
+        keep_alive: 300,
+        ..ClientConfig::new("panel")
+    });
+    subscribe_and_wait(&mut world, panel, "s/#", QOS1);
+    let one = world.external("s/1", QOS1, false);
+    world.run_for(Duration::from_secs(5));
+    // All its answers are lost for longer than the REGISTER is repeated.
+    world.set_paths(panel, PathConfig::lossy(1.0), PathConfig::CLEAN);
+    let two = world.external("s/2", QOS1, false);
+    world.run_for(Duration::from_secs(140));
+    world.set_paths(panel, PathConfig::CLEAN, PathConfig::CLEAN);
+    let three = world.external("s/3", QOS1, false);
+    world.settle();
+    for payload in [one, two, three] {
+        assert!(received(&world, panel, &payload) >= 1, "{payload:?}");
+    }
+}
+
+#[test]
 fn empty_publish_that_is_never_acknowledged_does_not_cost_the_session() {
     let mut world = world(WorldConfig::default());
     let mut config = ClientConfig::new("zephyr");

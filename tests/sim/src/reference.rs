@@ -132,6 +132,8 @@ struct ClientModel {
     /// Those confirmed in this connection (A39).
     confirmed: BTreeSet<TopicId>,
     ignores_register: bool,
+    /// It answered one, so an unanswered one was lost.
+    answers_register: bool,
     no_dup: bool,
     down: Option<DownExchange>,
     started: FxHashMap<Bytes, Started>,
@@ -773,7 +775,11 @@ impl Reference {
             let unanswered = client.down.as_ref().is_some_and(|d| {
                 d.kind == DownKind::Register && d.topic == name && d.given_up(sends_per_round)
             });
-            let known = client.confirmed.contains(&id) || client.ignores_register || unanswered;
+            let repeated = client
+                .down
+                .as_ref()
+                .is_some_and(|d| !d.closed && !d.stale && d.payload.is_some() && d.msg_id == publish.msg_id);
+            let known = client.confirmed.contains(&id) || client.ignores_register || unanswered || repeated;
             ensure(
                 known,
                 "an id is confirmed in this connection before it is used (A39)",
@@ -825,7 +831,7 @@ impl Reference {
                 told(&publish)
             })?;
             if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
-                client.ignores_register |= !down.closed && !down.stale;
+                client.ignores_register |= !down.closed && !down.stale && !client.answers_register;
                 down.closed = true;
             }
         } else {
@@ -1383,6 +1389,7 @@ impl ClientModel {
             names: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             ignores_register: false,
+            answers_register: false,
             no_dup: false,
             down: None,
             started: FxHashMap::default(),
@@ -1608,6 +1615,7 @@ impl ClientModel {
                     && down.msg_id == regack.msg_id
                     && !down.closed
                 {
+                    self.answers_register = true;
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
@@ -1778,7 +1786,7 @@ impl ClientModel {
             })?;
             // A40, A60: without an answer the message is dropped.
             if down.kind == DownKind::Register {
-                self.ignores_register = true;
+                self.ignores_register = !self.answers_register;
                 let topic = down.topic.clone();
                 let before = self.owed.len();
                 self.owed.retain(|_, owed| owed.topic != topic);

@@ -60,6 +60,8 @@ pub(crate) struct Downlink {
     no_dup: bool,
     /// The client does not answer REGISTER (reading A40).
     no_register: bool,
+    /// It has answered REGISTER before, so silence is loss and no habit.
+    answers_register: bool,
     /// A round was spent: deliveries go on with the next packet from the client (reading A60).
     parked: bool,
     /// The client answered "congestion" (reading A62).
@@ -166,6 +168,12 @@ impl Downlink {
             exchange.due = true;
             exchange.sends = 0;
         }
+    }
+
+    /// The client answered a REGISTER: later silence does not make it one that never does (reading A40).
+    pub(crate) fn answers_register(&mut self) {
+        self.answers_register = true;
+        self.no_register = false;
     }
 
     /// The topic id of the REGISTER that a REGACK answers, also if its ids are byte-swapped (reading A64).
@@ -467,13 +475,13 @@ impl Client {
         };
         if told {
             // Reading A40: emcute never answers REGISTER but knows the ids it asked for.
-            self.down.no_register = true;
+            self.down.no_register = !self.down.answers_register;
             self.publish_now();
             return;
         }
         if exchange.item.rounds >= ROUNDS_MAX {
             if matches!(exchange.step, Step::Register(_)) {
-                self.down.no_register = true;
+                self.down.no_register = !self.down.answers_register;
             }
             cx.metrics.poison_total += 1;
             self.finish_exchange(cx);

@@ -27,6 +27,7 @@ impl Client {
             cx.metrics.unexpected_total += 1;
             return;
         };
+        self.down.answers_register();
         match regack.return_code {
             ReturnCode::Accepted => {
                 self.topics.confirm(topic_id);
