@@ -1,13 +1,14 @@
 //! The client table: records by place, by address and by client id.
 
 use core::hash::BuildHasher;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::client::Client;
+use crate::client::{Client, State};
 use crate::links::Via;
 use crate::peer::{LinkAddr, LinkId};
 
@@ -21,6 +22,8 @@ pub(crate) struct ClientTable {
     records: Slab<Client>,
     by_peer: HashTable<ClientIx>,
     by_id: HashTable<ClientIx>,
+    /// Records that nobody is connected to, roughly in the order they became so.
+    resting: VecDeque<(ClientIx, u32)>,
     next_serial: u32,
     /// Seeded, so that nobody outside can choose addresses or ids that collide.
     hasher: FixedState,
@@ -66,6 +69,7 @@ impl ClientTable {
             records: Slab::new(),
             by_peer: HashTable::new(),
             by_id: HashTable::new(),
+            resting: VecDeque::new(),
             next_serial: 0,
             hasher: FixedState::with_seed(seed),
         }
@@ -171,6 +175,44 @@ impl ClientTable {
             .find_entry(Peer::from(&via).hash(&self.hasher), |entry| *entry == ix)
         {
             entry.remove();
+        }
+    }
+
+    /// The client is not connected any more: its address is taken off, and its record may make room for another.
+    pub(crate) fn rest(&mut self, ix: ClientIx) {
+        self.unbind(ix);
+        if let Some(client) = self.records.get_mut(ix.0 as usize)
+            && !client.resting
+        {
+            client.resting = true;
+            self.resting.push_back((ix, client.serial));
+        }
+        if self.resting.len() > 2 * self.records.len() + 1024 {
+            // Mostly records that are gone.
+            let records = &self.records;
+            self.resting.retain(|(ix, serial)| {
+                records
+                    .get(ix.0 as usize)
+                    .is_some_and(|client| client.serial == *serial)
+            });
+        }
+    }
+
+    /// A record that nobody is connected to, one of those longest so.
+    pub(crate) fn pop_resting(&mut self) -> Option<ClientIx> {
+        loop {
+            let (ix, serial) = self.resting.pop_front()?;
+            let Some(client) = self
+                .records
+                .get_mut(ix.0 as usize)
+                .filter(|client| client.serial == serial)
+            else {
+                continue;
+            };
+            client.resting = false;
+            if matches!(client.state, State::Disconnected | State::Lost) {
+                return Some(ix);
+            }
         }
     }
 

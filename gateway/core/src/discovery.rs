@@ -54,12 +54,7 @@ impl Gateway {
     }
 
     /// Makes the ADVERTISE that a link is due.
-    pub(crate) fn transmit_advertise(
-        &mut self,
-        _now: Instant,
-        id: LinkId,
-        buf: &mut Vec<u8>,
-    ) -> Option<Output> {
+    pub(crate) fn transmit_advertise(&mut self, id: LinkId, buf: &mut Vec<u8>) -> Option<Output> {
         let link = self.cx.links.get_mut(id).filter(|link| link.advertise)?;
         link.advertise = false;
         let interval = self.cx.config.advertise_interval?;

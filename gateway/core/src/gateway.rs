@@ -44,8 +44,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway without clients. The same seed and the same inputs give the same outputs.
-    pub fn new(config: GatewayConfig, seed: u64, now: Instant) -> Self {
-        let _ = now;
+    pub fn new(config: GatewayConfig, seed: u64, _now: Instant) -> Self {
         let cx = Context {
             predefined: Predefined::new(&config.predefined, &config.clients),
             names: Names::default(),
@@ -547,8 +546,7 @@ impl Gateway {
     }
 
     /// Answers a question; changes nothing.
-    pub fn handle_admin(&mut self, now: Instant, command: AdminCommand) -> AdminReply {
-        let _ = now;
+    pub fn handle_admin(&mut self, _now: Instant, command: AdminCommand) -> AdminReply {
         match command {
             AdminCommand::Metrics => AdminReply::Metrics(self.metrics().rows()),
             AdminCommand::Topics { offset, limit } => self.topic_rows(offset, limit.min(ADMIN_ROWS_MAX)),
@@ -634,7 +632,7 @@ impl Gateway {
                 self.clients.remove(ix);
                 return;
             }
-            State::Disconnected | State::Lost => self.clients.unbind(ix),
+            State::Disconnected | State::Lost => self.clients.rest(ix),
             _ => {}
         }
         let Some(client) = self.clients.get_mut(ix) else {
@@ -681,7 +679,7 @@ impl Gateway {
                 }
                 continue;
             }
-            return self.transmit_advertise(now, id, buf);
+            return self.transmit_advertise(id, buf);
         }
     }
 

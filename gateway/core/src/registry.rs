@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 use sn_codec::{QoS, TopicId};
 
 use crate::config::{ClientRule, PredefinedTopic};
@@ -16,10 +16,10 @@ const FIRST_NORMAL_ID: u16 = 0x0401;
 /// Names that are kept once however many clients use them.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    known: FxHashSet<Arc<str>>,
+    known: HashSet<Arc<str>>,
     purge_at: usize,
     /// Name without and with the topic prefix; only filled when there is one.
-    prefixed: FxHashMap<Arc<str>, Arc<str>>,
+    prefixed: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl Names {
@@ -63,14 +63,14 @@ const NO_RULE: RuleIx = RuleIx(u16::MAX);
 /// The predefined ids of the configuration.
 #[derive(Debug)]
 pub(crate) struct Predefined {
-    global: FxHashMap<u16, Arc<str>>,
+    global: HashMap<u16, Arc<str>>,
     rules: Vec<CompiledRule>,
 }
 
 #[derive(Debug)]
 struct CompiledRule {
     pattern: Arc<str>,
-    topics: FxHashMap<u16, Arc<str>>,
+    topics: HashMap<u16, Arc<str>>,
     max_qos: QoS,
 }
 

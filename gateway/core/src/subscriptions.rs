@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 use slab::Slab;
 use sn_codec::{MsgId, QoS, topic};
 
@@ -21,8 +21,8 @@ pub(crate) type FilterKey = usize;
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     filters: Slab<Filter>,
-    by_name: FxHashMap<Arc<str>, FilterKey>,
-    by_id: FxHashMap<FilterId, FilterKey>,
+    by_name: HashMap<Arc<str>, FilterKey>,
+    by_id: HashMap<FilterId, FilterKey>,
     trie: Trie,
     last_id: u32,
 }
@@ -81,7 +81,7 @@ struct RetainedFor {
     client: ClientIx,
     /// End of the window; `None` until the SUBACK came.
     until: Option<Instant>,
-    seen: FxHashSet<Arc<str>>,
+    seen: HashSet<Arc<str>>,
 }
 
 impl Filter {
@@ -109,7 +109,7 @@ impl Filter {
         self.retained_for.push(RetainedFor {
             client,
             until: None,
-            seen: FxHashSet::default(),
+            seen: HashSet::default(),
         });
     }
 
@@ -282,7 +282,7 @@ struct Trie {
 #[derive(Debug, Default)]
 struct Node {
     /// `+` and `#` are children like any other level.
-    children: FxHashMap<Box<str>, usize>,
+    children: HashMap<Box<str>, usize>,
     filter: Option<FilterKey>,
 }
 

@@ -809,3 +809,28 @@ fn clients_beyond_the_limit_are_refused_unless_a_session_is_idle() {
     bench.packet(B, connect("b"));
     bench.expect(B, &[connack(ReturnCode::Accepted)]);
 }
+
+#[test]
+fn room_is_made_by_a_session_that_rests_not_by_one_that_returned() {
+    let mut config = GatewayConfig::default();
+    config.limits.clients = 2;
+    let mut bench = Bench::up(config);
+    let connect = |id| Connect {
+        will: false,
+        clean_session: false,
+        duration: 60,
+        client_id: id,
+    };
+    bench.connect_with(A, connect("a"));
+    bench.connect_with(B, connect("b"));
+    for port in [A, B] {
+        bench.packet(port, disconnect());
+        bench.take(port);
+    }
+    bench.connect_with(A, connect("a"));
+    bench.connect_with(3, connect("c"));
+    bench.packet(A, Packet::Pingreq(Pingreq { client_id: None }));
+    bench.expect(A, &[Packet::Pingresp]);
+    bench.packet(4, Packet::Connect(connect("d")));
+    bench.expect(4, &[connack(ReturnCode::Congestion)]);
+}

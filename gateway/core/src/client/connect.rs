@@ -139,16 +139,14 @@ impl Gateway {
         Some(self.clients.insert(client))
     }
 
-    /// Makes room: of the sessions that nobody is connected to, one seen longest ago goes.
-    fn evict(&mut self, now: Instant) -> Option<ClientIx> {
-        let idle = |client: &Client| matches!(client.state, State::Disconnected | State::Lost);
-        let candidates = self.clients.iter().filter(|(_, client)| idle(client));
-        let (ix, _) = candidates.min_by_key(|(ix, client)| (client.last_seen, *ix))?;
+    /// Makes room: a session that nobody is connected to goes.
+    fn evict(&mut self, now: Instant) -> Option<()> {
+        let ix = self.clients.pop_resting()?;
         if let Some(client) = self.clients.get_mut(ix) {
             client.state = State::Gone;
         }
         self.after(now, ix);
-        Some(ix)
+        Some(())
     }
 
     fn refuse(&mut self, via: Via, id: &str, code: ReturnCode, reason: &'static str) {

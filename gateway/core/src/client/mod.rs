@@ -58,6 +58,8 @@ pub(crate) struct Client {
     /// Answers that wait in the line of its link.
     pub(crate) owed: u8,
     pub(crate) down: Downlink,
+    /// Stands in the table's line of records that may make room.
+    pub(crate) resting: bool,
     /// Stands in its link's line of deliveries.
     pub(crate) in_deliveries: bool,
 }
@@ -173,6 +175,7 @@ impl Client {
             open: OpenRequests::default(),
             owed: 0,
             down: Downlink::default(),
+            resting: false,
             in_deliveries: false,
         }
     }
