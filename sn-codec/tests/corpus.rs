@@ -1,6 +1,6 @@
 //! Replays the fuzzing corpus with the stable compiler, and keeps it complete.
 //!
-//! `cargo test -p sn-codec --test corpus -- --ignored` writes the vectors into it.
+//! `SN_CODEC_WRITE_CORPUS=1 cargo test -p sn-codec --test corpus` writes the vectors into it, when they have changed.
 
 #![allow(clippy::unwrap_used)] // The helpers are part of the tests.
 
@@ -19,21 +19,12 @@ fn the_corpus_has_every_vector() {
     for target in TARGETS {
         for (name, datagram) in vectors() {
             let path = corpus.join(target).join(&name);
+            if std::env::var_os("SN_CODEC_WRITE_CORPUS").is_some() {
+                fs::write(&path, &datagram).unwrap();
+            }
             let seed = fs::read(&path)
                 .unwrap_or_else(|e| panic!("{}: {e}; see the top of this file", path.display()));
             assert_eq!(seed, datagram, "{target}/{name}");
-        }
-    }
-}
-
-#[test]
-#[ignore = "writes files: run it when the vectors have changed"]
-fn write_the_vectors_into_the_corpus() {
-    let corpus = corpus().expect("the repository around the crate");
-    for target in TARGETS {
-        fs::create_dir_all(corpus.join(target)).unwrap();
-        for (name, datagram) in vectors() {
-            fs::write(corpus.join(target).join(name), datagram).unwrap();
         }
     }
 }
