@@ -9,6 +9,8 @@ Usage: tests/run.sh [COMMAND]
 
   (none)         set up what is missing, build the gateway, run every test
   e2e [FILTER]   only the tests of the real binary, those whose name contains FILTER
+  world [N]      N random histories of the simulated world (default 100,000, about a quarter of an hour);
+                 SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_SEED=S runs only that one
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
   --help         this text
@@ -127,6 +129,11 @@ case "${1:-}" in
         build
         say "testing"
         cargo test --locked -p system-tests --test e2e --test interop -- "$@"
+        ;;
+    world)
+        say "simulating"
+        SNIPE_WORLD_HISTORIES=${2:-100000} cargo test --release --locked -p system-tests --test world -- \
+            --nocapture histories
         ;;
     arm)
         setup_arm

@@ -283,7 +283,7 @@ impl<'a> Reader<'a> {
         };
         self.take(header - 1, "length", |_| format!("length {length}{form}{remark}"))?;
         let code = self.octet("type", |code| match MsgType::from_octet(code) {
-            Some(msg_type) => name(msg_type).to_owned(),
+            Some(msg_type) => msg_type.name().to_owned(),
             None => format!("reserved message type 0x{code:02x}"),
         })?;
         let msg_type = MsgType::from_octet(code)?;
@@ -556,40 +556,6 @@ impl<'a> Reader<'a> {
             octets: &[],
             text: text.to_owned(),
         });
-    }
-}
-
-/// The specification's name of a message.
-fn name(msg_type: MsgType) -> &'static str {
-    match msg_type {
-        MsgType::Advertise => "ADVERTISE",
-        MsgType::SearchGw => "SEARCHGW",
-        MsgType::GwInfo => "GWINFO",
-        MsgType::Connect => "CONNECT",
-        MsgType::Connack => "CONNACK",
-        MsgType::WillTopicReq => "WILLTOPICREQ",
-        MsgType::WillTopic => "WILLTOPIC",
-        MsgType::WillMsgReq => "WILLMSGREQ",
-        MsgType::WillMsg => "WILLMSG",
-        MsgType::Register => "REGISTER",
-        MsgType::Regack => "REGACK",
-        MsgType::Publish => "PUBLISH",
-        MsgType::Puback => "PUBACK",
-        MsgType::Pubcomp => "PUBCOMP",
-        MsgType::Pubrec => "PUBREC",
-        MsgType::Pubrel => "PUBREL",
-        MsgType::Subscribe => "SUBSCRIBE",
-        MsgType::Suback => "SUBACK",
-        MsgType::Unsubscribe => "UNSUBSCRIBE",
-        MsgType::Unsuback => "UNSUBACK",
-        MsgType::Pingreq => "PINGREQ",
-        MsgType::Pingresp => "PINGRESP",
-        MsgType::Disconnect => "DISCONNECT",
-        MsgType::WillTopicUpd => "WILLTOPICUPD",
-        MsgType::WillTopicResp => "WILLTOPICRESP",
-        MsgType::WillMsgUpd => "WILLMSGUPD",
-        MsgType::WillMsgResp => "WILLMSGRESP",
-        MsgType::Encapsulated => "ENCAPSULATED",
     }
 }
 
