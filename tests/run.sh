@@ -9,7 +9,7 @@ Usage: tests/run.sh [COMMAND]
 
   (none)         set up what is missing, build the gateway, run every test
   e2e [FILTER]   only the tests of the real binary, those whose name contains FILTER
-  world [N]      N random histories of the simulated world (default 100,000, about a quarter of an hour);
+  world [N]      N random histories of the simulated world (default 100,000);
                  SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_SEED=S runs only that one
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
