@@ -283,7 +283,7 @@ impl<M: Mqtt> Port<M> {
             url = %Url(&self.config),
             session_present = terms.session_present,
             window,
-            outage = outage.map(tracing::field::debug),
+            outage = outage.map(|outage| tracing::field::display(format!("{:.1}s", outage.as_secs_f32()))),
             "link up"
         );
         self.link = Link::Up { since: now, terms };
@@ -329,7 +329,7 @@ impl<M: Mqtt> Port<M> {
             target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
             error = %reason,
-            retry_in = ?wait,
+            retry_in = format_args!("{:.1}s", wait.as_secs_f32()),
             "link down"
         );
         if !reported {

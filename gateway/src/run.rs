@@ -178,6 +178,8 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
 struct Link {
     sender: LinkSender,
     description: String,
+    /// Port of its first address.
+    port: u16,
     stats: Arc<UdpStats>,
     batch: TxBatch,
 }
@@ -201,6 +203,7 @@ fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Resu
             radio.name,
             list(link.local_addrs(), "/udp")
         );
+        let port = link.local_addrs().first().map_or(0, std::net::SocketAddr::port);
         let joined = link.joined();
         if !joined.is_empty() {
             description += &format!(" (multicast {})", list(joined, ""));
@@ -210,6 +213,7 @@ fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Resu
         links.push(Link {
             sender,
             description,
+            port,
             stats,
             batch: TxBatch::default(),
         });
@@ -239,7 +243,15 @@ async fn announce(settings: &Settings, origin: &str, remote: &RemoteConfig, link
         text += "        nothing listens there yet: start a broker (sudo apt install mosquitto),\n";
         text += "        or name one: snipe --broker mqtt://HOST:1883. Clients are served meanwhile.\n";
     }
-    text += "try     snipe sub -t 'demo/#' &  snipe pub -t demo/hello -m 21.5\n";
+    let port = links.first().map_or(1883, |link| link.port);
+    let flag = if port == 1883 {
+        String::new()
+    } else {
+        format!(" -p {port}")
+    };
+    text += &format!(
+        "try     snipe sub{flag} -t 'demo/#'     and in another terminal     snipe pub{flag} -t demo/hello -m 21.5\n"
+    );
     text += &format!("ready in {} ms\n", start.elapsed().as_millis());
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

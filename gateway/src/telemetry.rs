@@ -10,7 +10,7 @@ use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use radio_adapters::udp::UdpStats;
 use tracing::field::{Field, Visit};
-use tracing::{Event, debug, info, warn};
+use tracing::{Event, info, warn};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
@@ -139,7 +139,7 @@ impl Visit for LogfmtVisitor<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Notices {
     radios: Vec<String>,
-    kinds: [Kind; 8],
+    kinds: [Kind; 9],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -154,7 +154,7 @@ impl Notices {
     pub(crate) fn new(radios: Vec<String>) -> Self {
         Notices {
             radios,
-            kinds: [Kind::default(); 8],
+            kinds: [Kind::default(); 9],
         }
     }
 
@@ -174,6 +174,7 @@ impl Notices {
             Notice::SubscriptionRefused { .. } => (5, "subscription refused"),
             Notice::PublishRefused { .. } => (6, "publish refused"),
             Notice::TooLarge { .. } => (7, "too large"),
+            Notice::UnknownTopic { .. } => (8, "unknown topic id"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -227,8 +228,16 @@ impl Notices {
             } => {
                 warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
             }
+            Notice::UnknownTopic {
+                client,
+                addr,
+                topic_id,
+            } => {
+                let client = client.as_deref().unwrap_or("(QoS -1)");
+                info!(target: "client", client, %addr, topic_id, "publish dropped: no such predefined topic id, see [[predefined]]");
+            }
             Notice::TooLarge { client, topic, len } => {
-                debug!(target: "client", %client, %topic, len, "message larger than the mtu of the radio, dropped");
+                warn!(target: "client", %client, %topic, len, "message dropped: larger than the radio carries, see its key mtu");
             }
         }
     }

@@ -30,7 +30,7 @@ use gateway_core::io::{Input, LinkEvent, LinkProfile};
 use gateway_core::peer::LinkId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 pub use self::error::{JoinError, OpenError};
 pub use self::stats::UdpStats;
@@ -147,7 +147,7 @@ impl UdpLink {
                 .run()
                 .await;
             receivers.shutdown().await;
-            info!(target: "radio", link = link.0, "link closed");
+            debug!(target: "radio", link = link.0, "link closed");
         });
         sender
     }

@@ -18,7 +18,7 @@ use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, O
 use crate::limiter::{RateLimit, StrangerLimit};
 use crate::links::{Links, Owed, Via};
 use crate::metrics::Metrics;
-use crate::peer::{LinkId, LocalEnd, Route};
+use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use crate::registry::{Names, Predefined};
 use crate::subscriptions::{Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
@@ -152,7 +152,7 @@ impl Gateway {
     fn on_packet_without_session(&mut self, now: Instant, via: impl Fn() -> Via, packet: Packet<'_>) {
         match packet {
             Packet::Publish(publish) if publish.qos == PublishQoS::MinusOne => {
-                self.on_publish_minus_one(now, publish);
+                self.on_publish_minus_one(now, via().route.addr, publish);
             }
             // Reading A77: else a client that lost our first answer retries and reports an error.
             Packet::Disconnect(_) => self.answer_stranger(via(), crate::client::Reply::Disconnect.into()),
@@ -199,13 +199,20 @@ impl Gateway {
     }
 
     /// QoS −1 from a peer without a session: predefined ids that are the same for everybody (§6.8, reading A48).
-    fn on_publish_minus_one(&mut self, now: Instant, publish: sn_codec::Publish<'_>) {
+    fn on_publish_minus_one(&mut self, now: Instant, from: LinkAddr, publish: sn_codec::Publish<'_>) {
         let name = match publish.topic {
             TopicRef::Predefined(id) => self.cx.predefined.anonymous(id).cloned(),
             TopicRef::Normal(_) | TopicRef::Short(_) => None,
         };
         let Some(name) = name else {
             self.cx.metrics.publish_unknown_topic_total += 1;
+            if let TopicRef::Predefined(id) = publish.topic {
+                self.cx.notice(Notice::UnknownTopic {
+                    client: None,
+                    addr: from,
+                    topic_id: id.0,
+                });
+            }
             return;
         };
         let message = Uplink {
@@ -324,6 +331,7 @@ impl Gateway {
             }
             drive(&mut self.cx, key);
         }
+        self.cx.upstream.restore_first();
     }
 
     fn on_broker_down(&mut self, now: Instant, conn: ConnId) {

@@ -405,6 +405,15 @@ pub enum Notice {
         /// The broker's reason.
         refusal: Refusal,
     },
+    /// A publish under a predefined topic id that nobody configured.
+    UnknownTopic {
+        /// The client; `None` for QoS −1 from a peer without a session.
+        client: Option<Arc<str>>,
+        /// From.
+        addr: LinkAddr,
+        /// The id.
+        topic_id: u16,
+    },
     /// A message for a client does not fit its link (§6.10).
     TooLarge {
         /// The client.

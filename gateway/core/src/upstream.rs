@@ -33,6 +33,9 @@ pub(crate) struct Upstream {
     queue_messages: usize,
     queue_bytes: usize,
     when_down: WhenDown,
+    /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
+    /// the clients that are subscribed to it.
+    restoring: usize,
     /// Opens and closes, which need no credit.
     pub(crate) control: VecDeque<BrokerRequest>,
 }
@@ -56,6 +59,8 @@ struct Connection {
 #[derive(Debug)]
 struct Request {
     generation: u32,
+    /// A subscription that must stand again before anything is published.
+    restores: bool,
     kind: RequestKind,
 }
 
@@ -138,6 +143,7 @@ impl Upstream {
             queue_messages: limits.queue_messages,
             queue_bytes: limits.queue_bytes,
             when_down: config.when_down,
+            restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
                     conn: ConnId(conn),
@@ -246,6 +252,12 @@ impl Upstream {
             // Acknowledgements stay: a QoS 2 message does not come again over a kept session, so its port waits for
             // ours. Those of QoS 1 name a delivery of the last connection, which ports pass over.
         }
+        if conn == SUBSCRIPTIONS {
+            self.restoring = 0;
+            self.requests
+                .iter_mut()
+                .for_each(|(_, request)| request.restores = false);
+        }
     }
 
     pub(crate) fn on_credit(&mut self, conn: ConnId, requests: u32) {
@@ -257,7 +269,9 @@ impl Upstream {
     /// The broker answered under `token`; `None` if nobody waits for that any more.
     pub(crate) fn settle(&mut self, token: Token) -> Option<Settled> {
         let key = self.key_of(token)?;
-        Some(match self.requests.remove(key).kind {
+        let request = self.requests.remove(key);
+        self.restoring -= usize::from(request.restores);
+        Some(match request.kind {
             RequestKind::Publish {
                 conn,
                 sent,
@@ -319,9 +333,19 @@ impl Upstream {
         None
     }
 
+    /// The subscriptions asked for just now go before everything that is to be published.
+    pub(crate) fn restore_first(&mut self) {
+        for (_, request) in &mut self.requests {
+            let subscribes = matches!(request.kind, RequestKind::Subscribe { .. });
+            self.restoring += usize::from(subscribes && !request.restores);
+            request.restores |= subscribes;
+        }
+    }
+
     /// Drops requests for subscriptions, sent or not: the filter table will ask anew.
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
+        self.restoring = 0;
         self.requests
             .retain(|_, request| matches!(request.kind, RequestKind::Publish { .. }));
     }
@@ -346,6 +370,7 @@ impl Upstream {
                 return self.subscription_request(conn, key);
             }
             if connection.unreported == 0
+                && self.restoring == 0
                 && let Some(request) = self.next_publish(at, metrics)
             {
                 return Some(request);
@@ -436,6 +461,7 @@ impl Upstream {
         self.generation = self.generation.wrapping_add(1);
         self.requests.insert(Request {
             generation: self.generation,
+            restores: false,
             kind,
         })
     }

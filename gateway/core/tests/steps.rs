@@ -834,3 +834,27 @@ fn room_is_made_by_a_session_that_rests_not_by_one_that_returned() {
     bench.packet(4, Packet::Connect(connect("d")));
     bench.expect(4, &[connack(ReturnCode::Congestion)]);
 }
+
+#[test]
+fn what_waited_is_published_after_the_subscriptions_stand_again() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.connect(B, "b");
+    bench.subscribe(A, "away/#", QoS::AtLeastOnce);
+    let id = bench.register(B, "away/1");
+    bench.broker_down();
+    bench.packet(B, publish(TopicRef::Normal(id), QoS::AtLeastOnce, 1, b"waited"));
+    bench.requests.clear();
+    bench.broker_up(false);
+    assert!(
+        matches!(&bench.requests[..], [BrokerRequest::Subscribe { .. }]),
+        "{:?}",
+        bench.requests
+    );
+    let (token, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Ok(Some(QoS::AtLeastOnce)),
+    });
+    assert_eq!(bench.publishes().len(), 1);
+}

@@ -51,7 +51,9 @@ pub enum JoinError {
 
 fn hint(error: &io::Error) -> &'static str {
     match Errno::from_io_error(error) {
-        Some(Errno::ADDRINUSE) => "; another program has this port: stop it, or choose another port",
+        Some(Errno::ADDRINUSE) => {
+            "; another program, perhaps another gateway, has this port: stop it, or choose another (key `bind` of the radio)"
+        }
         Some(Errno::ACCESS | Errno::PERM) => {
             "; ports below 1024 need CAP_NET_BIND_SERVICE: choose another port or grant it"
         }

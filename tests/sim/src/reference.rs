@@ -1263,7 +1263,8 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
-            | Notice::TooLarge { .. } => Ok(()),
+            | Notice::TooLarge { .. }
+            | Notice::UnknownTopic { .. } => Ok(()),
         }
     }
 
