@@ -18,6 +18,9 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// Gathering may cost so much of the rate that was there without it; a closed loop loses far more.
 const RATE_KEPT: f64 = 0.7;
 
+/// Windows in a row with a lower rate that show it.
+const SLOW_WINDOWS: u32 = 4;
+
 /// After gathering slowed the arrivals down it is not tried again for this long; doubled each time in a row.
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(64);
@@ -37,8 +40,13 @@ pub(crate) struct Gather {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Off,
-    On,
-    Resting { until: Duration },
+    /// Waiting, for so many windows in a row at a lower rate than before.
+    On {
+        slow: u32,
+    },
+    Resting {
+        until: Duration,
+    },
 }
 
 impl Gather {
@@ -67,7 +75,7 @@ impl Gather {
             self.decide(now, rate);
         }
         match self.state {
-            State::On => self.wait,
+            State::On { .. } => self.wait,
             State::Off | State::Resting { .. } => Duration::ZERO,
         }
     }
@@ -77,19 +85,31 @@ impl Gather {
         match self.state {
             State::Resting { until } if now < until => {}
             State::Off | State::Resting { .. } => {
-                self.state = if worthwhile { State::On } else { State::Off };
+                self.state = if worthwhile {
+                    State::On { slow: 0 }
+                } else {
+                    State::Off
+                };
                 self.rate_before = rate;
             }
-            State::On if rate < self.rate_before * RATE_KEPT => {
-                // Less arrives than before: whoever sends waits for our answers, or has less to say. Either way the
-                // wait does not pay now.
-                self.state = State::Resting {
-                    until: now + self.rest,
-                };
-                self.rest = (self.rest * 2).min(REST_MAX);
+            State::On { .. } if !worthwhile && rate >= self.rate_before * RATE_KEPT => {
+                self.state = State::Off
             }
-            State::On if !worthwhile => self.state = State::Off,
-            State::On => self.rest = REST_MIN,
+            State::On { slow } if rate < self.rate_before * RATE_KEPT => {
+                // Less arrives than before: whoever sends waits for our answers, or has less to say. Either way the
+                // wait does not pay now. One window may be a hiccup of the machine.
+                self.state = State::On { slow: slow + 1 };
+                if slow + 1 == SLOW_WINDOWS {
+                    self.state = State::Resting {
+                        until: now + self.rest,
+                    };
+                    self.rest = (self.rest * 2).min(REST_MAX);
+                }
+            }
+            State::On { .. } => {
+                self.state = State::On { slow: 0 };
+                self.rest = REST_MIN;
+            }
         }
     }
 }
@@ -116,6 +136,19 @@ mod tests {
     #[test]
     fn steady_load_is_gathered() {
         assert!(share_of_waits(&mut Gather::new(MS), MS, |_| 5000.0) > 0.95);
+    }
+
+    #[test]
+    fn hiccups_do_not_end_it() {
+        let mut gather = Gather::new(MS);
+        let mut messages = 0;
+        let mut waits = 0;
+        for park in 0..2000 {
+            // Every 200 ms nothing arrives for 30 ms.
+            messages += if park % 200 < 30 { 0 } else { 6 };
+            waits += u32::from(!gather.before_park(MS * park, messages).is_zero());
+        }
+        assert!(waits > 1800, "{waits} of 2000");
     }
 
     #[test]

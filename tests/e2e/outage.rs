@@ -256,3 +256,24 @@ fn subscriptions_made_while_the_broker_is_away_are_carried_out_when_it_returns()
     delivers(&broker, &client, topic, "open");
     gateway.stop();
 }
+
+#[test]
+fn what_waited_reaches_the_subscribers_of_the_same_gateway() {
+    let mut broker = Broker::stopped();
+    let gateway = Setup::beside(&broker).start();
+    let display = gateway.connected_client("display");
+    let shown = TopicRef::Normal(display.subscribe(TopicFilter::Name("away/1"), QoS::AtLeastOnce));
+    let sensor = gateway.connected_client("sensor-1");
+    let topic = TopicRef::Normal(sensor.register("away/1"));
+    let waiting = sensor.publish(topic, AT_LEAST_ONCE, b"waited");
+
+    broker.start();
+    sensor.expect_puback(topic, waiting, ReturnCode::Accepted);
+    let datagram = display.receive();
+    let Packet::Publish(publish) = datagram.packet() else {
+        panic!("expected PUBLISH, got {datagram:?}")
+    };
+    assert_eq!((publish.topic, publish.data), (shown, &b"waited"[..]));
+    display.acknowledge(&datagram);
+    gateway.stop();
+}
