@@ -93,7 +93,7 @@ impl Gather {
                 self.rate_before = rate;
             }
             State::On { .. } if !worthwhile && rate >= self.rate_before * RATE_KEPT => {
-                self.state = State::Off
+                self.state = State::Off;
             }
             State::On { slow } if rate < self.rate_before * RATE_KEPT => {
                 // Less arrives than before: whoever sends waits for our answers, or has less to say. Either way the
