@@ -471,7 +471,7 @@ async fn a_port_in_use_is_an_error_that_says_so() {
         error.to_string(),
         format!(
             "cannot listen on 127.0.0.1:{port}/udp: Address already in use (os error 98); \
-             another program has this port: stop it, or choose another port"
+             another program, perhaps another gateway, has this port: stop it, or choose another (key `bind` of the radio)"
         )
     );
 }
