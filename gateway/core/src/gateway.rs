@@ -79,7 +79,7 @@ impl Gateway {
             }
             LinkEvent::Down => self.cx.links.down(link),
             LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
-            // Retry timers start when a datagram is made; links that confirm later do not change that yet.
+            // Retry timers start when a datagram is made, and peers are known by their addresses alone.
             LinkEvent::Sent(_) | LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
         }
     }
