@@ -17,9 +17,14 @@
 
 #![allow(dead_code)]
 
+mod filters;
 mod local;
 mod packet;
+mod retained;
 mod router;
+mod session;
+mod shared;
+mod sys;
 
 use std::net::SocketAddr;
 
