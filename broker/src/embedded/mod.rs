@@ -25,6 +25,8 @@ mod router;
 mod session;
 mod shared;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 
