@@ -53,7 +53,6 @@ enum Kind {
 
 impl RequestSender {
     /// To the embedded broker. Its task ends when the sender of `requests` is dropped.
-    #[allow(dead_code)]
     pub(crate) fn embedded(requests: UnboundedSender<Vec<BrokerRequest>>, broker: JoinHandle<()>) -> Self {
         RequestSender(Kind::Embedded { requests, broker })
     }

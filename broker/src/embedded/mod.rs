@@ -15,9 +15,9 @@
 //! - A session that stays over its bound for [`router::TOO_SLOW`] loses its connection, and the publishers are answered.
 //! - QoS 1 and 2 for a session without a connection beyond its bound: the newest is dropped.
 
-#![allow(dead_code)]
-
+mod connection;
 mod filters;
+mod listener;
 mod local;
 mod packet;
 mod retained;
@@ -25,10 +25,20 @@ mod router;
 mod session;
 mod shared;
 mod sys;
+mod task;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use gateway_core::io::Input;
+use tokio::sync::mpsc::{Sender, unbounded_channel};
+
+use self::listener::Listening;
+use self::router::{Router, RouterLimits};
+use self::task::Task;
+use crate::pool::RequestSender;
 
 /// The embedded broker's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,4 +89,77 @@ impl Default for EmbeddedLimits {
             sessions_max: 10_000,
         }
     }
+}
+
+/// The embedded broker, its addresses bound.
+///
+/// Connections wait in the system's queue until [`Embedded::spawn`].
+#[derive(Debug)]
+pub struct Embedded {
+    limits: EmbeddedLimits,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// An address that could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {error}")]
+pub struct OpenError {
+    /// Which.
+    pub address: SocketAddr,
+    /// Why; its kind tells an address in use from one that is not ours or not allowed.
+    #[source]
+    pub error: io::Error,
+}
+
+impl Embedded {
+    /// Binds all addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] for the first that cannot be bound.
+    pub fn open(config: &EmbeddedConfig) -> Result<Self, OpenError> {
+        let mut listeners = Vec::with_capacity(config.bind.len());
+        let mut addresses = Vec::with_capacity(config.bind.len());
+        for &address in &config.bind {
+            let bound = bind(address).map_err(|error| OpenError { address, error })?;
+            addresses.push(bound.1);
+            listeners.push(bound.0);
+        }
+        Ok(Embedded {
+            limits: config.limits.clone(),
+            listeners,
+            addresses,
+        })
+    }
+
+    /// The addresses, with the ports that the system chose where the configuration has port 0.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Starts to serve, MQTT clients and the gateway, whose requests the sender takes; what happens is sent to `inputs`.
+    ///
+    /// Closing or dropping the sender ends all connections and the broker.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn spawn(self, inputs: Sender<Input>) -> RequestSender {
+        let (broker, from_connections) = unbounded_channel();
+        let (requests, from_gateway) = unbounded_channel();
+        let listening = Listening::start(self.listeners, &self.limits, broker);
+        let router = Router::new(RouterLimits::from(&self.limits), rand::random());
+        let task = Task::new(router, from_connections, from_gateway, inputs);
+        let task = tokio::spawn(task.run(Some(listening)));
+        RequestSender::embedded(requests, task)
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    // On Unix with SO_REUSEADDR, so that a restart need not wait for old connections to time out.
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
 }
