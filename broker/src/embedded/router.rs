@@ -313,7 +313,8 @@ impl Router {
     }
 
     /// The connection takes that many more PUBLISH. It begins with none.
-    pub(crate) fn credit(&mut self, client: ClientKey, packets: u32) {
+    pub(crate) fn credit(&mut self, now: Instant, client: ClientKey, packets: u32) {
+        self.advance(now);
         if let Some(session) = self.session_of(client) {
             if let Some(attached) = &mut self.sessions[session as usize].attached {
                 attached.credit = attached.credit.saturating_add(packets);

@@ -1,6 +1,7 @@
 //! What a client of the router sees, in virtual time. Names cite the statements of MQTT 5 where one says it.
 
 mod flow;
+mod gateway;
 mod model;
 mod publishing;
 mod retaining;
@@ -131,7 +132,7 @@ impl Broker {
     }
 
     fn credit(&mut self, client: ClientKey, packets: u32) {
-        self.router.credit(client, packets);
+        self.router.credit(self.now, client, packets);
         self.drain();
     }
 

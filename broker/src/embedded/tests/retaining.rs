@@ -128,12 +128,12 @@ fn more_retained_messages_than_the_queue_holds_arrive_all() {
     let publisher = broker.client("p");
     for number in 0..LIMITS.retained_max {
         let topic = format!("t/{number:03}");
-        broker.publish(publisher, 0, retained(&topic, AtLeastOnce, &number.to_string()));
+        broker.publish(publisher, 1, retained(&topic, AtLeastOnce, &number.to_string()));
     }
     for qos in [AtMostOnce, AtLeastOnce] {
         let client = broker.connect_without_credit(connect("c"));
         broker.subscribe(client, &[("t/#", qos)]);
-        let mut seen = Vec::new();
+        let mut seen = broker.take_and_acknowledge(client);
         for _ in 0..LIMITS.retained_max {
             broker.credit(client, 1);
             seen.extend(broker.take_and_acknowledge(client));
