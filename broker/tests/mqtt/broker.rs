@@ -1,11 +1,17 @@
 //! The broker under test.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use broker::{Embedded, EmbeddedConfig, EmbeddedLimits};
+use tokio::runtime;
+use tokio::sync::mpsc::channel;
+use tokio::sync::oneshot;
 
 use super::client::{Client, Event, PATIENCE};
 use super::packet::{Connect, Packet, Publish, Version};
@@ -41,7 +47,7 @@ pub(crate) struct Broker {
 
 /// What keeps the broker alive.
 enum Held {
-    Embedded { _runtime: tokio::runtime::Runtime },
+    Embedded { _broker: EmbeddedBroker },
     Mosquitto { _process: Mosquitto },
     Elsewhere { _alone: MutexGuard<'static, ()> },
 }
@@ -49,19 +55,41 @@ enum Held {
 impl Broker {
     pub(crate) fn start(kind: &Kind, version: Version) -> Self {
         match kind {
-            Kind::Embedded => todo!(),
+            Kind::Embedded => Broker::embedded(version, EmbeddedLimits::default()),
             Kind::Mosquitto => {
                 let process = Mosquitto::start();
-                Broker { address: process.address, version, _held: Held::Mosquitto { _process: process } }
+                Broker {
+                    address: process.address,
+                    version,
+                    _held: Held::Mosquitto { _process: process },
+                }
             }
             Kind::Elsewhere(address) => {
                 static ALONE: Mutex<()> = Mutex::new(());
                 let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-                let address = address.to_socket_addrs().expect("HOST:PORT").next().expect("an address");
-                let broker = Broker { address, version, _held: Held::Elsewhere { _alone: alone } };
+                let address = address
+                    .to_socket_addrs()
+                    .expect("HOST:PORT")
+                    .next()
+                    .expect("an address");
+                let broker = Broker {
+                    address,
+                    version,
+                    _held: Held::Elsewhere { _alone: alone },
+                };
                 broker.forget_retained();
                 broker
             }
+        }
+    }
+
+    /// Ours, with these limits.
+    pub(crate) fn embedded(version: Version, limits: EmbeddedLimits) -> Self {
+        let broker = EmbeddedBroker::start(limits);
+        Broker {
+            address: broker.address,
+            version,
+            _held: Held::Embedded { _broker: broker },
         }
     }
 
@@ -124,6 +152,34 @@ impl Broker {
     }
 }
 
+/// The broker of this crate, on a thread of its own.
+pub(crate) struct EmbeddedBroker {
+    pub(crate) address: SocketAddr,
+    /// Dropping it ends the thread.
+    _stop: oneshot::Sender<()>,
+}
+
+impl EmbeddedBroker {
+    pub(crate) fn start(limits: EmbeddedLimits) -> Self {
+        let bind = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+        let embedded = Embedded::open(&EmbeddedConfig { bind, limits }).unwrap();
+        let address = embedded.local_addrs()[0];
+        let (stop, stopped) = oneshot::channel();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        thread::spawn(move || {
+            runtime.block_on(async {
+                let (inputs, _events) = channel(1024);
+                let _requests = embedded.spawn(inputs);
+                let _ = stopped.await;
+            });
+        });
+        EmbeddedBroker { address, _stop: stop }
+    }
+}
+
 /// A mosquitto of our own.
 pub(crate) struct Mosquitto {
     pub(crate) address: SocketAddr,
@@ -134,11 +190,16 @@ pub(crate) struct Mosquitto {
 impl Mosquitto {
     pub(crate) fn start() -> Self {
         // Another may take the port first.
-        (0..5).find_map(|_| Self::try_start()).expect("mosquitto did not start")
+        (0..5)
+            .find_map(|_| Self::try_start())
+            .expect("mosquitto did not start")
     }
 
     fn try_start() -> Option<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("mosquitto.conf");
         let text = format!(
@@ -148,7 +209,10 @@ impl Mosquitto {
         );
         std::fs::write(&file, text).unwrap();
         // Debian keeps it where only root looks.
-        let path = format!("{}:/usr/local/sbin:/usr/sbin", env::var("PATH").unwrap_or_default());
+        let path = format!(
+            "{}:/usr/local/sbin:/usr/sbin",
+            env::var("PATH").unwrap_or_default()
+        );
         let process = Command::new("mosquitto")
             .env("PATH", path)
             .arg("-c")
@@ -157,7 +221,11 @@ impl Mosquitto {
             .stderr(Stdio::null())
             .spawn()
             .expect("these tests need mosquitto");
-        let mut broker = Mosquitto { address, process, _directory: directory };
+        let mut broker = Mosquitto {
+            address,
+            process,
+            _directory: directory,
+        };
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline && broker.process.try_wait().unwrap().is_none() {
             if TcpStream::connect(address).is_ok() {

@@ -90,7 +90,9 @@ impl Client {
                 Ok(None) => {}
                 Err(error) => panic!("the broker sent what is not MQTT: {error}"),
             }
-            let Some(patience) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+            let Some(patience) = deadline
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
             else {
                 return Event::Silence;
             };
@@ -169,10 +171,29 @@ impl Client {
             Event::Packet(Packet::Disconnect { code, .. }) => code,
             other => panic!("the connection should have been closed: {other:?}"),
         };
-        assert!(reason >= 0x80, "a server ends a connection with reason {reason:#04x}");
+        assert!(
+            reason >= 0x80,
+            "a server ends a connection with reason {reason:#04x}"
+        );
         match self.event(PATIENCE) {
             Event::Closed => Some(reason),
             other => panic!("after DISCONNECT {reason:#04x}: {other:?}"),
+        }
+    }
+
+    /// As [`Client::expect_closed`], without a reason or with one of these.
+    #[track_caller]
+    pub(crate) fn expect_closed_with(&mut self, reasons: &[u8]) {
+        if let Some(reason) = self.expect_closed() {
+            assert!(reasons.contains(&reason), "closed with reason {reason:#04x}");
+        }
+    }
+
+    /// As [`Client::expect_refused`], without a code or with one of these.
+    #[track_caller]
+    pub(crate) fn expect_refused_with(&mut self, codes: &[u8]) {
+        if let Some(code) = self.expect_refused() {
+            assert!(codes.contains(&code), "refused with code {code:#04x}");
         }
     }
 
@@ -205,7 +226,11 @@ impl Client {
     pub(crate) fn connect(&mut self, connect: &Connect) {
         self.send_raw(connect.encode(self.version));
         match self.next() {
-            Packet::ConnAck { session_present, code: 0, props } => {
+            Packet::ConnAck {
+                session_present,
+                code: 0,
+                props,
+            } => {
                 self.session_present = session_present;
                 self.props = props;
             }
@@ -222,9 +247,15 @@ impl Client {
     #[track_caller]
     pub(crate) fn subscribe_with(&mut self, filter: &str, options: u8, props: Props) -> u8 {
         let id = self.new_id();
-        self.send(&Packet::Subscribe { id, filters: vec![(filter.into(), options)], props });
+        self.send(&Packet::Subscribe {
+            id,
+            filters: vec![(filter.into(), options)],
+            props,
+        });
         self.find("SUBACK", |packet| match packet {
-            Packet::SubAck { id: theirs, codes, .. } if *theirs == id => {
+            Packet::SubAck {
+                id: theirs, codes, ..
+            } if *theirs == id => {
                 assert_eq!(codes.len(), 1);
                 Some(codes[0])
             }
@@ -238,9 +269,9 @@ impl Client {
         let id = self.new_id();
         self.send(&Packet::unsubscribe(id, filter));
         self.find("UNSUBACK", |packet| match packet {
-            Packet::UnsubAck { id: theirs, codes, .. } if *theirs == id => {
-                Some(codes.first().copied().unwrap_or_default())
-            }
+            Packet::UnsubAck {
+                id: theirs, codes, ..
+            } if *theirs == id => Some(codes.first().copied().unwrap_or_default()),
             _ => None,
         })
     }
@@ -326,7 +357,11 @@ impl Client {
     #[track_caller]
     pub(crate) fn receive(&mut self, topic: &str, payload: &str) -> Publish {
         let publish = self.accept();
-        assert_eq!((publish.topic.as_str(), publish.text().as_str()), (topic, payload), "{publish:?}");
+        assert_eq!(
+            (publish.topic.as_str(), publish.text().as_str()),
+            (topic, payload),
+            "{publish:?}"
+        );
         publish
     }
 

@@ -3,12 +3,12 @@
 //! `SNIPE_MQTT_BROKER=mosquitto` runs the tests against a mosquitto, `SNIPE_MQTT_BROKER=HOST:PORT` against whatever
 //! listens there.
 
-#![allow(dead_code, reason = "no test program uses all of it")]
+#![allow(dead_code, unused_imports, reason = "no test program uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub(crate) mod broker;
-pub(crate) mod common;
 pub(crate) mod client;
+pub(crate) mod common;
 pub(crate) mod packet;
 #[macro_use]
 pub(crate) mod runner;

@@ -18,20 +18,46 @@ pub(crate) enum Version {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Packet {
     Connect(Connect),
-    ConnAck { session_present: bool, code: u8, props: Props },
+    ConnAck {
+        session_present: bool,
+        code: u8,
+        props: Props,
+    },
     Publish(Publish),
     PubAck(Ack),
     PubRec(Ack),
     PubRel(Ack),
     PubComp(Ack),
-    Subscribe { id: u16, filters: Vec<(String, u8)>, props: Props },
-    SubAck { id: u16, codes: Vec<u8>, props: Props },
-    Unsubscribe { id: u16, filters: Vec<String>, props: Props },
-    UnsubAck { id: u16, codes: Vec<u8>, props: Props },
+    Subscribe {
+        id: u16,
+        filters: Vec<(String, u8)>,
+        props: Props,
+    },
+    SubAck {
+        id: u16,
+        codes: Vec<u8>,
+        props: Props,
+    },
+    Unsubscribe {
+        id: u16,
+        filters: Vec<String>,
+        props: Props,
+    },
+    UnsubAck {
+        id: u16,
+        codes: Vec<u8>,
+        props: Props,
+    },
     PingReq,
     PingResp,
-    Disconnect { code: u8, props: Props },
-    Auth { code: u8, props: Props },
+    Disconnect {
+        code: u8,
+        props: Props,
+    },
+    Auth {
+        code: u8,
+        props: Props,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -130,13 +156,25 @@ impl Connect {
             Version::V3 => Vec::new(),
             Version::V5 => vec![Prop::SessionExpiry(3600)],
         };
-        Connect { clean: false, props, ..Connect::new(client_id) }
+        Connect {
+            clean: false,
+            props,
+            ..Connect::new(client_id)
+        }
     }
 
     pub(crate) fn will(self, topic: &str, payload: &str) -> Self {
-        let will =
-            Will { topic: topic.into(), payload: payload.into(), qos: 0, retain: false, props: Vec::new() };
-        Connect { will: Some(will), ..self }
+        let will = Will {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos: 0,
+            retain: false,
+            props: Vec::new(),
+        };
+        Connect {
+            will: Some(will),
+            ..self
+        }
     }
 
     pub(crate) fn will_qos(mut self, qos: u8) -> Self {
@@ -244,15 +282,26 @@ impl fmt::Debug for Publish {
 
 impl Packet {
     pub(crate) fn subscribe(id: u16, filter: &str, options: u8) -> Self {
-        Packet::Subscribe { id, filters: vec![(filter.into(), options)], props: Vec::new() }
+        Packet::Subscribe {
+            id,
+            filters: vec![(filter.into(), options)],
+            props: Vec::new(),
+        }
     }
 
     pub(crate) fn unsubscribe(id: u16, filter: &str) -> Self {
-        Packet::Unsubscribe { id, filters: vec![filter.into()], props: Vec::new() }
+        Packet::Unsubscribe {
+            id,
+            filters: vec![filter.into()],
+            props: Vec::new(),
+        }
     }
 
     pub(crate) fn disconnect() -> Self {
-        Packet::Disconnect { code: 0, props: Vec::new() }
+        Packet::Disconnect {
+            code: 0,
+            props: Vec::new(),
+        }
     }
 
     pub(crate) fn pub_ack(id: u16) -> Self {
@@ -274,11 +323,19 @@ impl Packet {
 
 impl Ack {
     pub(crate) fn new(id: u16) -> Self {
-        Ack { id, code: 0, props: Vec::new() }
+        Ack {
+            id,
+            code: 0,
+            props: Vec::new(),
+        }
     }
 
     pub(crate) fn code(id: u16, code: u8) -> Self {
-        Ack { id, code, props: Vec::new() }
+        Ack {
+            id,
+            code,
+            props: Vec::new(),
+        }
     }
 }
 
@@ -334,8 +391,10 @@ impl Packet {
             Packet::PubRel(ack) => ack.encode(version, 0x62),
             Packet::PubComp(ack) => ack.encode(version, 0x70),
             Packet::Subscribe { id, filters, props } => {
-                let filters: Vec<u8> =
-                    filters.iter().flat_map(|(filter, options)| [text(filter), vec![*options]].concat()).collect();
+                let filters: Vec<u8> = filters
+                    .iter()
+                    .flat_map(|(filter, options)| [text(filter), vec![*options]].concat())
+                    .collect();
                 frame(0x82, &[&id.to_be_bytes(), &properties(version, props), &filters])
             }
             Packet::SubAck { .. } => unreachable!("a client does not send SUBACK"),
@@ -379,15 +438,36 @@ impl Connect {
             payload.extend(text(password));
         }
         let properties = properties(version, &self.props);
-        frame(0x10, &[&text("MQTT"), &[level, flags], &self.keep_alive.to_be_bytes(), &properties, &payload])
+        frame(
+            0x10,
+            &[
+                &text("MQTT"),
+                &[level, flags],
+                &self.keep_alive.to_be_bytes(),
+                &properties,
+                &payload,
+            ],
+        )
     }
 }
 
 impl Publish {
     pub(crate) fn encode(&self, version: Version) -> Vec<u8> {
         let first = 0x30 | u8::from(self.dup) << 3 | self.qos << 1 | u8::from(self.retain);
-        let id = if self.qos == 0 { Vec::new() } else { self.id.to_be_bytes().to_vec() };
-        frame(first, &[&text(&self.topic), &id, &properties(version, &self.props), &self.payload])
+        let id = if self.qos == 0 {
+            Vec::new()
+        } else {
+            self.id.to_be_bytes().to_vec()
+        };
+        frame(
+            first,
+            &[
+                &text(&self.topic),
+                &id,
+                &properties(version, &self.props),
+                &self.payload,
+            ],
+        )
     }
 }
 
@@ -396,7 +476,14 @@ impl Ack {
         if version == Version::V3 || (self.code == 0 && self.props.is_empty()) {
             frame(first, &[&self.id.to_be_bytes()])
         } else {
-            frame(first, &[&self.id.to_be_bytes(), &[self.code], &properties(version, &self.props)])
+            frame(
+                first,
+                &[
+                    &self.id.to_be_bytes(),
+                    &[self.code],
+                    &properties(version, &self.props),
+                ],
+            )
         }
     }
 }
@@ -484,36 +571,54 @@ const CONNACK: Allowed = Allowed {
         0x11, 0x12, 0x13, 0x15, 0x16, 0x1a, 0x1c, 0x1f, 0x21, 0x22, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a,
     ],
     codes: &[
-        0x00, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x90, 0x95, 0x97, 0x99, 0x9a,
-        0x9b, 0x9c, 0x9d, 0x9f,
+        0x00, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x90, 0x95, 0x97, 0x99,
+        0x9a, 0x9b, 0x9c, 0x9d, 0x9f,
     ],
 };
-const PUBLISH: Allowed =
-    Allowed { props: &[0x01, 0x02, 0x03, 0x08, 0x09, 0x0b, 0x23, 0x26], codes: &[] };
-const PUBACK_PUBREC: Allowed =
-    Allowed { props: &[0x1f, 0x26], codes: &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99] };
-const PUBREL_PUBCOMP: Allowed = Allowed { props: &[0x1f, 0x26], codes: &[0x00, 0x92] };
+const PUBLISH: Allowed = Allowed {
+    props: &[0x01, 0x02, 0x03, 0x08, 0x09, 0x0b, 0x23, 0x26],
+    codes: &[],
+};
+const PUBACK_PUBREC: Allowed = Allowed {
+    props: &[0x1f, 0x26],
+    codes: &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99],
+};
+const PUBREL_PUBCOMP: Allowed = Allowed {
+    props: &[0x1f, 0x26],
+    codes: &[0x00, 0x92],
+};
 const SUBACK: Allowed = Allowed {
     props: &[0x1f, 0x26],
-    codes: &[0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8f, 0x91, 0x97, 0x9e, 0xa1, 0xa2],
+    codes: &[
+        0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8f, 0x91, 0x97, 0x9e, 0xa1, 0xa2,
+    ],
 };
-const UNSUBACK: Allowed =
-    Allowed { props: &[0x1f, 0x26], codes: &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8f, 0x91] };
+const UNSUBACK: Allowed = Allowed {
+    props: &[0x1f, 0x26],
+    codes: &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8f, 0x91],
+};
 const DISCONNECT: Allowed = Allowed {
     props: &[0x1c, 0x1f, 0x26],
     codes: &[
-        0x00, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8b, 0x8d, 0x8e, 0x8f, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99,
-        0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f, 0xa0, 0xa1, 0xa2,
+        0x00, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8b, 0x8d, 0x8e, 0x8f, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98,
+        0x99, 0x9a, 0x9b, 0x9c, 0x9d, 0x9e, 0x9f, 0xa0, 0xa1, 0xa2,
     ],
 };
-const AUTH: Allowed = Allowed { props: &[0x15, 0x16, 0x1f, 0x26], codes: &[0x00, 0x18] };
+const AUTH: Allowed = Allowed {
+    props: &[0x15, 0x16, 0x1f, 0x26],
+    codes: &[0x00, 0x18],
+};
 
 /// Takes one whole packet from the front of `octets`; `None` if it is not all there.
 pub(crate) fn take(version: Version, octets: &mut Vec<u8>) -> Result<Option<Packet>, String> {
     let mut length = 0;
     for n in 1.. {
         let Some(&octet) = octets.get(n) else {
-            return if n <= 4 { Ok(None) } else { Err("a remaining length of five octets".into()) };
+            return if n <= 4 {
+                Ok(None)
+            } else {
+                Err("a remaining length of five octets".into())
+            };
         };
         if n > 4 {
             return Err("a remaining length of five octets".into());
@@ -558,8 +663,16 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Result<Packet, String> {
                 return Err("session present in a refusal".into());
             }
             // A server may answer a version that it does not know in another one's form.
-            let props = if r.rest.is_empty() && code != 0 { Vec::new() } else { r.props(&CONNACK)? };
-            Packet::ConnAck { session_present: flags == 1, code, props }
+            let props = if r.rest.is_empty() && code != 0 {
+                Vec::new()
+            } else {
+                r.props(&CONNACK)?
+            };
+            Packet::ConnAck {
+                session_present: flags == 1,
+                code,
+                props,
+            }
         }
         0x30..=0x3f => {
             let qos = (first >> 1) & 3;
@@ -574,7 +687,15 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Result<Packet, String> {
             let id = if qos > 0 { r.id()? } else { 0 };
             let props = r.props(&PUBLISH)?;
             let payload = std::mem::take(&mut r.rest).to_vec();
-            Packet::Publish(Publish { dup, qos, retain: first & 1 != 0, topic, id, payload, props })
+            Packet::Publish(Publish {
+                dup,
+                qos,
+                retain: first & 1 != 0,
+                topic,
+                id,
+                payload,
+                props,
+            })
         }
         0x40 => Packet::PubAck(r.ack(&PUBACK_PUBREC)?),
         0x50 => Packet::PubRec(r.ack(&PUBACK_PUBREC)?),
@@ -615,9 +736,17 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Result<Packet, String> {
             let (code, props) = r.code_and_props(&AUTH)?;
             Packet::Auth { code, props }
         }
-        _ => return Err(format!("a server does not send a packet that begins with {first:#04x}")),
+        _ => {
+            return Err(format!(
+                "a server does not send a packet that begins with {first:#04x}"
+            ));
+        }
     };
-    if reader.rest.is_empty() { Ok(packet) } else { Err("octets left over".into()) }
+    if reader.rest.is_empty() {
+        Ok(packet)
+    } else {
+        Err("octets left over".into())
+    }
 }
 
 struct Reader<'a> {
@@ -674,7 +803,11 @@ impl Reader<'_> {
 
     fn text(&mut self) -> Result<String, String> {
         let text = String::from_utf8(self.binary()?).map_err(|error| error.to_string())?;
-        if text.contains('\0') { Err("U+0000 in a string".into()) } else { Ok(text) }
+        if text.contains('\0') {
+            Err("U+0000 in a string".into())
+        } else {
+            Ok(text)
+        }
     }
 
     fn ack(&mut self, allowed: &Allowed) -> Result<Ack, String> {
@@ -692,7 +825,11 @@ impl Reader<'_> {
         if !allowed.codes.contains(&code) {
             return Err(format!("reason code {code:#04x}"));
         }
-        let props = if self.rest.is_empty() { Vec::new() } else { self.props(allowed)? };
+        let props = if self.rest.is_empty() {
+            Vec::new()
+        } else {
+            self.props(allowed)?
+        };
         Ok((code, props))
     }
 
@@ -702,7 +839,10 @@ impl Reader<'_> {
             return Ok(props);
         }
         let length = self.variable()? as usize;
-        let mut reader = Reader { version: self.version, rest: self.octets(length)? };
+        let mut reader = Reader {
+            version: self.version,
+            rest: self.octets(length)?,
+        };
         while !reader.rest.is_empty() {
             let prop = reader.prop()?;
             let number = prop.number();

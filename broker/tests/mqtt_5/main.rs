@@ -274,7 +274,7 @@ const TESTS: &[Test] = tests![
     "" => session::disconnect_may_change_the_expiry,
     "" => session::disconnect_may_not_revive_the_session,
     "" => session::retained_messages_expire,
-    "" => session::will_delay_survives_a_clean_start,
+    "" => session::clean_start_ends_the_delay_of_the_will,
     "" => publishing::payload_may_be_empty_or_anything,
     "" => publishing::qos_2_ids_are_told_apart,
     "" => publishing::pubrel_is_always_answered,
@@ -294,7 +294,106 @@ const TESTS: &[Test] = tests![
 ];
 
 /// Tests that mosquitto 2.0.11 does not pass.
-const MOSQUITTO_DIFFERS: &[(&str, &str)] = &[];
+const MOSQUITTO_DIFFERS: &[(&str, &str)] = &[
+    (
+        "mqtt_4_1_0_2_session_ends_when_its_expiry_has_passed",
+        "at times it ends them seconds later",
+    ),
+    ("clean_start_ends_the_delay_of_the_will", "it withdraws the will"),
+    (
+        "mqtt_2_1_3_1_reserved_flags_end_the_connection",
+        "it does not look at the reserved flags of PUBACK, PUBREC, PUBCOMP, PINGREQ",
+    ),
+    (
+        "mqtt_3_14_2_1_mqtt_3_14_4_1_mqtt_3_14_4_2_taking_over_is_reported",
+        "it closes without a DISCONNECT where the new one starts clean",
+    ),
+    (
+        "mqtt_3_1_4_3_taking_over_is_reported",
+        "it closes without a DISCONNECT where the new one starts clean",
+    ),
+    (
+        "mqtt_3_1_2_22_silence_beyond_one_and_a_half_keep_alives_ends_the_connection",
+        "it looks at keep-alives every five seconds",
+    ),
+    (
+        "mqtt_3_2_2_22_keep_alive_is_the_clients",
+        "it looks at keep-alives every five seconds",
+    ),
+    (
+        "mqtt_3_1_2_24_no_packet_exceeds_the_maximum_packet_size",
+        "it lets one octet more through",
+    ),
+    (
+        "mqtt_3_1_2_25_a_message_too_large_counts_as_delivered",
+        "what it drops keeps its place of the receive maximum",
+    ),
+    (
+        "mqtt_3_1_2_8_will_does_not_outwait_the_session",
+        "it waits for the delay",
+    ),
+    (
+        "mqtt_3_3_2_14_response_topic_has_no_wildcards",
+        "it passes the response topic on unread",
+    ),
+    (
+        "mqtt_3_3_4_6_subscription_id_from_a_client_ends_the_connection",
+        "it ignores the property",
+    ),
+    (
+        "mqtt_3_3_4_7_more_than_the_receive_maximum_ends_the_connection",
+        "it refuses the message with 0x97 instead",
+    ),
+    (
+        "mqtt_3_3_4_9_mqtt_4_9_0_1_mqtt_4_9_0_2_receive_maximum_is_respected",
+        "after reconnecting it takes up the receive maximum of before",
+    ),
+    (
+        "mqtt_3_6_2_1_pubrec_for_nothing_is_answered_with_not_found",
+        "it answers with success",
+    ),
+    (
+        "mqtt_3_7_2_1_pubrel_for_nothing_is_answered_with_not_found",
+        "it answers with success",
+    ),
+    (
+        "mqtt_3_8_3_4_no_local_on_a_shared_subscription_ends_the_connection",
+        "it ignores the option",
+    ),
+    (
+        "mqtt_3_8_4_3_replacing_a_subscription_replaces_its_options",
+        "it keeps No Local and Retain As Published",
+    ),
+    (
+        "mqtt_4_13_1_1_protocol_errors_in_connect_are_refused",
+        "it takes authentication data without a method",
+    ),
+    (
+        "mqtt_4_13_1_1_protocol_errors_in_properties_end_the_connection",
+        "it takes a payload format of 2",
+    ),
+    (
+        "mqtt_4_13_1_1_what_is_no_packet_of_a_client_ends_the_connection",
+        "it ignores SUBACK and UNSUBACK of clients",
+    ),
+    (
+        "mqtt_4_3_3_10_qos_2_copies_before_pubrel_are_not_delivered",
+        "it takes the second copy with DUP for a protocol error",
+    ),
+    (
+        "mqtt_4_3_3_7_a_message_once_sent_does_not_expire",
+        "it drops the message all the same",
+    ),
+    (
+        "mqtt_4_8_2_1_share_name_is_needed",
+        "it takes an empty share name",
+    ),
+    (
+        "mqtt_4_8_2_2_share_name_has_no_wildcards_and_a_filter_follows",
+        "it takes wildcards in a share name",
+    ),
+    ("no_retained_messages_for_shared_subscriptions", "it sends them"),
+];
 
 fn main() {
     mqtt::run(&SPECIFICATION, TESTS, MOSQUITTO_DIFFERS);

@@ -24,13 +24,21 @@ pub(crate) fn lengths_take_the_fewest_octets(b: &Broker) {
 pub(crate) fn no_properties_are_a_length_of_0(b: &Broker) {
     let mut client = b.client("c");
     client.send(&Packet::subscribe(1, "a", 1));
-    client.expect(Packet::SubAck { id: 1, codes: vec![1], props: Vec::new() });
+    client.expect(Packet::SubAck {
+        id: 1,
+        codes: vec![1],
+        props: Vec::new(),
+    });
     client.publish(Publish::new("a", "\u{0}").qos(1, 1));
     // Without a length of 0 before it, the payload would be taken for one.
     let publish = client.accept();
     assert_eq!((publish.payload, publish.props), (vec![0], Vec::new()));
     client.send(&Packet::unsubscribe(2, "a"));
-    client.expect(Packet::UnsubAck { id: 2, codes: vec![0], props: Vec::new() });
+    client.expect(Packet::UnsubAck {
+        id: 2,
+        codes: vec![0],
+        props: Vec::new(),
+    });
 }
 
 pub(crate) fn user_properties_are_utf8(b: &Broker) {
@@ -40,7 +48,12 @@ pub(crate) fn user_properties_are_utf8(b: &Broker) {
     };
     each_ends_the_connection(
         b,
-        &[with(b"a\xff", b"v"), with(b"k", b"\xed\xa0\x80"), with(b"k\0", b"v"), with(b"k", b"\0")],
+        &[
+            with(b"a\xff", b"v"),
+            with(b"k", b"\xed\xa0\x80"),
+            with(b"k\0", b"v"),
+            with(b"k", b"\0"),
+        ],
     );
 }
 
@@ -57,8 +70,11 @@ pub(crate) fn strings_of_properties_are_utf8(b: &Broker) {
 }
 
 pub(crate) fn response_topic_has_no_wildcards(b: &Broker) {
-    let cases = ["+", "#", "a/+", "a/#"]
-        .map(|topic| Publish::new("a", "x").prop(Prop::ResponseTopic(topic.into())).encode(Version::V5));
+    let cases = ["+", "#", "a/+", "a/#"].map(|topic| {
+        Publish::new("a", "x")
+            .prop(Prop::ResponseTopic(topic.into()))
+            .encode(Version::V5)
+    });
     each_ends_the_connection(b, &cases);
 }
 
@@ -76,12 +92,22 @@ pub(crate) fn message_properties_are_handed_on_unaltered(b: &Broker) {
         user("k", "v"),
     ];
     for qos in 0..=2 {
-        b.publish(Publish { props: props.clone(), ..Publish::new("a", "x").qos(qos, 1).retain() });
+        b.publish(Publish {
+            props: props.clone(),
+            ..Publish::new("a", "x").qos(qos, 1).retain()
+        });
         assert_same(client.receive("a", "x").props, &props);
     }
-    b.publish(Publish::new("a", "none").prop(Prop::PayloadFormat(0)).prop(Prop::CorrelationData(Vec::new())));
+    b.publish(
+        Publish::new("a", "none")
+            .prop(Prop::PayloadFormat(0))
+            .prop(Prop::CorrelationData(Vec::new())),
+    );
     let unusual = client.receive("a", "none").props;
-    assert!(unusual.contains(&Prop::CorrelationData(Vec::new())), "{unusual:?}");
+    assert!(
+        unusual.contains(&Prop::CorrelationData(Vec::new())),
+        "{unusual:?}"
+    );
 
     // Those that waited, and those that are retained.
     let mut late = b.kept("late");
@@ -104,10 +130,19 @@ fn assert_same(mut actual: Vec<Prop>, expected: &[Prop]) {
 }
 
 pub(crate) fn user_properties_keep_their_order(b: &Broker) {
-    let props = vec![user("z", "1"), user("a", "2"), user("z", "1"), user("", ""), user("a", "1")];
+    let props = vec![
+        user("z", "1"),
+        user("a", "2"),
+        user("z", "1"),
+        user("", ""),
+        user("a", "1"),
+    ];
     let mut client = b.client("c");
     client.subscribe("a", 1);
-    b.publish(Publish { props: props.clone(), ..Publish::new("a", "x").qos(1, 1).retain() });
+    b.publish(Publish {
+        props: props.clone(),
+        ..Publish::new("a", "x").qos(1, 1).retain()
+    });
     assert_eq!(client.receive("a", "x").props, props);
     client.subscribe("a", 1);
     assert_eq!(client.receive("a", "x").props, props);
@@ -132,10 +167,18 @@ pub(crate) fn will_keeps_its_properties_in_order(b: &Broker) {
     let will = observer.receive("will", "gone");
     assert!(matches!(will.expiry(), Some(59..=60)));
     let without_expiry = |props: &[Prop]| -> Vec<Prop> {
-        props.iter().filter(|prop| !matches!(prop, Prop::MessageExpiry(_))).cloned().collect()
+        props
+            .iter()
+            .filter(|prop| !matches!(prop, Prop::MessageExpiry(_)))
+            .cloned()
+            .collect()
     };
     assert_same(without_expiry(&will.props), &without_expiry(&expected));
-    let users: Vec<&Prop> = will.props.iter().filter(|prop| matches!(prop, Prop::User(..))).collect();
+    let users: Vec<&Prop> = will
+        .props
+        .iter()
+        .filter(|prop| matches!(prop, Prop::User(..)))
+        .collect();
     assert_eq!(users, [&user("b", "1"), &user("a", "2"), &user("b", "1")]);
 }
 
@@ -164,16 +207,25 @@ pub(crate) fn acknowledgement_may_carry_reason_and_properties(b: &Broker) {
     client.send(&Packet::Publish(Publish::new("a", "x").qos(2, 9)));
     client.pub_rec(9);
     client.send(&Packet::PubRel(long(9)));
-    client.find("PUBCOMP", |packet| matches!(packet, Packet::PubComp(ack) if ack.id == 9).then_some(()));
+    client.find("PUBCOMP", |packet| {
+        matches!(packet, Packet::PubComp(ack) if ack.id == 9).then_some(())
+    });
     let publish = client.next_publish();
     client.send(&Packet::PubRec(long(publish.id)));
-    client.find("PUBREL", |packet| (*packet == Packet::pub_rel(publish.id)).then_some(()));
+    client.find("PUBREL", |packet| {
+        (*packet == Packet::pub_rel(publish.id)).then_some(())
+    });
     client.send(&Packet::PubComp(long(publish.id)));
     client.send(&Packet::Publish(Publish::new("a", "y").qos(1, 9)));
     let publish = client.next_publish();
     // With a code and no properties: a remaining length of 3.
     client.send_raw([0x40, 3, (publish.id >> 8) as u8, publish.id as u8, 0]);
-    client.find("PUBACK", |packet| matches!(packet, Packet::PubAck(ack) if ack.id == 9).then_some(()));
+    client.find("PUBACK", |packet| {
+        matches!(packet, Packet::PubAck(ack) if ack.id == 9).then_some(())
+    });
     client.expect_nothing();
-    client.disconnect_with(&Packet::Disconnect { code: 0, props: vec![Prop::Reason("bye".into())] });
+    client.disconnect_with(&Packet::Disconnect {
+        code: 0,
+        props: vec![Prop::Reason("bye".into())],
+    });
 }

@@ -7,13 +7,19 @@ use crate::mqtt::{Ack, Broker, Client, Event, NO_LOCAL, PATIENCE, Packet, Prop, 
 /// The payloads there are now, acknowledged.
 #[track_caller]
 fn payloads(client: &mut Client) -> Vec<String> {
-    client.barrier();
     let mut payloads = Vec::new();
-    while let Event::Packet(Packet::Publish(publish)) = client.event(Duration::ZERO) {
-        client.acknowledge(&publish);
-        payloads.push(publish.text());
+    loop {
+        // An acknowledgement may make room for more.
+        client.barrier();
+        let before = payloads.len();
+        while let Event::Packet(Packet::Publish(publish)) = client.event(Duration::ZERO) {
+            client.acknowledge(&publish);
+            payloads.push(publish.text());
+        }
+        if payloads.len() == before {
+            return payloads;
+        }
     }
-    payloads
 }
 
 pub(crate) fn a_message_goes_to_one_of_the_group(b: &Broker) {
@@ -30,7 +36,10 @@ pub(crate) fn a_message_goes_to_one_of_the_group(b: &Broker) {
     seen.sort();
     expected.sort();
     assert_eq!(seen, expected);
-    assert!(shares.iter().all(|share| !share.is_empty()), "nobody is left out: {shares:?}");
+    assert!(
+        shares.iter().all(|share| !share.is_empty()),
+        "nobody is left out: {shares:?}"
+    );
 
     // Who leaves the group leaves its share to the others.
     group[0].unsubscribe("$share/g/a/+");
@@ -103,7 +112,17 @@ pub(crate) fn share_name_is_needed(b: &Broker) {
 }
 
 pub(crate) fn share_name_has_no_wildcards_and_a_filter_follows(b: &Broker) {
-    each_is_rejected(b, &["$share/g+/a", "$share/#/a", "$share/+/a", "$share/g", "$share/g/", "$share/g/a#"]);
+    each_is_rejected(
+        b,
+        &[
+            "$share/g+/a",
+            "$share/#/a",
+            "$share/+/a",
+            "$share/g",
+            "$share/g/",
+            "$share/g/a#",
+        ],
+    );
     // What only looks alike is an ordinary filter.
     let mut client = b.client("c");
     assert_eq!(client.subscribe("$shared/g/a", 0), 0);
@@ -114,7 +133,7 @@ pub(crate) fn share_name_has_no_wildcards_and_a_filter_follows(b: &Broker) {
 pub(crate) fn no_local_on_a_shared_subscription_ends_the_connection(b: &Broker) {
     let mut client = b.client("c");
     client.send(&Packet::subscribe(1, "$share/g/a", NO_LOCAL));
-    assert!(matches!(client.expect_closed(), None | Some(0x82)));
+    client.expect_closed_with(&[0x82]);
 }
 
 pub(crate) fn granted_qos_is_respected(b: &Broker) {

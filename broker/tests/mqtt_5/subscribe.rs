@@ -2,7 +2,8 @@
 
 use crate::mqtt::common::subscribing::subscribe_all;
 use crate::mqtt::{
-    Broker, Event, NO_LOCAL, PATIENCE, Packet, Prop, Publish, RETAIN_AS_PUBLISHED, RETAINED_IF_NEW, RETAINED_NEVER,
+    Broker, Event, NO_LOCAL, PATIENCE, Packet, Prop, Publish, RETAIN_AS_PUBLISHED, RETAINED_IF_NEW,
+    RETAINED_NEVER,
 };
 
 pub(crate) fn retain_handling_0_sends_always(b: &Broker) {
@@ -74,12 +75,20 @@ pub(crate) fn replacing_a_subscription_replaces_its_options(b: &Broker) {
     client.subscribe("a", 1);
     client.publish(Publish::new("a", "x").qos(1, 1).retain());
     let publish = client.receive("a", "x");
-    assert_eq!((publish.retain, publish.qos, publish.props), (false, 1, Vec::new()));
+    assert_eq!(
+        (publish.retain, publish.qos, publish.props),
+        (false, 1, Vec::new())
+    );
 }
 
 pub(crate) fn subscription_ids_of_all_matching_subscriptions(b: &Broker) {
     let mut client = b.client("c");
-    for (filter, id) in [("a/b", Some(1)), ("a/+", Some(268_435_455)), ("a/#", None), ("x", Some(9))] {
+    for (filter, id) in [
+        ("a/b", Some(1)),
+        ("a/+", Some(268_435_455)),
+        ("a/#", None),
+        ("x", Some(9)),
+    ] {
         client.subscribe_with(filter, 1, id.map(Prop::SubscriptionId).into_iter().collect());
     }
     b.publish(Publish::new("a/b", "x").qos(1, 1));
@@ -94,7 +103,13 @@ pub(crate) fn subscription_ids_of_all_matching_subscriptions(b: &Broker) {
     assert_eq!(ids, [1, 268_435_455]);
     b.publish(Publish::new("a/c", "x").qos(1, 1).retain());
     client.barrier();
-    assert!(client.accept().subscription_ids().iter().all(|id| *id == 268_435_455));
+    assert!(
+        client
+            .accept()
+            .subscription_ids()
+            .iter()
+            .all(|id| *id == 268_435_455)
+    );
     // With a retained message, too.
     let mut late = b.client("late");
     late.subscribe_with("a/+", 0, vec![Prop::SubscriptionId(5)]);
@@ -125,6 +140,14 @@ pub(crate) fn unsuback_has_a_code_for_each_filter(b: &Broker) {
     let mut client = b.client("c");
     subscribe_all(&mut client, &[("a", 0), ("b", 0)]);
     let filters = ["never", "b", "a", "a"].map(String::from).to_vec();
-    client.send(&Packet::Unsubscribe { id: 9, filters, props: Vec::new() });
-    client.expect(Packet::UnsubAck { id: 9, codes: vec![0x11, 0, 0, 0x11], props: Vec::new() });
+    client.send(&Packet::Unsubscribe {
+        id: 9,
+        filters,
+        props: Vec::new(),
+    });
+    client.expect(Packet::UnsubAck {
+        id: 9,
+        codes: vec![0x11, 0, 0, 0x11],
+        props: Vec::new(),
+    });
 }

@@ -37,7 +37,10 @@ pub(crate) fn other_protocol_names_are_refused(b: &Broker) {
     let level = if b.version == Version::V3 { 4 } else { 5 };
     for name in ["MQTX", "mqtt", "MQTTT", "", "HTTP"] {
         let mut client = b.open();
-        client.send_raw(frame(0x10, &[&text(name), &[level, 2, 0, 0], no_props(b.version), &text("c")]));
+        client.send_raw(frame(
+            0x10,
+            &[&text(name), &[level, 2, 0, 0], no_props(b.version), &text("c")],
+        ));
         client.expect_refused();
     }
 }
@@ -77,7 +80,10 @@ pub(crate) fn will_flag_and_will_fields_agree(b: &Broker) {
 }
 
 pub(crate) fn will_qos_without_a_will_is_refused(b: &Broker) {
-    each_is_refused(b, &[0x0a, 0x12].map(|flags| raw_connect(b.version, flags, &[&text("c")])));
+    each_is_refused(
+        b,
+        &[0x0a, 0x12].map(|flags| raw_connect(b.version, flags, &[&text("c")])),
+    );
 }
 
 pub(crate) fn will_retain_without_a_will_is_refused(b: &Broker) {
@@ -98,7 +104,11 @@ pub(crate) fn will_topic_is_utf8(b: &Broker) {
     let none = no_props(b.version);
     each_is_refused(
         b,
-        &[raw_connect(b.version, 0x06, &[&text("c"), none, &text(b"w\xff"), &text("gone")])],
+        &[raw_connect(
+            b.version,
+            0x06,
+            &[&text("c"), none, &text(b"w\xff"), &text("gone")],
+        )],
     );
 }
 
@@ -116,11 +126,22 @@ pub(crate) fn user_name_only_with_its_flag(b: &Broker) {
 
 pub(crate) fn user_name_flag_needs_one(b: &Broker) {
     each_is_refused(b, &[raw_connect(b.version, 0x82, &[&text("c")])]);
-    b.connect(Connect { user_name: Some("user".into()), ..Connect::new("c") }).ping();
+    b.connect(Connect {
+        user_name: Some("user".into()),
+        ..Connect::new("c")
+    })
+    .ping();
 }
 
 pub(crate) fn password_only_with_its_flag(b: &Broker) {
-    each_is_refused(b, &[raw_connect(b.version, 0x82, &[&text("c"), &text("user"), &text("secret")])]);
+    each_is_refused(
+        b,
+        &[raw_connect(
+            b.version,
+            0x82,
+            &[&text("c"), &text("user"), &text("secret")],
+        )],
+    );
 }
 
 pub(crate) fn password_flag_needs_one(b: &Broker) {
@@ -204,7 +225,14 @@ pub(crate) fn connack_is_the_first_packet(b: &Broker) {
     }
     let mut client = b.open();
     client.send_raw(Connect::kept(b.version, "c").encode(b.version));
-    assert!(matches!(client.next(), Packet::ConnAck { session_present: true, code: 0, .. }));
+    assert!(matches!(
+        client.next(),
+        Packet::ConnAck {
+            session_present: true,
+            code: 0,
+            ..
+        }
+    ));
     for payload in ["1", "2", "3"] {
         client.receive("a", payload);
     }
@@ -232,15 +260,24 @@ pub(crate) fn silence_beyond_one_and_a_half_keep_alives_ends_the_connection(b: &
     let mut observer = b.client("observer");
     observer.subscribe("will", 0);
     let started = Instant::now();
-    let mut silent = b.connect(Connect { keep_alive: 1, ..Connect::new("silent").will("will", "gone") });
-    let mut lively = b.connect(Connect { keep_alive: 1, ..Connect::new("lively") });
+    let mut silent = b.connect(Connect {
+        keep_alive: 1,
+        ..Connect::new("silent").will("will", "gone")
+    });
+    let mut lively = b.connect(Connect {
+        keep_alive: 1,
+        ..Connect::new("lively")
+    });
     let mut without = b.client("without");
     for _ in 0..6 {
         // What a client sends counts, PINGREQ or not.
         assert!(matches!(lively.event(Duration::from_millis(500)), Event::Silence));
         lively.publish(Publish::new("a", "x"));
     }
-    assert!(matches!(silent.event(Duration::ZERO), Event::Packet(Packet::Disconnect { .. }) | Event::Closed));
+    assert!(matches!(
+        silent.event(Duration::ZERO),
+        Event::Packet(Packet::Disconnect { .. }) | Event::Closed
+    ));
     observer.receive("will", "gone");
     let took = started.elapsed();
     assert!(took > Duration::from_millis(1500), "{took:?}");
@@ -250,12 +287,22 @@ pub(crate) fn silence_beyond_one_and_a_half_keep_alives_ends_the_connection(b: &
 
 /// From 1.5 keep-alives on and not before.
 pub(crate) fn keep_alive_is_not_enforced_early(b: &Broker) {
-    let mut client = b.connect(Connect { keep_alive: 1, ..Connect::new("c") });
-    assert!(matches!(client.event(Duration::from_millis(1300)), Event::Silence));
+    let mut client = b.connect(Connect {
+        keep_alive: 1,
+        ..Connect::new("c")
+    });
+    assert!(matches!(
+        client.event(Duration::from_millis(1300)),
+        Event::Silence
+    ));
     client.ping();
     let last = Instant::now();
     client.expect_closed();
-    assert!(last.elapsed() > Duration::from_millis(1300), "{:?}", last.elapsed());
+    assert!(
+        last.elapsed() > Duration::from_millis(1300),
+        "{:?}",
+        last.elapsed()
+    );
 }
 
 pub(crate) fn pingreq_is_answered(b: &Broker) {
@@ -286,7 +333,9 @@ pub(crate) fn packets_need_not_arrive_whole(b: &Broker) {
 
     fn check(client: &mut Client) {
         assert!(matches!(client.next(), Packet::ConnAck { code: 0, .. }));
-        client.find("SUBACK", |packet| matches!(packet, Packet::SubAck { id: 1, .. }).then_some(()));
+        client.find("SUBACK", |packet| {
+            matches!(packet, Packet::SubAck { id: 1, .. }).then_some(())
+        });
         client.find("PUBACK", |packet| (*packet == Packet::pub_ack(2)).then_some(()));
         client.receive("a", "x");
         client.find("PINGRESP", |packet| (*packet == Packet::PingResp).then_some(()));
@@ -296,7 +345,10 @@ pub(crate) fn packets_need_not_arrive_whole(b: &Broker) {
 pub(crate) fn violations_end_only_the_connection_they_came_from(b: &Broker) {
     let mut other = b.client("other");
     other.subscribe("a", 1);
-    each_ends_the_connection(b, &[frame(0x36, &[&text("a"), &[0, 1], no_props(b.version), b"x"])]);
+    each_ends_the_connection(
+        b,
+        &[frame(0x36, &[&text("a"), &[0, 1], no_props(b.version), b"x"])],
+    );
     b.publish(Publish::new("a", "x").qos(1, 0));
     other.receive("a", "x");
 }

@@ -71,7 +71,10 @@ pub(crate) fn messages_come_again_only_after_reconnecting(b: &Broker) {
     client.subscribe("a", 1);
     b.publish(Publish::new("a", "x").qos(1, 1));
     let first = client.next_publish();
-    assert!(matches!(client.event(std::time::Duration::from_millis(1200)), Event::Silence));
+    assert!(matches!(
+        client.event(std::time::Duration::from_millis(1200)),
+        Event::Silence
+    ));
     client.acknowledge(&first);
     client.expect_nothing();
 }
@@ -254,11 +257,17 @@ pub(crate) fn ids_are_used_again(b: &Broker) {
         }
         for _ in 0..100 {
             let publish = client.next_publish();
-            assert_eq!((publish.topic.as_str(), publish.dup), ("a", false), "round {round}");
+            assert_eq!(
+                (publish.topic.as_str(), publish.dup),
+                ("a", false),
+                "round {round}"
+            );
             client.acknowledge(&publish);
         }
         for n in 1..=100 {
-            publisher.find("PUBACK", |packet| matches!(packet, Packet::PubAck(ack) if ack.id == n).then_some(()));
+            publisher.find("PUBACK", |packet| {
+                matches!(packet, Packet::PubAck(ack) if ack.id == n).then_some(())
+            });
         }
     }
 }

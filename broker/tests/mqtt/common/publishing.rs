@@ -35,7 +35,9 @@ pub(crate) fn each_qos_has_its_answer(b: &Broker) {
     client.send(&Packet::Publish(Publish::new("a", "0")));
     client.expect_nothing();
     client.send(&Packet::Publish(Publish::new("a", "1").qos(1, 11)));
-    client.find("PUBACK", |packet| matches!(packet, Packet::PubAck(ack) if ack.id == 11).then_some(()));
+    client.find("PUBACK", |packet| {
+        matches!(packet, Packet::PubAck(ack) if ack.id == 11).then_some(())
+    });
     client.send(&Packet::Publish(Publish::new("a", "2").qos(2, 12)));
     client.pub_rec(12);
     // PUBREL is answered with PUBCOMP, and only then.

@@ -4,7 +4,11 @@ use crate::mqtt::{Broker, Publish};
 
 pub(crate) fn retained_message_and_its_qos_are_kept(b: &Broker) {
     for qos in 0..=2 {
-        b.publish(Publish::new(&format!("a/{qos}"), "kept").qos(qos, u16::from(qos)).retain());
+        b.publish(
+            Publish::new(&format!("a/{qos}"), "kept")
+                .qos(qos, u16::from(qos))
+                .retain(),
+        );
     }
     let mut client = b.client("late");
     client.subscribe("a/#", 2);
@@ -13,7 +17,14 @@ pub(crate) fn retained_message_and_its_qos_are_kept(b: &Broker) {
         .map(|publish| (publish.topic, publish.qos, publish.retain))
         .collect();
     seen.sort();
-    assert_eq!(seen, [("a/0".into(), 0, true), ("a/1".into(), 1, true), ("a/2".into(), 2, true)]);
+    assert_eq!(
+        seen,
+        [
+            ("a/0".into(), 0, true),
+            ("a/1".into(), 1, true),
+            ("a/2".into(), 2, true)
+        ]
+    );
     client.expect_nothing();
 }
 
@@ -27,7 +38,8 @@ pub(crate) fn new_subscription_brings_each_matching_topic(b: &Broker) {
     for topic in ["a", "a/b", "a/b/c", "x"] {
         b.publish(Publish::new(topic, topic).qos(1, 1).retain());
     }
-    let found = |filter: &str| -> Vec<String> { b.retained(filter).into_iter().map(|(topic, _)| topic).collect() };
+    let found =
+        |filter: &str| -> Vec<String> { b.retained(filter).into_iter().map(|(topic, _)| topic).collect() };
     assert_eq!(found("a"), ["a"]);
     assert_eq!(found("a/+"), ["a/b"]);
     assert_eq!(found("a/#"), ["a", "a/b", "a/b/c"]);

@@ -7,10 +7,19 @@ use crate::mqtt::{Broker, Event, PATIENCE, Packet, Publish, Version, frame, text
 #[track_caller]
 pub(crate) fn subscribe_all(client: &mut crate::mqtt::Client, filters: &[(&str, u8)]) -> Vec<u8> {
     let id = client.new_id();
-    let filters = filters.iter().map(|(filter, options)| ((*filter).into(), *options)).collect();
-    client.send(&Packet::Subscribe { id, filters, props: Vec::new() });
+    let filters = filters
+        .iter()
+        .map(|(filter, options)| ((*filter).into(), *options))
+        .collect();
+    client.send(&Packet::Subscribe {
+        id,
+        filters,
+        props: Vec::new(),
+    });
     client.find("SUBACK", |packet| match packet {
-        Packet::SubAck { id: theirs, codes, .. } if *theirs == id => Some(codes.clone()),
+        Packet::SubAck {
+            id: theirs, codes, ..
+        } if *theirs == id => Some(codes.clone()),
         _ => None,
     })
 }
@@ -19,17 +28,33 @@ pub(crate) fn subscribe_is_answered_with_its_id(b: &Broker) {
     let mut client = b.client("c");
     for id in [1, 255, 256, 65_535] {
         client.send(&Packet::subscribe(id, "a", 1));
-        client.expect(Packet::SubAck { id, codes: vec![1], props: Vec::new() });
+        client.expect(Packet::SubAck {
+            id,
+            codes: vec![1],
+            props: Vec::new(),
+        });
     }
 }
 
 pub(crate) fn suback_and_unsuback_carry_the_id_they_answer(b: &Broker) {
     let mut client = b.client("c");
     client.send(&Packet::subscribe(300, "a", 0));
-    client.expect(Packet::SubAck { id: 300, codes: vec![0], props: Vec::new() });
+    client.expect(Packet::SubAck {
+        id: 300,
+        codes: vec![0],
+        props: Vec::new(),
+    });
     client.send(&Packet::unsubscribe(299, "a"));
-    let codes = if b.version == Version::V5 { vec![0] } else { Vec::new() };
-    client.expect(Packet::UnsubAck { id: 299, codes, props: Vec::new() });
+    let codes = if b.version == Version::V5 {
+        vec![0]
+    } else {
+        Vec::new()
+    };
+    client.expect(Packet::UnsubAck {
+        id: 299,
+        codes,
+        props: Vec::new(),
+    });
 }
 
 pub(crate) fn subscription_shows_the_granted_qos(b: &Broker) {
@@ -42,7 +67,10 @@ pub(crate) fn subscription_shows_the_granted_qos(b: &Broker) {
 
 pub(crate) fn codes_come_in_the_order_of_the_filters(b: &Broker) {
     let mut client = b.client("c");
-    assert_eq!(subscribe_all(&mut client, &[("a", 2), ("b", 0), ("c", 1), ("d", 0)]), [2, 0, 1, 0]);
+    assert_eq!(
+        subscribe_all(&mut client, &[("a", 2), ("b", 0), ("c", 1), ("d", 0)]),
+        [2, 0, 1, 0]
+    );
 }
 
 pub(crate) fn many_filters_are_as_many_subscriptions(b: &Broker) {
@@ -184,7 +212,9 @@ pub(crate) fn unsubscribe_lets_started_deliveries_finish(b: &Broker) {
     client.unsubscribe("a");
     client.acknowledge(&one);
     client.send(&Packet::pub_rec(two.id));
-    client.find("PUBREL", |packet| (*packet == Packet::pub_rel(two.id)).then_some(()));
+    client.find("PUBREL", |packet| {
+        (*packet == Packet::pub_rel(two.id)).then_some(())
+    });
     client.vanish();
     // Half done, it goes on where it stood, subscribed or not.
     let mut client = b.kept("c");
@@ -216,7 +246,11 @@ pub(crate) fn unsubscribe_of_many_filters_has_one_answer(b: &Broker) {
     let mut client = b.client("c");
     subscribe_all(&mut client, &[("a", 0), ("b", 0), ("c", 0)]);
     let filters = ["a", "never", "b"].map(String::from).to_vec();
-    client.send(&Packet::Unsubscribe { id: 9, filters, props: Vec::new() });
+    client.send(&Packet::Unsubscribe {
+        id: 9,
+        filters,
+        props: Vec::new(),
+    });
     assert!(matches!(client.next(), Packet::UnsubAck { id: 9, .. }));
     for topic in ["a", "b", "c"] {
         b.publish(Publish::new(topic, "x"));
@@ -227,15 +261,49 @@ pub(crate) fn unsubscribe_of_many_filters_has_one_answer(b: &Broker) {
 
 /// Filter, topics that match, topics that do not.
 const MATCHES: &[(&str, &[&str], &[&str])] = &[
-    ("sport/tennis", &["sport/tennis"], &["sport", "sport/tennis/", "/sport/tennis", "Sport/tennis", "sport/tennis/p"]),
-    ("sport/#", &["sport", "sport/", "sport/tennis", "sport/tennis/player1/ranking"], &["sports", "/sport", "a/sport"]),
-    ("#", &["sport", "/", "/finance", "a//b", "a/$b"], &["$data", "$data/a"]),
+    (
+        "sport/tennis",
+        &["sport/tennis"],
+        &[
+            "sport",
+            "sport/tennis/",
+            "/sport/tennis",
+            "Sport/tennis",
+            "sport/tennis/p",
+        ],
+    ),
+    (
+        "sport/#",
+        &["sport", "sport/", "sport/tennis", "sport/tennis/player1/ranking"],
+        &["sports", "/sport", "a/sport"],
+    ),
+    (
+        "#",
+        &["sport", "/", "/finance", "a//b", "a/$b"],
+        &["$data", "$data/a"],
+    ),
     ("+", &["sport", "a b"], &["/finance", "sport/", "$data"]),
-    ("+/+", &["/finance", "sport/", "/", "a/b"], &["sport", "a/b/c", "//", "$data/a"]),
+    (
+        "+/+",
+        &["/finance", "sport/", "/", "a/b"],
+        &["sport", "a/b/c", "//", "$data/a"],
+    ),
     ("/+", &["/finance", "/"], &["finance", "/a/b"]),
-    ("sport/+", &["sport/", "sport/tennis"], &["sport", "sport/tennis/player1"]),
-    ("sport/+/player1", &["sport/tennis/player1", "sport//player1"], &["sport/player1", "sport/a/b/player1"]),
-    ("+/tennis/#", &["sport/tennis", "/tennis/a", "a/tennis/b/c"], &["tennis", "a/b/tennis", "$data/tennis"]),
+    (
+        "sport/+",
+        &["sport/", "sport/tennis"],
+        &["sport", "sport/tennis/player1"],
+    ),
+    (
+        "sport/+/player1",
+        &["sport/tennis/player1", "sport//player1"],
+        &["sport/player1", "sport/a/b/player1"],
+    ),
+    (
+        "+/tennis/#",
+        &["sport/tennis", "/tennis/a", "a/tennis/b/c"],
+        &["tennis", "a/b/tennis", "$data/tennis"],
+    ),
     ("$data/#", &["$data", "$data/a/b"], &["data", "a/$data"]),
     ("$data/+", &["$data/a", "$data/"], &["$data", "$data/a/b"]),
     ("/", &["/"], &["", "a/", "/a", "//"]),

@@ -11,7 +11,8 @@ fn observer(b: &Broker) -> Client {
 pub(crate) fn will_is_published_when_the_connection_breaks(b: &Broker) {
     let mut observer = observer(b);
     for qos in 0..=2 {
-        b.connect(Connect::new("c").will("will/c", "gone").will_qos(qos)).vanish();
+        b.connect(Connect::new("c").will("will/c", "gone").will_qos(qos))
+            .vanish();
         assert_eq!(observer.receive("will/c", "gone").qos, qos);
     }
     // And when the broker ends it.
@@ -37,7 +38,10 @@ pub(crate) fn disconnect_removes_the_will(b: &Broker) {
 
 pub(crate) fn will_is_published_once(b: &Broker) {
     let mut observer = observer(b);
-    b.connect(Connect { ..Connect::kept(b.version, "c").will("will/c", "gone") }).vanish();
+    b.connect(Connect {
+        ..Connect::kept(b.version, "c").will("will/c", "gone")
+    })
+    .vanish();
     observer.receive("will/c", "gone");
     // The session goes on, without it.
     b.kept("c").vanish();
@@ -61,7 +65,8 @@ pub(crate) fn will_without_retain_is_not_retained(b: &Broker) {
 
 pub(crate) fn will_with_retain_is_retained(b: &Broker) {
     let mut observer = observer(b);
-    b.connect(Connect::new("c").will("will/c", "gone").will_qos(1).will_retain()).vanish();
+    b.connect(Connect::new("c").will("will/c", "gone").will_qos(1).will_retain())
+        .vanish();
     // To those already subscribed it is a message like any other.
     assert!(!observer.receive("will/c", "gone").retain);
     assert_eq!(b.retained("will/#"), [("will/c".into(), "gone".into())]);

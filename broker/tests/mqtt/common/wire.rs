@@ -3,8 +3,13 @@
 use crate::mqtt::{Broker, Connect, Packet, Publish, Version, frame, text};
 
 /// Octets that are no UTF-8: a surrogate, an overlong form, a code point beyond the last, a cut sequence, plain noise.
-const ILL_FORMED: [&[u8]; 5] =
-    [b"a\xed\xa0\x80", b"a\xc0\xaf", b"a\xf4\x90\x80\x80", b"a\xe2\x82", b"a\xff\xfe"];
+const ILL_FORMED: [&[u8]; 5] = [
+    b"a\xed\xa0\x80",
+    b"a\xc0\xaf",
+    b"a\xf4\x90\x80\x80",
+    b"a\xe2\x82",
+    b"a\xff\xfe",
+];
 
 /// Nothing, or the empty properties that MQTT 5 wants here.
 pub(crate) fn no_props(version: Version) -> &'static [u8] {
@@ -49,7 +54,15 @@ pub(crate) fn raw_connect(version: Version, flags: u8, payload: &[&[u8]]) -> Vec
         Version::V3 => 4,
         Version::V5 => 5,
     };
-    frame(0x10, &[&text("MQTT"), &[level, flags, 0, 0], no_props(version), &payload.concat()])
+    frame(
+        0x10,
+        &[
+            &text("MQTT"),
+            &[level, flags, 0, 0],
+            no_props(version),
+            &payload.concat(),
+        ],
+    )
 }
 
 pub(crate) fn ill_formed_utf8_ends_the_connection(b: &Broker) {
