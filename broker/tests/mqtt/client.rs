@@ -90,12 +90,10 @@ impl Client {
                 Ok(None) => {}
                 Err(error) => panic!("the broker sent what is not MQTT: {error}"),
             }
-            let Some(patience) = deadline
-                .checked_duration_since(Instant::now())
-                .filter(|left| !left.is_zero())
-            else {
-                return Event::Silence;
-            };
+            // What is there already is read whatever the deadline.
+            let patience = deadline
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_millis(1));
             self.stream.set_read_timeout(Some(patience)).unwrap();
             let mut buffer = [0; 16_384];
             match self.stream.read(&mut buffer) {

@@ -654,6 +654,8 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Result<Packet, String> {
             let code = r.octet()?;
             let valid = match version {
                 Version::V3 => code <= 5,
+                // A version that it does not know a server may refuse in the words of 3.1.1.
+                Version::V5 if r.rest.is_empty() => code == 1,
                 Version::V5 => CONNACK.codes.contains(&code),
             };
             if !valid {
@@ -662,8 +664,7 @@ fn decode(version: Version, first: u8, body: &[u8]) -> Result<Packet, String> {
             if code != 0 && flags != 0 {
                 return Err("session present in a refusal".into());
             }
-            // A server may answer a version that it does not know in another one's form.
-            let props = if r.rest.is_empty() && code != 0 {
+            let props = if r.rest.is_empty() {
                 Vec::new()
             } else {
                 r.props(&CONNACK)?

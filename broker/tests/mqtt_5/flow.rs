@@ -82,10 +82,6 @@ pub(crate) fn other_packets_do_not_wait_for_the_quota(b: &Broker) {
     client.publish(Publish::new("c", "x").qos(1, 1));
     client.publish(Publish::new("c", "x").qos(2, 1));
     client.ping();
-    // QoS 0 has no part in it.
-    client.subscribe("d", 0);
-    b.publish(Publish::new("d", "free"));
-    assert_eq!(client.next_publish().text(), "free");
     client.send(&Packet::pub_rec(publish.id));
     client.expect(Packet::pub_rel(publish.id));
     client.expect_nothing();

@@ -145,14 +145,14 @@ pub(crate) fn messages_keep_their_order(b: &Broker) {
         let mut client = b.client("c");
         client.subscribe("a/+", qos);
         let mut publisher = b.client("publisher");
-        for n in 1..=60_u16 {
+        for n in 1..=50_u16 {
             publisher.send(&Packet::Publish(Publish::new("a/b", n.to_string()).qos(qos, n)));
             if qos == 2 {
                 publisher.pub_rec(n);
                 publisher.send(&Packet::pub_rel(n));
             }
         }
-        for n in 1..=60 {
+        for n in 1..=50 {
             client.receive("a/b", &n.to_string());
         }
     }
@@ -251,11 +251,11 @@ pub(crate) fn ids_are_used_again(b: &Broker) {
     let mut client = b.connect(Connect::new("c"));
     client.subscribe("a", 1);
     let mut publisher = b.client("publisher");
-    for round in 0..700 {
-        for n in 1..=100 {
+    for round in 0..1400 {
+        for n in 1..=50 {
             publisher.send(&Packet::Publish(Publish::new("a", "x").qos(1, n)));
         }
-        for _ in 0..100 {
+        for _ in 0..50 {
             let publish = client.next_publish();
             assert_eq!(
                 (publish.topic.as_str(), publish.dup),
@@ -264,7 +264,7 @@ pub(crate) fn ids_are_used_again(b: &Broker) {
             );
             client.acknowledge(&publish);
         }
-        for n in 1..=100 {
+        for n in 1..=50 {
             publisher.find("PUBACK", |packet| {
                 matches!(packet, Packet::PubAck(ack) if ack.id == n).then_some(())
             });
