@@ -184,6 +184,8 @@ impl EmbeddedBroker {
 pub(crate) struct Mosquitto {
     pub(crate) address: SocketAddr,
     process: Child,
+    /// Stays open: mosquitto 2.0.11 may end the next connection in the place of one that came and went.
+    first: Option<TcpStream>,
     _directory: tempfile::TempDir,
 }
 
@@ -224,11 +226,13 @@ impl Mosquitto {
         let mut broker = Mosquitto {
             address,
             process,
+            first: None,
             _directory: directory,
         };
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline && broker.process.try_wait().unwrap().is_none() {
-            if TcpStream::connect(address).is_ok() {
+            if let Ok(first) = TcpStream::connect(address) {
+                broker.first = Some(first);
                 return Some(broker);
             }
             thread::sleep(Duration::from_millis(5));

@@ -236,6 +236,25 @@ impl Client {
         }
     }
 
+    /// CONNECT on a connection that may break at any moment; `false` if it did.
+    #[track_caller]
+    pub(crate) fn try_connect(&mut self, connect: &Connect) -> bool {
+        self.send_raw(connect.encode(self.version));
+        match self.event(PATIENCE) {
+            Event::Packet(Packet::ConnAck {
+                session_present,
+                code: 0,
+                props,
+            }) => {
+                self.session_present = session_present;
+                self.props = props;
+                true
+            }
+            Event::Closed => false,
+            other => panic!("CONNACK 0 was due: {other:?}"),
+        }
+    }
+
     /// The code in SUBACK.
     #[track_caller]
     pub(crate) fn subscribe(&mut self, filter: &str, options: u8) -> u8 {

@@ -128,6 +128,7 @@ const TESTS: &[Test] = tests![
     "3.3.2-3" => subscribing::a_message_matches_the_subscription_it_comes_for,
     "3.3.4-1" => publishing::each_qos_has_its_answer,
     "3.3.5-1" => subscribing::overlapping_subscriptions_give_the_highest_qos,
+    "3.3.5-2" => a_message_not_allowed_is_acknowledged_or_ends_the_connection,
     "3.6.1-1" => wire::pubrel_with_wrong_flags_ends_the_connection,
     "3.8.1-1" => wire::subscribe_with_wrong_flags_ends_the_connection,
     "3.8.3-1" => subscribing::filters_are_utf8,
@@ -300,4 +301,21 @@ fn topics_and_filters_have_no_null_character(b: &Broker) {
             Packet::unsubscribe(1, "\0").encode(b.version),
         ],
     );
+}
+
+/// The broker's own topics are nobody else's.
+fn a_message_not_allowed_is_acknowledged_or_ends_the_connection(b: &Broker) {
+    for qos in 1..=2 {
+        let mut observer = b.client("observer");
+        observer.subscribe("$SYS/broker/made/up", 0);
+        let mut client = b.client("c");
+        client.send(&Packet::Publish(
+            Publish::new("$SYS/broker/made/up", "x").qos(qos, 1),
+        ));
+        match client.event(mqtt::PATIENCE) {
+            mqtt::Event::Packet(Packet::PubAck(_) | Packet::PubRec(_)) | mqtt::Event::Closed => {}
+            other => panic!("{other:?}"),
+        }
+        observer.expect_nothing();
+    }
 }

@@ -183,3 +183,25 @@ pub(crate) fn malformed_properties_end_the_connection(b: &Broker) {
         ],
     );
 }
+
+/// The broker's own topics are nobody else's.
+pub(crate) fn a_refused_qos_2_id_is_free(b: &Broker) {
+    let mut observer = b.client("observer");
+    observer.subscribe("$SYS/broker/made/up", 2);
+    observer.subscribe("a", 2);
+    let mut client = b.client("c");
+    for _ in 0..2 {
+        assert_eq!(
+            client.publish(Publish::new("$SYS/broker/made/up", "x").qos(1, 5)),
+            0x87
+        );
+        assert_eq!(
+            client.publish(Publish::new("$SYS/broker/made/up", "x").qos(2, 5)),
+            0x87
+        );
+    }
+    // Without a PUBREL.
+    client.publish(Publish::new("a", "new").qos(2, 5));
+    observer.receive("a", "new");
+    observer.expect_nothing();
+}

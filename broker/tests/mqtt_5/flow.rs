@@ -241,7 +241,7 @@ pub(crate) fn topic_aliases_are_changed_by_a_topic(b: &Broker) {
 pub(crate) fn topic_alias_0_ends_the_connection(b: &Broker) {
     let mut client = b.client("c");
     client.send(&Packet::Publish(with_alias("a", "x", 0)));
-    client.expect_closed_with(&[0x82, 0x94]);
+    client.expect_closed_with(&[0x81, 0x82, 0x94]);
 }
 
 pub(crate) fn a_topic_alias_above_the_maximum_ends_the_connection(b: &Broker) {
