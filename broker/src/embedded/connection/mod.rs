@@ -16,6 +16,8 @@
 mod decode;
 mod encode;
 mod protocol;
+#[cfg(test)]
+mod tests;
 
 use core::cell::RefCell;
 use core::fmt;
@@ -192,9 +194,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Runs until the connection has ended.
-    pub(crate) async fn run(mut self) -> Ending {
-        let mut timer = pin!(sleep_until(self.heard + CONNECT_LIMIT));
-        let ending = poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
+    pub(crate) fn run(mut self) -> impl Future<Output = Ending> {
+        // Not an `async fn`: that would have room for `self` twice.
+        async move {
+            let mut timer = pin!(sleep_until(self.heard + CONNECT_LIMIT));
+            let ending = poll_fn(|cx| self.poll(cx, timer.as_mut())).await;
+            self.report(&ending);
+            ending
+        }
+    }
+
+    fn report(&self, ending: &Ending) {
         let (peer, client) = (self.peer, &*self.client_id);
         match ending {
             Ending::Panic => error!(
@@ -206,7 +216,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             _ => info!(target: "broker", %peer, client, reason = %ending, "mqtt client disconnected"),
         }
-        ending
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<Ending> {
