@@ -9,6 +9,9 @@ use std::net::SocketAddr;
 
 use broker::{Embedded, EmbeddedConfig, OpenError, Protocol, RemoteConfig};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tracing::warn;
+
 use crate::config::Broker;
 use probe::Answer;
 
@@ -57,6 +60,7 @@ pub(crate) async fn open(configured: Broker) -> Result<Chosen, String> {
 }
 
 fn listening(embedded: Embedded, config: &EmbeddedConfig) -> Chosen {
+    allow_descriptors(config.limits.connections_max);
     let addresses: Vec<String> = embedded.local_addrs().iter().map(ToString::to_string).collect();
     let mut description = format!("embedded listening on {}", addresses.join(" and "));
     if config.bind.iter().any(|address| !address.ip().is_loopback()) {
@@ -65,6 +69,27 @@ fn listening(embedded: Embedded, config: &EmbeddedConfig) -> Chosen {
     Chosen {
         description,
         broker: Opened::Embedded(embedded),
+    }
+}
+
+/// Descriptors that are not MQTT connections: radios, control socket, log and the runtime's own; with room to spare.
+const OTHER_DESCRIPTORS: u64 = 128;
+
+/// A process may usually open 1,024 descriptors by itself, and more if it asks.
+fn allow_descriptors(connections: usize) {
+    let wanted = connections as u64 + OTHER_DESCRIPTORS;
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let current = Some(limits.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current, ..limits });
+    if raised.is_err() || current < Some(wanted) {
+        warn!(
+            target: "broker",
+            connections_max = connections, descriptors = getrlimit(Resource::Nofile).current,
+            "fewer MQTT clients than broker.embedded.connections_max can connect: raise the limit of open files (LimitNOFILE, ulimit -n)"
+        );
     }
 }
 
