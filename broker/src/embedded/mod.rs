@@ -18,10 +18,15 @@
 #![allow(dead_code)]
 
 mod connection;
+mod filters;
 mod listener;
 mod local;
 mod packet;
+mod retained;
 mod router;
+mod session;
+mod shared;
+mod sys;
 mod task;
 
 use std::io;

@@ -37,6 +37,28 @@ pub(crate) struct Properties {
     pub(crate) user: Vec<(String, String)>,
 }
 
+impl Message {
+    /// Octets it counts in a queue.
+    pub(crate) fn size(&self) -> usize {
+        self.topic.len() + self.payload.len() + self.properties.as_deref().map_or(0, Properties::size)
+    }
+}
+
+impl Properties {
+    fn size(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let user: usize = self
+            .user
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        text(&self.content_type)
+            + text(&self.response_topic)
+            + self.correlation_data.as_ref().map_or(0, Bytes::len)
+            + user
+    }
+}
+
 /// A CONNECT, with what its version leaves unsaid filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Connect {
@@ -197,10 +219,8 @@ pub(crate) mod reason {
     pub(crate) const SESSION_TAKEN_OVER: u8 = 0x8E;
     pub(crate) const TOPIC_FILTER_INVALID: u8 = 0x8F;
     pub(crate) const TOPIC_NAME_INVALID: u8 = 0x90;
-    pub(crate) const PACKET_ID_IN_USE: u8 = 0x91;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
     pub(crate) const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
     pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
-    pub(crate) const SHARED_NO_LOCAL: u8 = 0x82;
 }
