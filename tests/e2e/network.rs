@@ -53,7 +53,6 @@ fn ipv6_clients_reach_the_broker(kind: BrokerKind) {
 
 fn several_radios_listen_at_once(kind: BrokerKind) {
     let broker = Broker::start_new(kind);
-    let mut observer = broker.subscribe("demo/#");
     let (first, second) = (free_port(), free_port());
     let gateway = Setup::beside(&broker)
         .toml(&format!(
@@ -71,6 +70,7 @@ fn several_radios_listen_at_once(kind: BrokerKind) {
             "#
         ))
         .start();
+    let mut observer = broker.subscribe("demo/#");
 
     for port in [first, second] {
         let client = Client::new(

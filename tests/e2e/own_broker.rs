@@ -286,7 +286,7 @@ fn what_was_acknowledged_before_a_stop_reaches_subscribers() {
         observer.expect(Message::new("last/words", n.to_string(), 1));
     }
     // Server shutting down (MQTT 5 §3.14.2.1): clients know that it is not their fault, and may come back.
-    observer.wait_for_debug("received DISCONNECT (139)");
+    observer.wait_for_debug("Received DISCONNECT (139)");
     assert_eq!(gateway.process().wait_for_exit(PATIENCE).code(), Some(0));
 }
 
