@@ -51,7 +51,9 @@ async fn a_connect_octet_by_octet_has_no_longer() {
 #[tokio::test(start_paused = true)]
 async fn silence_beyond_one_and_a_half_keep_alives_closes() {
     let broker = Broker::start();
-    let mut client = broker.connect(b"\x10\x0e\0\x04MQTT\x05\x02\0\x0a\0\0\x01c", CONNACK_V5).await;
+    let mut client = broker
+        .connect(b"\x10\x0e\0\x04MQTT\x05\x02\0\x0a\0\0\x01c", CONNACK_V5)
+        .await;
     tokio::time::sleep(Duration::from_secs(14)).await;
     client.send(PINGREQ).await;
     client.expect(PINGRESP).await;
@@ -135,23 +137,63 @@ async fn a_packet_may_come_in_any_pieces() {
 #[tokio::test(start_paused = true)]
 async fn connects_that_are_refused_are_answered_in_their_version() {
     let cases: &[(&str, &[u8], &[u8])] = &[
-        ("version 3 by its name", b"\x10\x0f\0\x06MQIsdp\x03\x02\0\0\0\x01c", b"\x20\x02\0\x01"),
-        ("version 3", b"\x10\x0d\0\x04MQTT\x03\x02\0\0\0\x01c", b"\x20\x02\0\x01"),
-        ("version 6", b"\x10\x0e\0\x04MQTT\x06\x02\0\0\0\0\x01c", b"\x20\x03\0\x84\0"),
-        ("another protocol", b"\x10\x0e\0\x04MQTS\x05\x02\0\0\0\0\x01c", b""),
+        (
+            "version 3 by its name",
+            b"\x10\x0f\0\x06MQIsdp\x03\x02\0\0\0\x01c",
+            b"\x20\x02\0\x01",
+        ),
+        (
+            "version 3",
+            b"\x10\x0d\0\x04MQTT\x03\x02\0\0\0\x01c",
+            b"\x20\x02\0\x01",
+        ),
+        (
+            "version 6",
+            b"\x10\x0e\0\x04MQTT\x06\x02\0\0\0\0\x01c",
+            b"\x20\x03\0\x84\0",
+        ),
+        (
+            "another protocol",
+            b"\x10\x0e\0\x04MQTS\x05\x02\0\0\0\0\x01c",
+            b"",
+        ),
         ("no CONNECT", b"\xc0\0", b""),
         ("HTTP", b"GET / HTTP/1.1\r\n\r\n", b""),
-        ("reserved flag", b"\x10\x0e\0\x04MQTT\x05\x03\0\0\0\0\x01c", b"\x20\x03\0\x81\0"),
-        ("will QoS without will", b"\x10\x0e\0\x04MQTT\x05\x0a\0\0\0\0\x01c", b"\x20\x03\0\x81\0"),
+        (
+            "reserved flag",
+            b"\x10\x0e\0\x04MQTT\x05\x03\0\0\0\0\x01c",
+            b"\x20\x03\0\x81\0",
+        ),
+        (
+            "will QoS without will",
+            b"\x10\x0e\0\x04MQTT\x05\x0a\0\0\0\0\x01c",
+            b"\x20\x03\0\x81\0",
+        ),
         (
             "will QoS 3",
             b"\x10\x14\0\x04MQTT\x05\x1e\0\0\0\0\x01c\0\0\x01t\0\0",
             b"\x20\x03\0\x81\0",
         ),
-        ("octet left over", b"\x10\x0f\0\x04MQTT\x05\x02\0\0\0\0\x01cx", b"\x20\x03\0\x81\0"),
-        ("cut short", b"\x10\x0d\0\x04MQTT\x05\x02\0\0\0\0\x01", b"\x20\x03\0\x85\0"),
-        ("U+0000 in client id", b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01\0", b"\x20\x03\0\x81\0"),
-        ("receive maximum 0", b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\0\0\x01c", b"\x20\x03\0\x82\0"),
+        (
+            "octet left over",
+            b"\x10\x0f\0\x04MQTT\x05\x02\0\0\0\0\x01cx",
+            b"\x20\x03\0\x81\0",
+        ),
+        (
+            "cut short",
+            b"\x10\x0d\0\x04MQTT\x05\x02\0\0\0\0\x01",
+            b"\x20\x03\0\x85\0",
+        ),
+        (
+            "U+0000 in client id",
+            b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01\0",
+            b"\x20\x03\0\x81\0",
+        ),
+        (
+            "receive maximum 0",
+            b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\0\0\x01c",
+            b"\x20\x03\0\x82\0",
+        ),
         (
             "authentication method",
             b"\x10\x12\0\x04MQTT\x05\x02\0\0\x04\x15\0\x01x\0\x01c",
@@ -162,9 +204,21 @@ async fn connects_that_are_refused_are_answered_in_their_version() {
             b"\x10\x12\0\x04MQTT\x05\x02\0\0\x04\x16\0\x01x\0\x01c",
             b"\x20\x03\0\x82\0",
         ),
-        ("3.1.1, no id, session kept", b"\x10\x0c\0\x04MQTT\x04\0\0\0\0\0", b"\x20\x02\0\x02"),
-        ("3.1.1, octet left over", b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x01cx", b""),
-        ("3.1.1, password alone", b"\x10\x10\0\x04MQTT\x04\x42\0\0\0\x01c\0\x01p", b""),
+        (
+            "3.1.1, no id, session kept",
+            b"\x10\x0c\0\x04MQTT\x04\0\0\0\0\0",
+            b"\x20\x02\0\x02",
+        ),
+        (
+            "3.1.1, octet left over",
+            b"\x10\x0e\0\x04MQTT\x04\x02\0\0\0\x01cx",
+            b"",
+        ),
+        (
+            "3.1.1, password alone",
+            b"\x10\x10\0\x04MQTT\x04\x42\0\0\0\x01c\0\x01p",
+            b"",
+        ),
         ("longer than allowed", b"\x10\xff\x7f\0\x04MQTT", b""),
         ("length of five octets", b"\x10\xff\xff\xff\xff\x01", b""),
     ];
@@ -180,11 +234,31 @@ async fn connects_that_are_refused_are_answered_in_their_version() {
 #[tokio::test(start_paused = true)]
 async fn connects_that_look_odd_are_accepted() {
     let cases: &[(&str, &[u8], &[u8])] = &[
-        ("topic alias maximum 0", b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x22\0\0\0\x01c", CONNACK_V5),
-        ("password without user name", b"\x10\x11\0\x04MQTT\x05\x42\0\0\0\0\x01c\0\x01p", CONNACK_V5),
-        ("the largest keep-alive", b"\x10\x0e\0\x04MQTT\x05\x02\xff\xff\0\0\x01c", CONNACK_V5),
-        ("3.1.1 with all of it", b"\x10\x1b\0\x04MQTT\x04\xee\0\0\0\x01c\0\x01t\0\x02hi\0\x01u\0\x03pwd", CONNACK_V3),
-        ("request problem information 0", b"\x10\x10\0\x04MQTT\x05\x02\0\0\x02\x17\0\0\x01c", CONNACK_V5),
+        (
+            "topic alias maximum 0",
+            b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x22\0\0\0\x01c",
+            CONNACK_V5,
+        ),
+        (
+            "password without user name",
+            b"\x10\x11\0\x04MQTT\x05\x42\0\0\0\0\x01c\0\x01p",
+            CONNACK_V5,
+        ),
+        (
+            "the largest keep-alive",
+            b"\x10\x0e\0\x04MQTT\x05\x02\xff\xff\0\0\x01c",
+            CONNACK_V5,
+        ),
+        (
+            "3.1.1 with all of it",
+            b"\x10\x1c\0\x04MQTT\x04\xee\0\0\0\x01c\0\x01t\0\x02hi\0\x01u\0\x03pwd",
+            CONNACK_V3,
+        ),
+        (
+            "request problem information 0",
+            b"\x10\x10\0\x04MQTT\x05\x02\0\0\x02\x17\0\0\x01c",
+            CONNACK_V5,
+        ),
     ];
     let broker = Broker::start();
     for (what, connect, answer) in cases {
@@ -214,14 +288,38 @@ async fn packets_that_are_wrong_end_an_mqtt_5_connection_with_a_reason() {
         ("PUBLISH without properties", b"\x30\x03\0\x01t", 0x81),
         ("PUBLISH without topic or alias", b"\x30\x03\0\0\0", 0x82),
         ("PUBLISH with topic alias 0", b"\x30\x06\0\0\x03\x23\0\0", 0x82),
-        ("PUBLISH with an unknown topic alias", b"\x30\x06\0\0\x03\x23\0\x01", 0x82),
-        ("PUBLISH with a topic alias too high", b"\x30\x07\0\x01t\x03\x23\0\x11", 0x94),
-        ("PUBLISH with a subscription id", b"\x30\x06\0\x01t\x02\x0b\x01", 0x82),
+        (
+            "PUBLISH with an unknown topic alias",
+            b"\x30\x06\0\0\x03\x23\0\x01",
+            0x82,
+        ),
+        (
+            "PUBLISH with a topic alias too high",
+            b"\x30\x07\0\x01t\x03\x23\0\x11",
+            0x94,
+        ),
+        (
+            "PUBLISH with a subscription id",
+            b"\x30\x06\0\x01t\x02\x0b\x01",
+            0x82,
+        ),
         ("PUBLISH with U+0000", b"\x30\x04\0\x01\0\0", 0x81),
-        ("PUBLISH with U+0000 in a user property", b"\x30\x0b\0\x01t\x07\x26\0\x01\0\0\x01v", 0x81),
-        ("PUBLISH with a wildcard response topic", b"\x30\x08\0\x01t\x04\x08\0\x01#", 0x82),
+        (
+            "PUBLISH with U+0000 in a user property",
+            b"\x30\x0b\0\x01t\x07\x26\0\x01\0\0\x01v",
+            0x81,
+        ),
+        (
+            "PUBLISH with a wildcard response topic",
+            b"\x30\x08\0\x01t\x04\x08\0\x01#",
+            0x82,
+        ),
         ("PUBLISH not UTF-8", b"\x30\x04\0\x01\xff\0", 0x81),
-        ("PUBLISH with a length not in its shortest form", b"\x30\x05\0\x01t\x80\0", 0x81),
+        (
+            "PUBLISH with a length not in its shortest form",
+            b"\x30\x05\0\x01t\x80\0",
+            0x81,
+        ),
         ("PUBACK with packet id 0", b"\x40\x02\0\0", 0x81),
         ("PUBACK with an unknown reason", b"\x40\x03\0\x01\x01", 0x81),
         ("PUBREL with flags 0", b"\x60\x02\0\x01", 0x81),
@@ -229,13 +327,33 @@ async fn packets_that_are_wrong_end_an_mqtt_5_connection_with_a_reason() {
         ("SUBSCRIBE without filters", b"\x82\x03\0\x01\0", 0x82),
         ("SUBSCRIBE with packet id 0", b"\x82\x07\0\0\0\0\x01t\0", 0x82),
         ("SUBSCRIBE with QoS 3", b"\x82\x07\0\x01\0\0\x01t\x03", 0x81),
-        ("SUBSCRIBE with retain handling 3", b"\x82\x07\0\x01\0\0\x01t\x30", 0x81),
-        ("SUBSCRIBE with reserved options", b"\x82\x07\0\x01\0\0\x01t\x40", 0x81),
-        ("SUBSCRIBE with subscription id 0", b"\x82\x09\0\x01\x02\x0b\0\0\x01t\0", 0x82),
-        ("SUBSCRIBE with two subscription ids", b"\x82\x0b\0\x01\x04\x0b\x01\x0b\x02\0\x01t\0", 0x82),
+        (
+            "SUBSCRIBE with retain handling 3",
+            b"\x82\x07\0\x01\0\0\x01t\x30",
+            0x81,
+        ),
+        (
+            "SUBSCRIBE with reserved options",
+            b"\x82\x07\0\x01\0\0\x01t\x40",
+            0x81,
+        ),
+        (
+            "SUBSCRIBE with subscription id 0",
+            b"\x82\x09\0\x01\x02\x0b\0\0\x01t\0",
+            0x82,
+        ),
+        (
+            "SUBSCRIBE with two subscription ids",
+            b"\x82\x0b\0\x01\x04\x0b\x01\x0b\x02\0\x01t\0",
+            0x82,
+        ),
         ("SUBSCRIBE without options", b"\x82\x06\0\x01\0\0\x01t", 0x81),
         ("UNSUBSCRIBE without filters", b"\xa2\x03\0\x01\0", 0x82),
-        ("DISCONNECT that asks for a session", b"\xe0\x07\0\x05\x11\0\0\0\x01", 0x82),
+        (
+            "DISCONNECT that asks for a session",
+            b"\xe0\x07\0\x05\x11\0\0\0\x01",
+            0x82,
+        ),
         ("reserved type 0", b"\0\0", 0x81),
     ];
     let broker = Broker::start();
@@ -244,7 +362,10 @@ async fn packets_that_are_wrong_end_an_mqtt_5_connection_with_a_reason() {
         client.send(packet).await;
         let rest = client.rest().await;
         assert_eq!(rest, [0xE0, 1, *reason], "{what}");
-        assert!(matches!(client.ending().await, Ending::Reason(found) if found == *reason), "{what}");
+        assert!(
+            matches!(client.ending().await, Ending::Reason(found) if found == *reason),
+            "{what}"
+        );
     }
 }
 
@@ -454,7 +575,11 @@ impl Broker {
         self.serve(stream, ours)
     }
 
-    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, ours: DuplexStream) -> Client {
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        ours: DuplexStream,
+    ) -> Client {
         let peer = ([127, 0, 0, 1], 1).into();
         let connection = Connection::new(stream, peer, PACKET_BYTES, None, self.connections.clone());
         Client {
@@ -523,7 +648,11 @@ struct Counted {
 }
 
 impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
