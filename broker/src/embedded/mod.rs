@@ -34,6 +34,7 @@ use gateway_core::io::Input;
 use tokio::sync::mpsc::{Sender, unbounded_channel};
 
 use self::listener::Listening;
+pub use self::router::Stats as EmbeddedStats;
 use self::router::{Router, RouterLimits};
 use self::task::Task;
 use crate::pool::RequestSender;
@@ -149,8 +150,9 @@ impl Embedded {
         let listening = Listening::start(self.listeners, &self.limits, broker);
         let router = Router::new(RouterLimits::from(&self.limits), rand::random());
         let task = Task::new(router, from_connections, from_gateway, inputs);
+        let stats = task.stats();
         let task = tokio::spawn(task.run(Some(listening)));
-        RequestSender::embedded(requests, task)
+        RequestSender::embedded(requests, task, stats)
     }
 }
 
