@@ -9,6 +9,7 @@
 use core::future::pending;
 use core::time::Duration;
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use gateway_core::io::{BrokerRequest, Input};
 use gateway_core::time::Instant as RouterInstant;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::listener::Listening;
 use super::local::Local;
 use super::packet::{Connect, Received, Reply};
-use super::router::{ClientKey, Router};
+use super::router::{ClientKey, Router, Stats};
 
 /// PUBLISH that may be on their way to a connection: a few writes' worth, small beside a session's queue.
 pub(crate) const CREDIT: u32 = 64;
@@ -69,6 +70,8 @@ pub(crate) struct Task {
     from_connections: UnboundedReceiver<FromConnection>,
     requests: UnboundedReceiver<Vec<BrokerRequest>>,
     inputs: Sender<Input>,
+    /// As they were when the task last went to sleep.
+    stats: Arc<Mutex<Stats>>,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,13 @@ impl Task {
             from_connections,
             requests,
             inputs,
+            stats: Arc::default(),
         }
+    }
+
+    /// Where the router's counters can be read at any time.
+    pub(crate) fn stats(&self) -> Arc<Mutex<Stats>> {
+        self.stats.clone()
     }
 
     /// Runs until the sender of the gateway's requests is dropped; then ends all connections, and the `listener`.
@@ -116,6 +125,9 @@ impl Task {
                     // It may have told the router that there is room again.
                     self.hand_out();
                 }
+            }
+            if let Ok(mut stats) = self.stats.lock() {
+                stats.clone_from(self.router.stats());
             }
             let due = self
                 .router
