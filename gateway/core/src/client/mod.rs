@@ -276,6 +276,12 @@ impl Client {
         self.fresh = false;
     }
 
+    /// A message of the client that had its layout and a bad value.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.seen(now);
+        self.down.resume();
+    }
+
     /// When the client wants to be looked at next.
     pub(crate) fn deadline(&self, cx: &Context) -> Option<Instant> {
         let state = match &self.state {
