@@ -77,10 +77,37 @@ impl Gateway {
                 self.cx.links.up(link, profile);
                 self.start_advertising(now, link);
             }
-            LinkEvent::Down => self.cx.links.down(link),
+            LinkEvent::Down => self.on_link_down(now, link),
             LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
             // Retry timers start when a datagram is made, and peers are known by their addresses alone.
             LinkEvent::Sent(_) | LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
+        }
+    }
+
+    /// What was owed is lost with the radio, as if it had been sent: clients ask again. Who was awake for its messages
+    /// is asleep, with the message under way at the front.
+    fn on_link_down(&mut self, now: Instant, link: LinkId) {
+        for owed in self.cx.links.down(link) {
+            if let Some(client) = self.clients.get_mut(owed.client)
+                && client.serial == owed.serial
+            {
+                client.owed = client.owed.saturating_sub(1);
+            }
+        }
+        let awake: Vec<ClientIx> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| {
+                matches!(client.state, State::Awake(_))
+                    && client.via.as_ref().is_some_and(|via| via.link == link)
+            })
+            .map(|(ix, _)| ix)
+            .collect();
+        for ix in awake {
+            if let Some(client) = self.clients.get_mut(ix) {
+                client.give_up_wake();
+            }
+            self.after(now, ix);
         }
     }
 
@@ -687,6 +714,13 @@ impl Gateway {
         {
             client.armed = Some(deadline);
             self.cx.timers.arm(deadline, ix);
+            if self.cx.timers.len() > 4 * self.clients.len() + 1024 {
+                // Mostly entries that do not count: a client may bring its deadline forward again and again.
+                let clients = &self.clients;
+                self.cx
+                    .timers
+                    .retain(|at, ix| clients.get(ix).is_some_and(|client| client.armed == Some(at)));
+            }
         }
     }
 
