@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use sn_codec::{DecodeError, Encapsulation, ErrorKind, Packet, PublishQoS, QoS, TopicRef};
+use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef};
 
 use crate::admin::{AdminCommand, AdminReply, TopicRow};
 use crate::client::downlink::Message;
 use crate::client::subscribe::drive;
 use crate::client::{Client, State};
 use crate::clients::{ClientIx, ClientTable, Peer};
-use crate::config::GatewayConfig;
+use crate::config::{AddressChange, GatewayConfig};
 use crate::context::{Context, Payloads};
 use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
 use crate::limiter::{RateLimit, StrangerLimit};
@@ -77,10 +77,37 @@ impl Gateway {
                 self.cx.links.up(link, profile);
                 self.start_advertising(now, link);
             }
-            LinkEvent::Down => self.cx.links.down(link),
+            LinkEvent::Down => self.on_link_down(now, link),
             LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
             // Retry timers start when a datagram is made, and peers are known by their addresses alone.
             LinkEvent::Sent(_) | LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
+        }
+    }
+
+    /// What was owed is lost with the radio, as if it had been sent: clients ask again. Who was awake for its messages
+    /// is asleep, with the message under way at the front.
+    fn on_link_down(&mut self, now: Instant, link: LinkId) {
+        for owed in self.cx.links.down(link) {
+            if let Some(client) = self.clients.get_mut(owed.client)
+                && client.serial == owed.serial
+            {
+                client.owed = client.owed.saturating_sub(1);
+            }
+        }
+        let awake: Vec<ClientIx> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| {
+                matches!(client.state, State::Awake(_))
+                    && client.via.as_ref().is_some_and(|via| via.link == link)
+            })
+            .map(|(ix, _)| ix)
+            .collect();
+        for ix in awake {
+            if let Some(client) = self.clients.get_mut(ix) {
+                client.give_up_wake();
+            }
+            self.after(now, ix);
         }
     }
 
@@ -103,7 +130,7 @@ impl Gateway {
         };
         match Packet::decode(message) {
             Ok(packet) => self.on_packet(now, bound, via, from.local, packet),
-            Err(error) => self.on_malformed(now, bound, via, error),
+            Err(error) => self.on_malformed(now, bound, via, message, error),
         }
     }
 
@@ -117,6 +144,11 @@ impl Gateway {
     ) {
         self.cx.metrics.count_received(packet.msg_type());
         match packet {
+            // §6.2: before its CONNACK a client is sent prompts and nothing else.
+            Packet::SearchGw(_) if bound.is_some_and(|ix| self.is_in_setup(ix)) => {
+                self.cx.metrics.unexpected_total += 1;
+                return;
+            }
             Packet::SearchGw(_) => return self.on_search_gw(now, via()),
             Packet::Advertise(_) | Packet::GwInfo(_) => return, // Other gateways, overheard.
             Packet::Connect(connect) => return self.on_connect(now, via(), bound, connect),
@@ -146,6 +178,18 @@ impl Gateway {
         }
         client.on_packet(&mut self.cx, now, packet);
         self.after(now, ix);
+    }
+
+    /// Whether a PINGREQ from a new address wakes the client (reading A16).
+    fn may_wake_elsewhere(&self, ix: ClientIx) -> bool {
+        self.clients.get(ix).is_some_and(|client| {
+            client.via.is_none() || self.cx.address_change(client.rule) != AddressChange::Strict
+        })
+    }
+
+    pub(crate) fn is_in_setup(&self, ix: ClientIx) -> bool {
+        let state = self.clients.get(ix).map(|client| &client.state);
+        matches!(state, Some(State::Setup(_)))
     }
 
     /// A packet from a peer that has no session.
@@ -181,10 +225,15 @@ impl Gateway {
         };
         let ix = match (session, named) {
             (Some(own), Some(named)) if own == named => own,
-            (_, Some(named)) if sleeps(&named) => {
+            (_, Some(named)) if sleeps(&named) && self.may_wake_elsewhere(named) => {
                 self.clients.bind(named, via());
                 self.cx.metrics.takeovers_total += 1;
                 named
+            }
+            // §6.2: not before its CONNACK.
+            (Some(own), _) if self.is_in_setup(own) => {
+                self.cx.metrics.unexpected_total += 1;
+                return;
             }
             _ => return self.on_stranger(now, via()),
         };
@@ -236,36 +285,44 @@ impl Gateway {
         }
     }
 
-    /// A datagram that cannot be used. Its sender's session stays as it is.
+    /// A datagram that cannot be used. Its sender's session stays as it is (reading A1); where the layout is right and
+    /// a value wrong, it is answered as its message would be (reading A8).
     fn on_malformed(
         &mut self,
         now: Instant,
         bound: Option<ClientIx>,
         via: impl Fn() -> Via,
+        message: &[u8],
         error: DecodeError,
     ) {
         self.count_malformed(error.kind);
         let Some(answer) = error.answer else { return };
-        let client = bound.and_then(|ix| self.clients.get_mut(ix));
-        match (client, answer) {
-            // A will that cannot be used ends its handshake; CONNACK otherwise answers a CONNECT.
-            (Some(client), Packet::Connack(_)) if matches!(client.state, State::Setup(_)) => {
-                let ix = client.ix;
+        let msg_type = type_octet(message).and_then(MsgType::from_octet);
+        if msg_type == Some(MsgType::Connect) {
+            self.cx.metrics.connects_refused_total += 1;
+            return self.answer_stranger(via(), answer);
+        }
+        let session = bound.and_then(|ix| self.clients.get_mut(ix));
+        let Some(client) = session.filter(|client| client.has_session()) else {
+            return self.on_stranger(now, via());
+        };
+        let ix = client.ix;
+        let in_setup = matches!(client.state, State::Setup(_));
+        match msg_type {
+            // The will cannot be used, so its handshake ends (reading A24).
+            Some(MsgType::WillTopic) if in_setup => {
                 client.abort_setup(&mut self.cx);
                 self.answer_stranger(via(), answer);
-                self.after(now, ix);
             }
-            (_, Packet::Connack(_)) if error.kind == ErrorKind::UnsupportedProtocolId => {
-                self.cx.metrics.connects_refused_total += 1;
+            Some(MsgType::WillTopic) => {}
+            // §6.2: before its CONNACK a client is sent prompts and nothing else.
+            _ if in_setup => {}
+            _ => {
+                client.heard(&mut self.cx, now);
                 self.answer_stranger(via(), answer);
             }
-            (Some(client), answer) if client.state.is_connected() => {
-                client.seen(now);
-                self.answer_stranger(via(), answer);
-            }
-            (_, Packet::Connack(_)) => self.answer_stranger(via(), answer),
-            _ => self.on_stranger(now, via()),
         }
+        self.after(now, ix);
     }
 
     /// A broker port reports.
@@ -348,9 +405,8 @@ impl Gateway {
             let Some(filter) = self.cx.subscriptions.get_mut(key) else {
                 continue;
             };
-            let mut askers = core::mem::take(&mut filter.asking);
-            filter.ask_again |= !filter.asking_next.is_empty();
-            askers.append(&mut filter.asking_next);
+            filter.ask_again |= filter.asks_next();
+            let askers = filter.take_askers();
             self.answer_askers(now, key, askers, None);
         }
     }
@@ -394,15 +450,15 @@ impl Gateway {
             return;
         };
         filter.pending = Pending::Nothing;
-        let askers = core::mem::take(&mut filter.asking);
+        let askers = filter.take_asking();
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
                 filter.active = Some(granted);
-                filter.start_retained_window(now);
                 for subscriber in &mut filter.subscribers {
                     subscriber.granted = subscriber.asked.min(granted);
                 }
+                self.cx.subscriptions.start_retained_window(now, key);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
             Err(refusal) => {
@@ -480,8 +536,7 @@ impl Gateway {
             Some(Settled::Subscribe { filter } | Settled::Unsubscribe { filter }) => {
                 if let Some(filter) = self.cx.subscriptions.get_mut(filter) {
                     filter.pending = Pending::Nothing;
-                    let mut asking = core::mem::take(&mut filter.asking);
-                    filter.asking_next.append(&mut asking);
+                    filter.ask_once_more();
                 }
                 drive(&mut self.cx, filter);
             }
@@ -506,6 +561,12 @@ impl Gateway {
         if recipients.is_empty() {
             self.cx.metrics.messages_unmatched_total += 1;
         } else {
+            // A payload may be a part of what the broker's port has read. Who waits for long keeps only his own.
+            let waits = |ix: &ClientIx| self.clients.get(*ix).is_some_and(|client| !client.may_deliver());
+            let payload = match recipients.iter().any(|(ix, _)| waits(ix)) {
+                true => Bytes::copy_from_slice(&payload),
+                false => payload,
+            };
             let message = Arc::new(Message {
                 topic: topic.clone(),
                 payload,
@@ -513,7 +574,7 @@ impl Gateway {
             });
             for &(ix, granted) in &recipients {
                 if let Some(client) = self.clients.get_mut(ix) {
-                    client.deliver(&mut self.cx, &message, qos.min(granted));
+                    client.deliver(&mut self.cx, now, &message, qos.min(granted));
                 }
                 self.after(now, ix);
             }
@@ -531,8 +592,12 @@ impl Gateway {
                 continue;
             };
             client.on_deadline(&mut self.cx, now);
+            if client.on_challenge_deadline(&mut self.cx, now) {
+                self.take_over(now, ix);
+            }
             self.after(now, ix);
         }
+        self.cx.subscriptions.close_windows(now);
         self.advertise_due(now);
     }
 
@@ -616,14 +681,26 @@ impl Gateway {
         self.cx.upstream.measure(metrics);
         metrics.filters = self.cx.subscriptions.len() as u64;
         metrics.clients = self.clients.len() as u64;
-        let count = |is: fn(&State) -> bool| {
-            self.clients
-                .iter()
-                .filter(|(_, client)| is(&client.state))
-                .count() as u64
-        };
-        metrics.clients_active = count(|state| matches!(state, State::Active));
-        metrics.clients_asleep = count(|state| matches!(state, State::Asleep { .. } | State::Awake(_)));
+        let mut states = [0_u64; 6];
+        for (_, client) in self.clients.iter() {
+            let at = match client.state {
+                State::Active => 0,
+                State::Asleep { .. } => 1,
+                State::Awake(_) => 2,
+                State::Setup(_) => 3,
+                State::Disconnected | State::Gone => 4,
+                State::Lost => 5,
+            };
+            states[at] += 1;
+        }
+        [
+            metrics.clients_active,
+            metrics.clients_asleep,
+            metrics.clients_awake,
+            metrics.clients_connecting,
+            metrics.clients_disconnected,
+            metrics.clients_lost,
+        ] = states;
         metrics
     }
 
@@ -652,6 +729,13 @@ impl Gateway {
         {
             client.armed = Some(deadline);
             self.cx.timers.arm(deadline, ix);
+            if self.cx.timers.len() > 4 * self.clients.len() + 1024 {
+                // Mostly entries that do not count: a client may bring its deadline forward again and again.
+                let clients = &self.clients;
+                self.cx
+                    .timers
+                    .retain(|at, ix| clients.get(ix).is_some_and(|client| client.armed == Some(at)));
+            }
         }
     }
 
@@ -734,6 +818,15 @@ impl Gateway {
 
     fn count_malformed(&mut self, kind: ErrorKind) {
         self.cx.metrics.malformed[kind as usize] += 1;
+    }
+}
+
+/// The message type of what could not be decoded (§5.2).
+fn type_octet(message: &[u8]) -> Option<u8> {
+    match *message {
+        [0x01, _, _, octet, ..] => Some(octet),
+        [_, octet, ..] => Some(octet),
+        _ => None,
     }
 }
 

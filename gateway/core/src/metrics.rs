@@ -37,11 +37,19 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Clients connected and awake.
+    /// Clients connected and not asleep.
     clients_active,
-    /// Clients asleep, or awake for their messages.
+    /// Clients asleep.
     clients_asleep,
-    /// Client records, connected or not.
+    /// Clients awake for their messages.
+    clients_awake,
+    /// Clients within a will handshake.
+    clients_connecting,
+    /// Clients that said goodbye and whose session is kept.
+    clients_disconnected,
+    /// Clients that were silent for too long and whose session is kept.
+    clients_lost,
+    /// Client records: all of these together.
     clients,
     /// CONNECTs accepted.
     connects_accepted_total,
@@ -51,6 +59,8 @@ metrics! {
     connects_refused_total,
     /// Clients that took their id to another address.
     takeovers_total,
+    /// Takeovers refused: the client answers at its old address, or may not move.
+    takeovers_refused_total,
     /// Clients lost: silent beyond their keep-alive or sleep.
     lost_total,
     /// Wills handed to the broker.
@@ -85,8 +95,16 @@ metrics! {
     messages_unmatched_total,
     /// Messages delivered to clients.
     delivered_total,
-    /// Messages for clients dropped: buffer full.
+    /// Messages for clients dropped: buffer full, the client's own or that of all together.
     buffer_dropped_total,
+    /// Messages for clients dropped: they waited longer than `max_age`.
+    buffer_expired_total,
+    /// QoS 0 messages for sleeping clients dropped: a later one of the same topic came.
+    buffer_superseded_total,
+    /// QoS 0 messages dropped: their client is away, or asleep and not to be given any.
+    buffer_qos0_dropped_total,
+    /// Messages for clients dropped: the session they waited in ended.
+    buffer_cleared_total,
     /// Messages for clients dropped: larger than the link carries (§6.10).
     too_large_total,
     /// Messages for clients dropped: the client refused them or their topic.

@@ -11,7 +11,7 @@ use sn_codec::{
 
 use super::subscribe::Form;
 use super::{Client, Reply, State};
-use crate::config::Timers;
+use crate::config::{SleepQos0, SleepRules, Timers, WhenFull};
 use crate::context::Context;
 use crate::io::Notice;
 use crate::time::Instant;
@@ -40,6 +40,7 @@ impl Message {
 #[derive(Debug, Clone)]
 pub(crate) struct Queued {
     message: Arc<Message>,
+    since: Instant,
     qos: QoS,
     /// The round it is in; a message keeps it when it goes back into the queue.
     rounds: u8,
@@ -52,9 +53,8 @@ pub(crate) struct Queued {
 /// What goes to the client and what waits.
 #[derive(Debug, Default)]
 pub(crate) struct Downlink {
-    pub(crate) queue: VecDeque<Queued>,
-    pub(crate) exchange: Option<Box<Exchange>>,
-    bytes: usize,
+    /// Most clients have nothing most of the time.
+    work: Option<Box<Work>>,
     last_msg_id: u16,
     /// The client refuses DUP (reading A61).
     no_dup: bool,
@@ -64,6 +64,14 @@ pub(crate) struct Downlink {
     answers_register: bool,
     /// A round was spent: deliveries go on with the next packet from the client (reading A60).
     parked: bool,
+}
+
+/// Messages for the client, and what keeps them back.
+#[derive(Debug, Default)]
+struct Work {
+    queue: VecDeque<Queued>,
+    exchange: Option<Exchange>,
+    bytes: usize,
     /// The client answered "congestion" (reading A62).
     paused_until: Option<Instant>,
     /// A SUBSCRIBE is open: what matches it waits for the SUBACK (reading A57).
@@ -102,8 +110,54 @@ enum Step {
 }
 
 impl Downlink {
+    /// `start` is any number: message ids begin there, so that a late answer to an earlier record of the client does
+    /// not meet the same id again.
+    pub(crate) fn new(start: u16) -> Self {
+        Downlink {
+            last_msg_id: start,
+            ..Downlink::default()
+        }
+    }
+
+    /// Messages that wait or are on their way.
     pub(crate) fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.exchange.is_some())
+        let work = self.work.as_deref();
+        work.map_or(0, |work| work.queue.len() + usize::from(work.exchange.is_some()))
+    }
+
+    /// True if no message waits.
+    pub(crate) fn queue_is_empty(&self) -> bool {
+        self.work.as_ref().is_none_or(|work| work.queue.is_empty())
+    }
+
+    /// True if a message is on its way.
+    pub(crate) fn has_exchange(&self) -> bool {
+        self.exchange().is_some()
+    }
+
+    fn exchange(&self) -> Option<&Exchange> {
+        self.work.as_ref()?.exchange.as_ref()
+    }
+
+    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        self.work.as_mut()?.exchange.as_mut()
+    }
+
+    /// Octets of topic and payload.
+    fn bytes(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.bytes)
+    }
+
+    fn queue(&self) -> impl Iterator<Item = &Queued> {
+        self.work.iter().flat_map(|work| &work.queue)
+    }
+
+    /// Frees memory that the client does not need for now.
+    pub(crate) fn shrink(&mut self) {
+        let waits = |work: &Work| work.paused_until.is_some() || work.held_until.is_some();
+        if self.len() == 0 && !self.work.as_deref().is_some_and(waits) {
+            self.work = None;
+        }
     }
 
     /// When delivery wants to be looked at.
@@ -111,12 +165,13 @@ impl Downlink {
         if self.parked {
             return None;
         }
-        let retry = self
+        let work = self.work.as_ref()?;
+        let retry = work
             .exchange
             .as_ref()
             .filter(|exchange| !exchange.due)
             .and_then(|exchange| exchange.retry_at);
-        [retry, self.paused_until, self.held_until]
+        [retry, work.paused_until, work.held_until]
             .into_iter()
             .flatten()
             .min()
@@ -124,7 +179,14 @@ impl Downlink {
 
     /// Holds deliveries back for a SUBACK, at most Tretry.
     pub(crate) fn hold(&mut self, now: Instant, timers: &Timers) {
-        self.held_until = Some(now + timers.retry_first);
+        self.work.get_or_insert_default().held_until = Some(now + timers.retry_first);
+    }
+
+    /// No SUBACK is waited for any more.
+    pub(crate) fn release_hold(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.held_until = None;
+        }
     }
 
     /// The connection ended: what was open goes back to the front of the queue.
@@ -133,17 +195,28 @@ impl Downlink {
         self.no_dup = false;
         self.no_register = false;
         self.parked = false;
-        self.paused_until = None;
-        self.held_until = None;
+        if let Some(work) = &mut self.work {
+            (work.paused_until, work.held_until) = (None, None);
+        }
+    }
+
+    /// The message that was sent under this id and went back into the queue, when its answer comes late.
+    fn requeued(&mut self, msg_id: MsgId, qos: QoS) -> Option<&mut Queued> {
+        self.work
+            .as_mut()?
+            .queue
+            .front_mut()
+            .filter(|item| item.msg_id == Some(msg_id) && item.qos == qos)
     }
 
     /// Puts the message of the open exchange back to the front.
     pub(crate) fn requeue(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
+        let Some(work) = &mut self.work else { return };
+        if let Some(exchange) = work.exchange.take() {
             let mut item = exchange.item;
             item.msg_id = exchange.published.then_some(exchange.msg_id);
             item.received = exchange.step == Step::Pubrel;
-            self.queue.push_front(item);
+            work.queue.push_front(item);
         }
     }
 
@@ -157,14 +230,15 @@ impl Downlink {
 
     /// A request of the client ends the pause it asked for (reading A62).
     pub(crate) fn unpause(&mut self) {
-        if self.paused_until.take().is_some() {
+        let paused = self.work.as_mut().and_then(|work| work.paused_until.take());
+        if paused.is_some() {
             self.repeat_now();
         }
     }
 
     /// Sends the open exchange again, as a new round.
     pub(crate) fn repeat_now(&mut self) {
-        if let Some(exchange) = &mut self.exchange {
+        if let Some(exchange) = self.exchange_mut() {
             exchange.due = true;
             exchange.sends = 0;
         }
@@ -183,7 +257,7 @@ impl Downlink {
         topic_id: TopicId,
         msg_id: MsgId,
     ) -> Option<TopicId> {
-        let exchange = self.exchange.as_ref()?;
+        let exchange = self.exchange()?;
         let Step::Register(ours) = exchange.step else {
             return None;
         };
@@ -211,57 +285,115 @@ impl Downlink {
 
 impl Client {
     /// Takes a message for the client.
-    pub(crate) fn deliver(&mut self, cx: &mut Context, message: &Arc<Message>, qos: QoS) {
-        let gone = matches!(self.state, State::Disconnected | State::Lost | State::Gone);
-        if gone && qos == QoS::AtMostOnce {
+    pub(crate) fn deliver(&mut self, cx: &mut Context, now: Instant, message: &Arc<Message>, qos: QoS) {
+        if qos == QoS::AtMostOnce && !self.takes_qos0(cx, &message.topic) {
+            cx.metrics.buffer_qos0_dropped_total += 1;
+            return;
+        }
+        self.drop_expired(cx, now);
+        if !self.make_room(cx, message.size(), qos) {
             cx.metrics.buffer_dropped_total += 1;
             return;
         }
-        if !self.make_room(cx, message.size()) {
-            cx.metrics.buffer_dropped_total += 1;
-            return;
-        }
-        self.down.bytes += message.size();
         cx.metrics.buffer_messages += 1;
         cx.metrics.buffer_bytes += message.size() as u64;
         let item = Queued {
             message: message.clone(),
+            since: now,
             qos,
             rounds: 0,
             msg_id: None,
             received: false,
         };
-        self.down.queue.push_back(item);
+        let work = self.down.work.get_or_insert_default();
+        work.bytes += message.size();
+        work.queue.push_back(item);
     }
 
-    /// Room within the three limits: the oldest QoS 0 message goes first (reading A70).
-    fn make_room(&mut self, cx: &mut Context, size: usize) -> bool {
-        if size > cx.config.limits.buffer_bytes_per_client {
+    /// True if a QoS 0 message waits in this state; the one it replaces, if it replaces one, is dropped (reading A70).
+    fn takes_qos0(&mut self, cx: &mut Context, topic: &Arc<str>) -> bool {
+        match self.state {
+            State::Setup(_) | State::Active | State::Awake(_) => return true,
+            State::Disconnected | State::Lost | State::Gone => return false,
+            State::Asleep { .. } => {}
+        }
+        match cx.sleep_rules(self.rule).qos0 {
+            SleepQos0::KeepAll => true,
+            SleepQos0::Drop => false,
+            SleepQos0::LatestPerTopic => {
+                let same = |item: &Queued| item.qos == QoS::AtMostOnce && item.message.topic == *topic;
+                let earlier = self.down.queue().position(same);
+                if let Some(at) = earlier {
+                    self.drop_queued(cx, at);
+                    cx.metrics.buffer_superseded_total += 1;
+                }
+                true
+            }
+        }
+    }
+
+    /// Room within the three bounds: the oldest QoS 0 message goes first, then what the rules say (reading A70).
+    fn make_room(&mut self, cx: &mut Context, size: usize, qos: QoS) -> bool {
+        let SleepRules {
+            max_messages,
+            max_bytes,
+            when_full,
+            ..
+        } = *cx.sleep_rules(self.rule);
+        if size > max_bytes.min(cx.config.limits.buffer_bytes) {
             return false;
         }
         loop {
-            let limits = &cx.config.limits;
-            let fits = self.down.len() < limits.buffer_messages_per_client
-                && self.down.bytes + size <= limits.buffer_bytes_per_client
-                && cx.metrics.buffer_bytes as usize + size <= limits.buffer_bytes;
+            let fits = self.down.len() < max_messages
+                && self.down.bytes() + size <= max_bytes
+                && cx.metrics.buffer_bytes as usize + size <= cx.config.limits.buffer_bytes;
             if fits {
                 return true;
             }
-            let oldest = self
-                .down
-                .queue
-                .iter()
-                .position(|item| item.qos == QoS::AtMostOnce);
-            let Some(oldest) = oldest.and_then(|at| self.down.queue.remove(at)) else {
-                return false;
+            let oldest_qos0 = self.down.queue().position(|item| item.qos == QoS::AtMostOnce);
+            let goes = match when_full {
+                WhenFull::Refuse | WhenFull::DropNewest => oldest_qos0,
+                // A QoS 0 message never pushes another QoS out: it is itself the one that goes first.
+                WhenFull::DropOldest if qos == QoS::AtMostOnce => oldest_qos0,
+                WhenFull::DropOldest => oldest_qos0.or((!self.down.queue_is_empty()).then_some(0)),
             };
-            self.forget(cx, &oldest);
+            let Some(at) = goes else { return false };
+            self.drop_queued(cx, at);
             cx.metrics.buffer_dropped_total += 1;
         }
     }
 
+    /// Drops what waited too long (reading A70). The queue is in the order of arrival.
+    pub(crate) fn drop_expired(&mut self, cx: &mut Context, now: Instant) {
+        let max_age = cx.sleep_rules(self.rule).max_age;
+        while self
+            .down
+            .queue()
+            .next()
+            .is_some_and(|item| now >= item.since + max_age)
+        {
+            self.drop_queued(cx, 0);
+            cx.metrics.buffer_expired_total += 1;
+        }
+    }
+
+    /// When the message that waits longest has waited too long.
+    pub(crate) fn expires_at(&self, cx: &Context) -> Option<Instant> {
+        let oldest = self.down.queue().next()?;
+        Some(oldest.since + cx.sleep_rules(self.rule).max_age)
+    }
+
+    fn drop_queued(&mut self, cx: &mut Context, at: usize) {
+        let work = self.down.work.as_mut();
+        if let Some(item) = work.and_then(|work| work.queue.remove(at)) {
+            self.forget(cx, &item);
+        }
+    }
+
     fn forget(&mut self, cx: &mut Context, item: &Queued) {
-        self.down.bytes -= item.message.size();
+        if let Some(work) = &mut self.down.work {
+            work.bytes -= item.message.size();
+        }
         cx.metrics.buffer_messages -= 1;
         cx.metrics.buffer_bytes -= item.message.size() as u64;
     }
@@ -269,8 +401,9 @@ impl Client {
     /// Forgets everything that waits for the client.
     pub(crate) fn clear_queue(&mut self, cx: &mut Context) {
         self.down.abort();
-        for item in core::mem::take(&mut self.down.queue) {
+        for item in self.down.work.take().into_iter().flat_map(|work| work.queue) {
             self.forget(cx, &item);
+            cx.metrics.buffer_cleared_total += 1;
         }
     }
 
@@ -281,17 +414,19 @@ impl Client {
 
     /// True if a datagram can go out now.
     pub(crate) fn wants_to_deliver(&self, now: Instant) -> bool {
-        let down = &self.down;
+        let Some(work) = self.down.work.as_ref().filter(|_| !self.down.parked) else {
+            return false;
+        };
         let waiting = |until: Option<Instant>| until.is_some_and(|until| now < until);
-        let held = waiting(down.held_until) && self.open.any_subscribe();
-        if !self.may_deliver() || down.parked || waiting(down.paused_until) || held {
+        let held = waiting(work.held_until) && self.open.any_subscribe();
+        if !self.may_deliver() || waiting(work.paused_until) || held {
             return false;
         }
-        match &down.exchange {
+        match &work.exchange {
             Some(exchange) => exchange.due,
             None => match &self.state {
-                State::Awake(wake) => !down.queue.is_empty() && wake.left > 0 && now < wake.until,
-                _ => !down.queue.is_empty(),
+                State::Awake(wake) => !work.queue.is_empty() && wake.takes_more(),
+                _ => !work.queue.is_empty(),
             },
         }
     }
@@ -299,10 +434,11 @@ impl Client {
     /// Encodes the next datagram of the delivery; `None` if there is nothing to send after all.
     pub(crate) fn next_delivery(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> Option<()> {
         while self.wants_to_deliver(now) {
-            if self.down.exchange.is_none() {
+            if !self.down.has_exchange() {
+                self.drop_expired(cx, now);
                 self.begin(cx);
             }
-            if self.down.exchange.as_ref().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {
+            if self.down.exchange().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {
                 return Some(());
             }
         }
@@ -311,9 +447,8 @@ impl Client {
 
     /// Takes the next message from the queue and opens its exchange.
     fn begin(&mut self, cx: &mut Context) {
-        let Some(item) = self.down.queue.pop_front() else {
-            return;
-        };
+        let next = self.down.work.as_mut().and_then(|work| work.queue.pop_front());
+        let Some(item) = next else { return };
         if let State::Awake(wake) = &mut self.state {
             wake.left = wake.left.saturating_sub(1);
         }
@@ -324,7 +459,7 @@ impl Client {
         };
         let step = if item.received { Step::Pubrel } else { step };
         let msg_id = known.unwrap_or_else(|| self.down.next_msg_id());
-        self.down.exchange = Some(Box::new(Exchange {
+        self.down.work.get_or_insert_default().exchange = Some(Exchange {
             step,
             msg_id,
             topic,
@@ -335,7 +470,7 @@ impl Client {
             retry_at: None,
             tried_register: false,
             item,
-        }));
+        });
     }
 
     /// How the client is told the topic (reading A42), or `None` if it refused the name.
@@ -382,12 +517,12 @@ impl Client {
 
     /// Encodes what the open exchange is at; false if it ended instead.
     fn send(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> bool {
-        let mtu = self.mtu(cx);
-        let Some(exchange) = &mut self.down.exchange else {
+        let (mtu, no_dup) = (self.mtu(cx), self.down.no_dup);
+        let Some(exchange) = self.down.exchange_mut() else {
             return false;
         };
         let again = exchange.sends > 0 || exchange.item.rounds > 0;
-        let dup = exchange.published && !self.down.no_dup;
+        let dup = exchange.published && !no_dup;
         let item = &exchange.item;
         let packet = match exchange.step {
             Step::Register(topic_id) => Packet::Register(Register {
@@ -444,27 +579,30 @@ impl Client {
     /// A deadline of the delivery passed.
     pub(crate) fn on_delivery_deadline(&mut self, cx: &mut Context, now: Instant) {
         let passed = |until: &mut Option<Instant>| until.take_if(|until| now >= *until).is_some();
-        passed(&mut self.down.held_until);
-        if passed(&mut self.down.paused_until) {
-            self.down.repeat_now();
+        if let Some(work) = &mut self.down.work {
+            passed(&mut work.held_until);
+            if passed(&mut work.paused_until) {
+                self.down.repeat_now();
+            }
         }
         let sends_max = cx.config.timers.retry_count.saturating_add(1);
-        if let Some(exchange) = &mut self.down.exchange
+        if let Some(exchange) = self.down.exchange_mut()
             && !exchange.due
             && exchange.retry_at.is_some_and(|at| now >= at)
         {
             if exchange.sends < sends_max {
                 exchange.due = true;
             } else {
-                self.end_round(cx, now);
+                self.end_round(cx);
             }
         }
+        self.on_wake_deadline(now);
         self.end_wake_if_drained(cx, now);
     }
 
     /// Nretry is spent: the client is left alone until it is heard of again (reading A60).
-    fn end_round(&mut self, cx: &mut Context, now: Instant) {
-        let Some(exchange) = &mut self.down.exchange else {
+    fn end_round(&mut self, cx: &mut Context) {
+        let Some(exchange) = self.down.exchange_mut() else {
             return;
         };
         exchange.item.rounds += 1;
@@ -489,16 +627,13 @@ impl Client {
         }
         self.down.parked = true;
         if matches!(self.state, State::Awake(_)) {
-            // Nothing was heard since: asleep again, with the message first in line, and no PINGRESP.
-            self.down.requeue();
-            let heard = self.last_seen;
-            self.back_to_sleep(heard.min(now));
+            self.give_up_wake();
         }
     }
 
     /// The id is known: the PUBLISH itself goes out.
     pub(crate) fn publish_now(&mut self) {
-        if let Some(exchange) = &mut self.down.exchange {
+        if let Some(exchange) = self.down.exchange_mut() {
             exchange.step = Step::Publish;
             exchange.due = true;
             exchange.sends = 0;
@@ -508,15 +643,19 @@ impl Client {
 
     /// The message is done with, delivered or not.
     pub(crate) fn finish_exchange(&mut self, cx: &mut Context) {
-        if let Some(exchange) = self.down.exchange.take() {
+        let done = self.down.work.as_mut().and_then(|work| work.exchange.take());
+        if let Some(exchange) = done {
             self.forget(cx, &exchange.item);
         }
         self.down.parked = false;
     }
 
-    /// The client wants to be left alone for T_WAIT, or until it asks for something itself.
+    /// The client wants to be left alone for T_WAIT, or until it asks for something itself (reading A62).
     pub(crate) fn pause_deliveries(&mut self, now: Instant) {
-        self.down.paused_until = Some(now + T_WAIT);
+        self.down.work.get_or_insert_default().paused_until = Some(now + T_WAIT);
+        if let Some(exchange) = self.down.exchange_mut() {
+            (exchange.due, exchange.retry_at) = (false, None);
+        }
     }
 
     /// QoS 1: G→C PUBLISH(m)   C→G PUBACK(m). With another code it is an error for any QoS.
@@ -531,11 +670,15 @@ impl Client {
         }
         let Some(exchange) = self
             .down
-            .exchange
-            .as_mut()
+            .exchange_mut()
             .filter(|exchange| exchange.answers(cx, &puback))
         else {
-            cx.metrics.unexpected_total += 1;
+            let late =
+                code == ReturnCode::Accepted && self.down.requeued(puback.msg_id, QoS::AtLeastOnce).is_some();
+            match late {
+                true => self.finish_requeued(cx),
+                false => cx.metrics.unexpected_total += 1,
+            }
             return;
         };
         let qos = exchange.item.qos;
@@ -564,7 +707,7 @@ impl Client {
 
     /// The client does not know the id: the same id is registered again, and the message sent once more (A41).
     fn register_again(&mut self, cx: &mut Context) {
-        let Some(exchange) = &self.down.exchange else {
+        let Some(exchange) = self.down.exchange() else {
             return;
         };
         let name = exchange.item.message.topic.clone();
@@ -576,7 +719,7 @@ impl Client {
         match self.register_for(cx, &name) {
             Some((step, topic)) => {
                 let msg_id = self.down.next_msg_id();
-                if let Some(exchange) = &mut self.down.exchange {
+                if let Some(exchange) = self.down.exchange_mut() {
                     (exchange.step, exchange.topic, exchange.msg_id) = (step, topic, msg_id);
                     (exchange.due, exchange.sends, exchange.published) = (true, 0, false);
                 }
@@ -590,27 +733,45 @@ impl Client {
 
     /// QoS 2: G→C PUBLISH(m)   C→G PUBREC(m)   G→C PUBREL(m)   C→G PUBCOMP(m).
     pub(crate) fn on_pubrec(&mut self, cx: &mut Context, msg_id: MsgId) {
-        match &mut self.down.exchange {
+        match self.down.exchange_mut() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.item.qos == QoS::ExactlyOnce => {
                 exchange.step = Step::Pubrel;
                 exchange.due = true;
                 exchange.sends = 0;
                 self.down.parked = false;
             }
-            // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
-            _ => self.reply(cx, Reply::Pubrel(msg_id)),
+            _ => {
+                // Late, but the client has the message: sent again under a released id, it would be another one.
+                if let Some(item) = self.down.requeued(msg_id, QoS::ExactlyOnce) {
+                    item.received = true;
+                }
+                // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
+                self.reply(cx, Reply::Pubrel(msg_id));
+            }
         }
     }
 
     /// The last step of QoS 2.
     pub(crate) fn on_pubcomp(&mut self, cx: &mut Context, msg_id: MsgId) {
-        match &self.down.exchange {
+        match self.down.exchange() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.step == Step::Pubrel => {
                 cx.metrics.delivered_total += 1;
                 self.finish_exchange(cx);
             }
-            _ => cx.metrics.unexpected_total += 1,
+            _ => {
+                let late = self.down.requeued(msg_id, QoS::ExactlyOnce);
+                match late.is_some_and(|item| item.received) {
+                    true => self.finish_requeued(cx),
+                    false => cx.metrics.unexpected_total += 1,
+                }
+            }
         }
+    }
+
+    /// The message at the front of the queue was acknowledged after all.
+    fn finish_requeued(&mut self, cx: &mut Context) {
+        cx.metrics.delivered_total += 1;
+        self.drop_queued(cx, 0);
     }
 }
 

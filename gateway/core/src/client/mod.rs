@@ -12,15 +12,18 @@ pub(crate) mod uplink;
 use core::time::Duration;
 use std::sync::Arc;
 
-use sn_codec::{Connack, Disconnect, MsgId, Packet, Puback, QoS, Regack, ReturnCode, Suback, TopicId};
+use smallvec::SmallVec;
+use sn_codec::{
+    Connack, Disconnect, MsgId, Packet, Pingreq, Puback, QoS, Regack, ReturnCode, Suback, TopicId,
+};
 
-use self::connect::Setup;
+use self::connect::{Challenge, Setup, StoredWill};
 use self::downlink::Downlink;
 use self::subscribe::Subscription;
 use self::uplink::OpenRequests;
 use crate::clients::ClientIx;
 use crate::context::Context;
-use crate::io::{Notice, Will};
+use crate::io::Notice;
 use crate::links::{Owed, Via};
 use crate::registry::{ClientTopics, RuleIx};
 use crate::time::Instant;
@@ -37,7 +40,7 @@ pub(crate) struct Client {
     pub(crate) serial: u32,
     pub(crate) id: Arc<str>,
     /// Hash of the id: decides the broker connection.
-    pub(crate) id_hash: u64,
+    pub(crate) id_hash: u32,
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
@@ -51,9 +54,11 @@ pub(crate) struct Client {
     pub(crate) last_seen: Instant,
     /// The timer entry that counts; others are stale.
     pub(crate) armed: Option<Instant>,
-    pub(crate) will: Option<Box<Will>>,
+    pub(crate) will: Option<Box<StoredWill>>,
+    /// Somebody else says to be this client.
+    pub(crate) challenge: Option<Box<Challenge>>,
     pub(crate) topics: ClientTopics,
-    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) subscriptions: SmallVec<[Subscription; 2]>,
     pub(crate) open: OpenRequests,
     /// Answers that wait in the line of its link.
     pub(crate) owed: u8,
@@ -107,6 +112,7 @@ pub(crate) enum Reply {
     Suback(QoS, TopicId, MsgId),
     SubackRefused(TopicId, MsgId, ReturnCode),
     Unsuback(MsgId),
+    Pingreq,
     Pingresp,
     Disconnect,
 }
@@ -145,6 +151,7 @@ impl From<Reply> for Packet<'static> {
                 return_code,
             }),
             Reply::Unsuback(msg_id) => Packet::Unsuback(msg_id),
+            Reply::Pingreq => Packet::Pingreq(Pingreq { client_id: None }),
             Reply::Pingresp => Packet::Pingresp,
             Reply::Disconnect => Packet::Disconnect(Disconnect { duration: None }),
         }
@@ -153,7 +160,7 @@ impl From<Reply> for Packet<'static> {
 
 impl Client {
     /// A record without a session.
-    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u64) -> Self {
+    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u32) -> Self {
         use rand::RngExt as _;
         Client {
             ix: ClientIx(0),
@@ -170,11 +177,12 @@ impl Client {
             last_seen: now,
             armed: None,
             will: None,
+            challenge: None,
             topics: ClientTopics::new(cx.rng.random()),
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
-            down: Downlink::default(),
+            down: Downlink::new(cx.rng.random()),
             resting: false,
             in_deliveries: false,
         }
@@ -199,6 +207,7 @@ impl Client {
         }
         let was_fresh = self.fresh;
         self.seen(now);
+        self.answers_challenge(cx);
         match packet {
             Packet::Publish(publish) => self.on_publish(cx, publish),
             Packet::Puback(puback) => self.on_puback(cx, now, puback),
@@ -276,6 +285,13 @@ impl Client {
         self.fresh = false;
     }
 
+    /// A message of the client that had its layout and a bad value.
+    pub(crate) fn heard(&mut self, cx: &mut Context, now: Instant) {
+        self.seen(now);
+        self.answers_challenge(cx);
+        self.down.resume();
+    }
+
     /// When the client wants to be looked at next.
     pub(crate) fn deadline(&self, cx: &Context) -> Option<Instant> {
         let state = match &self.state {
@@ -286,12 +302,12 @@ impl Client {
             State::Disconnected | State::Lost => self.last_seen + cx.config.timers.session_expiry,
             State::Gone => return None,
         };
-        Some(
-            self.down
-                .deadline()
-                .filter(|_| self.may_deliver())
-                .map_or(state, |delivery| delivery.min(state)),
-        )
+        let delivery = self.down.deadline().filter(|_| self.may_deliver());
+        let challenge = self.challenge.as_ref().map(|challenge| challenge.deadline());
+        [Some(state), delivery, self.expires_at(cx), challenge]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How long the client may be silent (reading A28; A27 for Duration 0).
@@ -306,6 +322,7 @@ impl Client {
     /// A deadline may have passed: does what is due.
     pub(crate) fn on_deadline(&mut self, cx: &mut Context, now: Instant) {
         self.armed = None;
+        self.drop_expired(cx, now);
         match &self.state {
             State::Setup(_) => self.on_setup_deadline(cx, now),
             State::Active if now >= self.last_seen + self.silence_allowed(cx, self.keep_alive) => {
@@ -326,10 +343,10 @@ impl Client {
     fn lose(&mut self, cx: &mut Context) {
         cx.metrics.lost_total += 1;
         let mut published = false;
-        if let Some(will) = &self.will {
-            let topic = cx
-                .names
-                .with_prefix(&cx.config.upstream.topic_prefix, &will.topic);
+        if let Some(will) = &self.will
+            && let Some(topic) = &will.topic
+        {
+            let topic = cx.names.with_prefix(&cx.config.upstream.topic_prefix, topic);
             let message = Uplink {
                 topic,
                 qos: will.qos,
@@ -357,6 +374,7 @@ impl Client {
 
     /// What belongs to the connection and not to the session ends with it.
     pub(crate) fn end_connection(&mut self, cx: &mut Context) {
+        self.challenge = None; // Its CONNECT comes again and is answered by what the client is then.
         self.clear_replies(cx);
         self.down.abort();
     }

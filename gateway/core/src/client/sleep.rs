@@ -11,21 +11,44 @@ use crate::time::Instant;
 const WAKE_TIME: Duration = Duration::from_secs(60);
 const WAKE_MESSAGES: u16 = 100;
 
+/// The exchange that is open when the time is over is brought to its end; with the default Tretry and Nretry its round
+/// takes 130 s. A radio that takes nothing must not keep a client awake, and so unsupervised, for longer.
+const WAKE_TIME_MAX: Duration = Duration::from_secs(240);
+
 /// A client that is awake for its messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wake {
     /// Seconds it sleeps again afterwards.
     pub(crate) duration: u16,
-    /// No message is begun after this.
+    /// When it is looked at: no message is begun after the first time, and after the second it sleeps.
     pub(crate) until: Instant,
     /// Messages it is still given.
     pub(crate) left: u16,
+    /// The first time is over.
+    over: bool,
+}
+
+impl Wake {
+    fn new(now: Instant, duration: u16) -> Self {
+        Wake {
+            duration,
+            until: now + WAKE_TIME,
+            left: WAKE_MESSAGES,
+            over: false,
+        }
+    }
+
+    /// True if another message may be begun.
+    pub(crate) fn takes_more(&self) -> bool {
+        self.left > 0 && !self.over
+    }
 }
 
 impl Client {
     /// C→G DISCONNECT(d)   G→C DISCONNECT, and nothing more until PINGREQ or CONNECT.
     pub(crate) fn fall_asleep(&mut self, cx: &mut Context, duration: u16) {
         self.down.requeue();
+        self.shrink();
         self.state = State::Asleep { duration };
         self.clear_replies(cx);
         self.reply(cx, Reply::Disconnect);
@@ -40,11 +63,7 @@ impl Client {
         match &self.state {
             State::Asleep { duration } => {
                 self.down.resume();
-                self.state = State::Awake(Wake {
-                    duration: *duration,
-                    until: now + WAKE_TIME,
-                    left: WAKE_MESSAGES,
-                });
+                self.state = State::Awake(Wake::new(now, *duration));
             }
             State::Awake(_) => self.down.repeat_now(),
             State::Setup(_) | State::Active | State::Disconnected | State::Lost | State::Gone => return,
@@ -55,11 +74,40 @@ impl Client {
     /// PINGRESP once the messages of this wake-up are delivered and acknowledged.
     pub(crate) fn end_wake_if_drained(&mut self, cx: &mut Context, now: Instant) {
         let State::Awake(wake) = &self.state else { return };
-        let done = self.down.queue.is_empty() || wake.left == 0 || now >= wake.until;
-        if done && self.down.exchange.is_none() {
+        let done = self.down.queue_is_empty() || !wake.takes_more();
+        if done && !self.down.has_exchange() {
             self.back_to_sleep(now);
             self.reply(cx, Reply::Pingresp);
         }
+    }
+
+    /// The time of a wake-up is over: first for new messages, then for the open exchange.
+    pub(crate) fn on_wake_deadline(&mut self, now: Instant) {
+        let State::Awake(wake) = &mut self.state else {
+            return;
+        };
+        if now < wake.until {
+            return;
+        }
+        if wake.over {
+            self.give_up_wake();
+        } else {
+            wake.over = true;
+            wake.until = wake.until + (WAKE_TIME_MAX - WAKE_TIME);
+        }
+    }
+
+    /// The client cannot be reached or does not answer: it sleeps, the message waits at the front, and there is no
+    /// PINGRESP, so that it asks again.
+    pub(crate) fn give_up_wake(&mut self) {
+        self.down.requeue();
+        self.back_to_sleep(self.last_seen);
+    }
+
+    /// A client that sleeps for long keeps only what it needs.
+    fn shrink(&mut self) {
+        self.open.shrink();
+        self.down.shrink();
     }
 
     /// Asleep again: the sleep timer starts anew, with or without PINGRESP.
@@ -69,6 +117,7 @@ impl Client {
             self.state = State::Asleep {
                 duration: wake.duration,
             };
+            self.shrink();
         }
     }
 }
