@@ -77,6 +77,11 @@ impl Gateway {
             Err(reason) => return self.refuse(via, connect.client_id, ReturnCode::NotSupported, reason),
         };
         let known = self.clients.by_id(&id);
+        // What is bound to this node already makes room for what comes.
+        if bound.is_none() && !self.admits_node(now, known, &via) {
+            let reason = "too many nodes behind its forwarder";
+            return self.refuse(via, &id, ReturnCode::Congestion, reason);
+        }
         let ix = match known {
             Some(ix) => ix,
             None => match self.admit(now, &id) {
