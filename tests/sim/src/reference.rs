@@ -550,7 +550,7 @@ impl Reference {
             self.given_up += 1;
             return;
         }
-        let limit = self.config.limits.buffer_messages_per_client;
+        let limit = self.config.sleep.max_messages;
         for client in &mut self.clients {
             let claimed = client.subs.iter().any(|(filter, sub)| {
                 let came_for = filters.is_empty()
