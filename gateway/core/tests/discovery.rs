@@ -139,9 +139,10 @@ fn search_is_answered_at_once_to_who_asked() {
 
 #[test]
 fn search_of_one_client_is_answered_once_in_an_interval() {
-    let mut config = GatewayConfig::default();
-    config.search_reply_interval = seconds(5);
-    let mut bench = broadcasting(config);
+    let mut bench = broadcasting(GatewayConfig {
+        search_reply_interval: seconds(5),
+        ..GatewayConfig::default()
+    });
     // By multicast it may come once for each interface.
     for _ in 0..4 {
         bench.packet(A, SEARCH);
@@ -171,9 +172,11 @@ fn searches_of_many_are_answered_within_a_bound() {
 
 #[test]
 fn everyone_hears_the_answer_if_so_configured() {
-    let mut config = GatewayConfig::default();
-    config.search_reply = SearchReply::UnicastAndBroadcast;
-    config.advertise_interval = None;
+    let config = GatewayConfig {
+        search_reply: SearchReply::UnicastAndBroadcast,
+        advertise_interval: None,
+        ..GatewayConfig::default()
+    };
     let mut bench = broadcasting(config.clone());
     for port in 1..=3 {
         bench.packet(port, SEARCH);
@@ -225,16 +228,16 @@ fn second_gateway_with_our_id_is_told_of_now_and_then() {
         bench.packet(A, gw_info());
         bench.notices.drain(..).collect::<Vec<_>>()
     };
-    let told = Notice::SameGatewayId {
+    let told = [Notice::SameGatewayId {
         link: LINK,
         addr: route(A).addr,
         gateway_id: 1,
-    };
-    assert_eq!(twin(&mut bench), [told.clone()]);
+    }];
+    assert_eq!(twin(&mut bench), told);
     bench.pass(seconds(599));
     assert_eq!(twin(&mut bench), []);
     bench.pass(seconds(1));
-    assert_eq!(twin(&mut bench), [told]);
+    assert_eq!(twin(&mut bench), told);
     assert_eq!(bench.gateway.metrics().same_gateway_id_total, 6);
     assert!(bench.sent.is_empty());
 }
