@@ -16,6 +16,9 @@ use crate::time::Instant;
 /// Between two ADVERTISEs of a link, however often link and broker come and go; taste.
 const ADVERTISE_LEAST: Duration = Duration::from_secs(60);
 
+/// What is heard on one link within this time of its sending on another may be its echo; taste.
+const ECHO: Duration = Duration::from_secs(2);
+
 /// Between two notices of a link about another gateway with our id; taste.
 const SAME_ID_NOTICE: Duration = Duration::from_secs(600);
 
@@ -30,6 +33,7 @@ pub(crate) struct Beacons {
     /// A GWINFO is to be sent.
     gw_info: bool,
     last_gw_info: Option<Instant>,
+    last_sent: Option<Instant>,
     same_id: Seldom,
 }
 
@@ -41,6 +45,7 @@ impl Default for Beacons {
             last_advertise: None,
             gw_info: false,
             last_gw_info: None,
+            last_sent: None,
             same_id: Seldom::new(SAME_ID_NOTICE),
         }
     }
@@ -90,8 +95,12 @@ impl Gateway {
 
     /// ADVERTISE and GWINFO of others are never answered.
     pub(crate) fn on_other_gateway(&mut self, now: Instant, link: LinkId, from: &LinkAddr, gateway_id: u8) {
+        let own_id = gateway_id == self.cx.config.gateway_id;
+        if own_id && self.was_sent_on_another(now, link) {
+            return;
+        }
         self.cx.metrics.gateways_heard_total += 1;
-        if gateway_id != self.cx.config.gateway_id {
+        if !own_id {
             return;
         }
         self.cx.metrics.same_gateway_id_total += 1;
@@ -103,6 +112,18 @@ impl Gateway {
                 gateway_id,
             });
         }
+    }
+
+    /// True if it may well be ours, sent on one link and heard on another of the same network. Adapters leave out what
+    /// came from their own link.
+    fn was_sent_on_another(&self, now: Instant, link: LinkId) -> bool {
+        self.cx
+            .links
+            .ids()
+            .zip(self.cx.links.iter())
+            .filter(|(id, _)| *id != link)
+            .filter_map(|(_, other)| other.beacons.last_sent)
+            .any(|at| now.since(at) <= ECHO)
     }
 
     /// The first ADVERTISE of a link, once a broker can be reached (reading A80).
@@ -158,6 +179,7 @@ impl Gateway {
         } else {
             return None;
         };
+        beacons.last_sent = Some(now);
         let start = buf.len();
         packet.encode(buf);
         self.cx.metrics.count_sent(packet.msg_type());

@@ -7,6 +7,7 @@ use core::time::Duration;
 use common::{Bench, LINK, connack, route, seconds};
 use gateway_core::config::{GatewayConfig, SearchReply};
 use gateway_core::io::{LinkEvent, LinkProfile, Notice};
+use gateway_core::peer::LinkId;
 use sn_codec::{Advertise, Connect, GwInfo, Packet, ReturnCode, SearchGw};
 
 const A: u16 = 1;
@@ -240,6 +241,29 @@ fn second_gateway_with_our_id_is_told_of_now_and_then() {
     assert_eq!(twin(&mut bench), told);
     assert_eq!(bench.gateway.metrics().same_gateway_id_total, 6);
     assert!(bench.sent.is_empty());
+}
+
+#[test]
+fn own_words_heard_by_another_radio_are_no_second_gateway() {
+    let mut bench = broadcasting(GatewayConfig::default());
+    let other = LinkId(1);
+    let hear = |bench: &mut Bench| {
+        let mut datagram = Vec::new();
+        advertise().encode(&mut datagram);
+        bench
+            .gateway
+            .handle_datagram(bench.now, other, &route(A), &datagram);
+        bench.drain();
+        bench.gateway.metrics().same_gateway_id_total
+    };
+    bench
+        .gateway
+        .handle_link(bench.now, other, LinkEvent::Up(profile(false)));
+    bench.broker_up(false);
+    bench.expect(EVERYONE, &[advertise()]);
+    assert_eq!(hear(&mut bench), 0);
+    bench.pass(seconds(3));
+    assert_eq!(hear(&mut bench), 1);
 }
 
 #[test]
