@@ -21,6 +21,10 @@ pub struct GatewayConfig {
     pub timers: Timers,
     /// Bounds on everything that peers can make grow.
     pub limits: Limits,
+    /// What is kept for a client until it can take it.
+    pub sleep: SleepRules,
+    /// Whether a client may turn up under another address.
+    pub address_change: AddressChange,
 }
 
 impl Default for GatewayConfig {
@@ -33,6 +37,8 @@ impl Default for GatewayConfig {
             clients: Vec::new(),
             timers: Timers::default(),
             limits: Limits::default(),
+            sleep: SleepRules::default(),
+            address_change: AddressChange::Open,
         }
     }
 }
@@ -88,6 +94,72 @@ pub struct ClientRule {
     pub predefined: Vec<PredefinedTopic>,
     /// The highest QoS granted to a subscription; `None` is 2.
     pub max_qos: Option<QoS>,
+    /// Goes in the place of [`GatewayConfig::sleep`], as a whole.
+    pub sleep: Option<SleepRules>,
+    /// Goes in the place of [`GatewayConfig::address_change`].
+    pub address_change: Option<AddressChange>,
+}
+
+/// What is kept for one client until it can take it: while it sleeps, and while it is away with its session kept
+/// (§6.14, reading A70). [`Limits::buffer_bytes`] bounds all clients together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SleepRules {
+    /// Messages.
+    pub max_messages: usize,
+    /// Octets of their topics and payloads.
+    pub max_bytes: usize,
+    /// A message that waited this long is dropped.
+    pub max_age: Duration,
+    /// What goes when a bound is reached and no QoS 0 message is there to go.
+    pub when_full: WhenFull,
+    /// What becomes of QoS 0 messages while the client sleeps.
+    pub qos0: SleepQos0,
+}
+
+impl Default for SleepRules {
+    fn default() -> Self {
+        SleepRules {
+            max_messages: 100,
+            max_bytes: 64 << 10,
+            max_age: Duration::from_secs(7 * 24 * 3600),
+            when_full: WhenFull::Refuse,
+            qos0: SleepQos0::KeepAll,
+        }
+    }
+}
+
+/// What goes when a buffer is full; the oldest QoS 0 message always goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The broker keeps the message where it can; where all clients share a connection it cannot, and the message is
+    /// dropped as by [`WhenFull::DropNewest`].
+    Refuse,
+    /// The oldest message.
+    DropOldest,
+    /// The message that just came.
+    DropNewest,
+}
+
+/// QoS 0 messages for a client that sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SleepQos0 {
+    /// All wait, in order.
+    KeepAll,
+    /// Of each topic only the latest waits.
+    LatestPerTopic,
+    /// None waits.
+    Drop,
+}
+
+/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressChange {
+    /// The client is there from now on.
+    Open,
+    /// The same, unless the client still answers at its old address; a sleeping client may always move.
+    Guarded,
+    /// Congestion, until the client is lost at its old address.
+    Strict,
 }
 
 /// Timers and counters (§7.2).
@@ -144,11 +216,8 @@ pub struct Limits {
     pub queue_messages: usize,
     /// Octets of topic and payload of those.
     pub queue_bytes: usize,
-    /// Messages that wait for one client.
-    pub buffer_messages_per_client: usize,
-    /// Octets of those.
-    pub buffer_bytes_per_client: usize,
-    /// Octets of messages that wait for all clients together.
+    /// Octets of topic and payload of the messages that wait for all clients together; [`SleepRules`] has the bounds of
+    /// one client.
     pub buffer_bytes: usize,
     /// Answers to datagrams from unknown peers, per second in total (reading A13).
     pub unknown_sender_answers_per_second: u32,
@@ -168,8 +237,6 @@ impl Default for Limits {
             open_requests_per_client: 16,
             queue_messages: 10_000,
             queue_bytes: 16 << 20,
-            buffer_messages_per_client: 100,
-            buffer_bytes_per_client: 64 << 10,
             buffer_bytes: 8 << 20,
             unknown_sender_answers_per_second: 100,
             qos_minus_one_per_second: 1000,

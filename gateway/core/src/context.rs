@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
 
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, SleepRules};
 use crate::io::Notice;
 use crate::limiter::{RateLimit, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
-use crate::registry::{Names, Predefined};
+use crate::registry::{Names, Predefined, RuleIx};
 use crate::subscriptions::Subscriptions;
 use crate::timers::Timers;
 use crate::upstream::Upstream;
@@ -65,6 +65,12 @@ impl Payloads {
 const NOTICES_MAX: usize = 4096;
 
 impl Context {
+    /// What is kept for the clients of a rule.
+    pub(crate) fn sleep_rules(&self, rule: RuleIx) -> &SleepRules {
+        let own = rule.of(&self.config.clients).and_then(|rule| rule.sleep.as_ref());
+        own.unwrap_or(&self.config.sleep)
+    }
+
     /// Tells the shell something.
     pub(crate) fn notice(&mut self, notice: Notice) {
         if self.notices.len() >= NOTICES_MAX {

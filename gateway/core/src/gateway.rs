@@ -513,7 +513,7 @@ impl Gateway {
             });
             for &(ix, granted) in &recipients {
                 if let Some(client) = self.clients.get_mut(ix) {
-                    client.deliver(&mut self.cx, &message, qos.min(granted));
+                    client.deliver(&mut self.cx, now, &message, qos.min(granted));
                 }
                 self.after(now, ix);
             }

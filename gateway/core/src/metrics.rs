@@ -85,8 +85,16 @@ metrics! {
     messages_unmatched_total,
     /// Messages delivered to clients.
     delivered_total,
-    /// Messages for clients dropped: buffer full.
+    /// Messages for clients dropped: buffer full, the client's own or that of all together.
     buffer_dropped_total,
+    /// Messages for clients dropped: they waited longer than `max_age`.
+    buffer_expired_total,
+    /// QoS 0 messages for sleeping clients dropped: a later one of the same topic came.
+    buffer_superseded_total,
+    /// QoS 0 messages dropped: their client is away, or asleep and not to be given any.
+    buffer_qos0_dropped_total,
+    /// Messages for clients dropped: the session they waited in ended.
+    buffer_cleared_total,
     /// Messages for clients dropped: larger than the link carries (§6.10).
     too_large_total,
     /// Messages for clients dropped: the client refused them or their topic.

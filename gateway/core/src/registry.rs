@@ -60,6 +60,13 @@ pub(crate) struct RuleIx(u16);
 
 const NO_RULE: RuleIx = RuleIx(u16::MAX);
 
+impl RuleIx {
+    /// The rule itself.
+    pub(crate) fn of(self, rules: &[ClientRule]) -> Option<&ClientRule> {
+        rules.get(usize::from(self.0))
+    }
+}
+
 /// The predefined ids of the configuration.
 #[derive(Debug)]
 pub(crate) struct Predefined {
@@ -356,12 +363,13 @@ mod tests {
                 ClientRule {
                     pattern: "pump-7".into(),
                     predefined: vec![topic(1, "pump/seven")],
-                    max_qos: None,
+                    ..ClientRule::default()
                 },
                 ClientRule {
                     pattern: "pump-*".into(),
                     predefined: vec![topic(10, "pump/{client_id}/set")],
                     max_qos: Some(QoS::AtLeastOnce),
+                    ..ClientRule::default()
                 },
             ],
         )

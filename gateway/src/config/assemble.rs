@@ -9,7 +9,8 @@ use std::{
 
 use broker::{Protocol, Reconnect, RemoteConfig, Transport};
 use gateway_core::config::{
-    ClientRule, GatewayConfig, Limits, PredefinedTopic, Timers, UpstreamConfig, WhenDown,
+    AddressChange, ClientRule, GatewayConfig, Limits, PredefinedTopic, SleepRules, Timers, UpstreamConfig,
+    WhenDown,
 };
 use radio_adapters::udp::UdpConfig;
 use sn_codec::{QoS, TopicId};
@@ -48,6 +49,8 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             clients: root.tables("client").iter().map(client).collect(),
             timers: timers(root),
             limits: limits(root),
+            sleep: sleep(root),
+            address_change: AddressChange::Open,
         },
         name,
         state_dir: state_dir(root, around),
@@ -119,6 +122,7 @@ fn client(client: &Table) -> ClientRule {
             Some(_) => Some(QoS::ExactlyOnce),
             None => None,
         },
+        ..ClientRule::default()
     }
 }
 
@@ -157,9 +161,22 @@ fn limits(root: &Table) -> Limits {
         client_id_bytes: count("client_id_bytes", default.client_id_bytes),
         queue_messages: count("queue_messages", default.queue_messages),
         queue_bytes: size("queue_bytes", default.queue_bytes),
-        buffer_messages_per_client: count("buffer_messages_per_client", default.buffer_messages_per_client),
-        buffer_bytes_per_client: size("buffer_bytes_per_client", default.buffer_bytes_per_client),
         buffer_bytes: size("buffer_bytes", default.buffer_bytes),
+        ..default
+    }
+}
+
+fn sleep(root: &Table) -> SleepRules {
+    let default = SleepRules::default();
+    SleepRules {
+        max_messages: root
+            .integer("limits.buffer_messages_per_client")
+            .map_or(default.max_messages, to),
+        max_bytes: root
+            .size("limits.buffer_bytes_per_client")
+            .map_or(default.max_bytes, |octets| {
+                usize::try_from(octets).unwrap_or(usize::MAX)
+            }),
         ..default
     }
 }

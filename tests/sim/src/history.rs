@@ -301,7 +301,7 @@ fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
         },
     ];
     if rng.random_bool(0.2) {
-        world.gateway.limits.buffer_messages_per_client = rng.random_range(2..=6);
+        world.gateway.sleep.max_messages = rng.random_range(2..=6);
     }
     if rng.random_bool(0.2) {
         world.gateway.limits.queue_messages = rng.random_range(1..=4);

@@ -1033,6 +1033,7 @@ impl World {
             return Ok(());
         }
         let (limits, clients) = (&self.config.gateway.limits, self.clients.len());
+        let messages_per_client = self.config.gateway.sleep.max_messages;
         let connections = u64::from(self.config.gateway.upstream.connections);
         let window = u64::from(self.config.broker.window) * connections;
         let metrics = self.gateway.metrics();
@@ -1052,7 +1053,7 @@ impl World {
             (
                 "buffer_messages",
                 metrics.buffer_messages,
-                (limits.buffer_messages_per_client * clients) as u64,
+                (messages_per_client * clients) as u64,
             ),
             ("buffer_bytes", metrics.buffer_bytes, limits.buffer_bytes as u64),
             ("clients", metrics.clients, limits.clients as u64),

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::config::{ClientRule, GatewayConfig, Limits};
+use gateway_core::config::{ClientRule, GatewayConfig, Limits, WhenFull};
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
 };
@@ -592,10 +592,18 @@ impl Reference {
         }
     }
 
-    /// The gateway dropped messages for clients while it took this one: nobody has a claim to it (A70).
+    /// The gateway dropped messages for clients while it took this one: nobody has a claim to it (A70), nor to what
+    /// may have had to make room.
     pub fn on_overflow(&mut self, payload: &Bytes) {
+        let drops_oldest = self.config.sleep.when_full == WhenFull::DropOldest;
         for client in &mut self.clients {
-            self.given_up += usize::from(client.owed.remove(payload).is_some());
+            if client.owed.remove(payload).is_some() {
+                self.given_up += 1;
+                if drops_oldest {
+                    self.given_up += client.owed.len();
+                    client.owed.clear();
+                }
+            }
         }
     }
 
@@ -604,7 +612,7 @@ impl Reference {
         if qos == QoS::AtMostOnce || payload.is_empty() {
             return;
         }
-        let limit = self.config.limits.buffer_messages_per_client;
+        let limit = self.config.sleep.max_messages;
         for client in &mut self.clients {
             let claimed = client.subs.iter().any(|(filter, sub)| {
                 let came_for = filters.is_empty()

@@ -11,7 +11,7 @@ use sn_codec::{
 
 use super::subscribe::Form;
 use super::{Client, Reply, State};
-use crate::config::Timers;
+use crate::config::{SleepQos0, SleepRules, Timers, WhenFull};
 use crate::context::Context;
 use crate::io::Notice;
 use crate::time::Instant;
@@ -40,6 +40,7 @@ impl Message {
 #[derive(Debug, Clone)]
 pub(crate) struct Queued {
     message: Arc<Message>,
+    since: Instant,
     qos: QoS,
     /// The round it is in; a message keeps it when it goes back into the queue.
     rounds: u8,
@@ -211,13 +212,13 @@ impl Downlink {
 
 impl Client {
     /// Takes a message for the client.
-    pub(crate) fn deliver(&mut self, cx: &mut Context, message: &Arc<Message>, qos: QoS) {
-        let gone = matches!(self.state, State::Disconnected | State::Lost | State::Gone);
-        if gone && qos == QoS::AtMostOnce {
-            cx.metrics.buffer_dropped_total += 1;
+    pub(crate) fn deliver(&mut self, cx: &mut Context, now: Instant, message: &Arc<Message>, qos: QoS) {
+        if qos == QoS::AtMostOnce && !self.takes_qos0(cx, &message.topic) {
+            cx.metrics.buffer_qos0_dropped_total += 1;
             return;
         }
-        if !self.make_room(cx, message.size()) {
+        self.drop_expired(cx, now);
+        if !self.make_room(cx, message.size(), qos) {
             cx.metrics.buffer_dropped_total += 1;
             return;
         }
@@ -226,6 +227,7 @@ impl Client {
         cx.metrics.buffer_bytes += message.size() as u64;
         let item = Queued {
             message: message.clone(),
+            since: now,
             qos,
             rounds: 0,
             msg_id: None,
@@ -234,29 +236,85 @@ impl Client {
         self.down.queue.push_back(item);
     }
 
-    /// Room within the three limits: the oldest QoS 0 message goes first (reading A70).
-    fn make_room(&mut self, cx: &mut Context, size: usize) -> bool {
-        if size > cx.config.limits.buffer_bytes_per_client {
+    /// True if a QoS 0 message waits in this state; the one it replaces, if it replaces one, is dropped (reading A70).
+    fn takes_qos0(&mut self, cx: &mut Context, topic: &Arc<str>) -> bool {
+        match self.state {
+            State::Setup(_) | State::Active | State::Awake(_) => return true,
+            State::Disconnected | State::Lost | State::Gone => return false,
+            State::Asleep { .. } => {}
+        }
+        match cx.sleep_rules(self.rule).qos0 {
+            SleepQos0::KeepAll => true,
+            SleepQos0::Drop => false,
+            SleepQos0::LatestPerTopic => {
+                let same = |item: &Queued| item.qos == QoS::AtMostOnce && item.message.topic == *topic;
+                if let Some(at) = self.down.queue.iter().position(same) {
+                    self.drop_queued(cx, at);
+                    cx.metrics.buffer_superseded_total += 1;
+                }
+                true
+            }
+        }
+    }
+
+    /// Room within the three bounds: the oldest QoS 0 message goes first, then what the rules say (reading A70).
+    fn make_room(&mut self, cx: &mut Context, size: usize, qos: QoS) -> bool {
+        let SleepRules {
+            max_messages,
+            max_bytes,
+            when_full,
+            ..
+        } = *cx.sleep_rules(self.rule);
+        if size > max_bytes.min(cx.config.limits.buffer_bytes) {
             return false;
         }
         loop {
-            let limits = &cx.config.limits;
-            let fits = self.down.len() < limits.buffer_messages_per_client
-                && self.down.bytes + size <= limits.buffer_bytes_per_client
-                && cx.metrics.buffer_bytes as usize + size <= limits.buffer_bytes;
+            let fits = self.down.len() < max_messages
+                && self.down.bytes + size <= max_bytes
+                && cx.metrics.buffer_bytes as usize + size <= cx.config.limits.buffer_bytes;
             if fits {
                 return true;
             }
-            let oldest = self
+            let oldest_qos0 = self
                 .down
                 .queue
                 .iter()
                 .position(|item| item.qos == QoS::AtMostOnce);
-            let Some(oldest) = oldest.and_then(|at| self.down.queue.remove(at)) else {
-                return false;
+            let goes = match when_full {
+                WhenFull::Refuse | WhenFull::DropNewest => oldest_qos0,
+                // A QoS 0 message never pushes another QoS out: it is itself the one that goes first.
+                WhenFull::DropOldest if qos == QoS::AtMostOnce => oldest_qos0,
+                WhenFull::DropOldest => oldest_qos0.or((!self.down.queue.is_empty()).then_some(0)),
             };
-            self.forget(cx, &oldest);
+            let Some(at) = goes else { return false };
+            self.drop_queued(cx, at);
             cx.metrics.buffer_dropped_total += 1;
+        }
+    }
+
+    /// Drops what waited too long (reading A70). The queue is in the order of arrival.
+    pub(crate) fn drop_expired(&mut self, cx: &mut Context, now: Instant) {
+        let max_age = cx.sleep_rules(self.rule).max_age;
+        while self
+            .down
+            .queue
+            .front()
+            .is_some_and(|item| now >= item.since + max_age)
+        {
+            self.drop_queued(cx, 0);
+            cx.metrics.buffer_expired_total += 1;
+        }
+    }
+
+    /// When the message that waits longest has waited too long.
+    pub(crate) fn expires_at(&self, cx: &Context) -> Option<Instant> {
+        let oldest = self.down.queue.front()?;
+        Some(oldest.since + cx.sleep_rules(self.rule).max_age)
+    }
+
+    fn drop_queued(&mut self, cx: &mut Context, at: usize) {
+        if let Some(item) = self.down.queue.remove(at) {
+            self.forget(cx, &item);
         }
     }
 
@@ -271,6 +329,7 @@ impl Client {
         self.down.abort();
         for item in core::mem::take(&mut self.down.queue) {
             self.forget(cx, &item);
+            cx.metrics.buffer_cleared_total += 1;
         }
     }
 
@@ -300,6 +359,7 @@ impl Client {
     pub(crate) fn next_delivery(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> Option<()> {
         while self.wants_to_deliver(now) {
             if self.down.exchange.is_none() {
+                self.drop_expired(cx, now);
                 self.begin(cx);
             }
             if self.down.exchange.as_ref().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {

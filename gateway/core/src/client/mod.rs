@@ -286,12 +286,11 @@ impl Client {
             State::Disconnected | State::Lost => self.last_seen + cx.config.timers.session_expiry,
             State::Gone => return None,
         };
-        Some(
-            self.down
-                .deadline()
-                .filter(|_| self.may_deliver())
-                .map_or(state, |delivery| delivery.min(state)),
-        )
+        let delivery = self.down.deadline().filter(|_| self.may_deliver());
+        [Some(state), delivery, self.expires_at(cx)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How long the client may be silent (reading A28; A27 for Duration 0).
@@ -306,6 +305,7 @@ impl Client {
     /// A deadline may have passed: does what is due.
     pub(crate) fn on_deadline(&mut self, cx: &mut Context, now: Instant) {
         self.armed = None;
+        self.drop_expired(cx, now);
         match &self.state {
             State::Setup(_) => self.on_setup_deadline(cx, now),
             State::Active if now >= self.last_seen + self.silence_allowed(cx, self.keep_alive) => {
