@@ -6,7 +6,6 @@
 use core::time::Duration;
 
 use gateway_core::config::ClientRule;
-use rand::{RngExt, rngs::SmallRng};
 use sn_codec::QoS;
 
 use crate::sim_client::{ClientConfig, Quirks};
@@ -78,7 +77,7 @@ impl Family {
                 ..common
             },
             Family::Asymcute => ClientConfig {
-                retry: seconds(5),
+                keep_alive: 360,
                 quirks: Quirks {
                     long_form_from: Some(249),
                     ignores_register: true,
@@ -90,6 +89,7 @@ impl Family {
             },
             Family::MqttSnTools => ClientConfig {
                 keep_alive: 10,
+                retry_count: 0,
                 quirks: Quirks {
                     exits_unless_connack: true,
                     exits_on_disconnect: true,
@@ -168,16 +168,8 @@ impl Family {
         })
     }
 
-    /// One of them.
-    pub(crate) fn random(rng: &mut SmallRng) -> Family {
-        Family::ALL[rng.random_range(0..Family::ALL.len())]
-    }
-
-    /// What it publishes and subscribes with: some cannot do everything.
-    pub(crate) fn qos_max(self) -> QoS {
-        match self {
-            Family::BtMqttSn => QoS::AtMostOnce,
-            _ => QoS::ExactlyOnce,
-        }
+    /// Some have no code for wills.
+    pub fn has_wills(self) -> bool {
+        !matches!(self, Family::MqttSnTools | Family::BtMqttSn)
     }
 }

@@ -369,7 +369,11 @@ impl World {
         let name = match &topic {
             TopicForm::Name(name) => name.clone(),
             TopicForm::Predefined(id) => self.predefined_name(ix, *id),
-            TopicForm::Short(octets) => String::from_utf8_lossy(octets).into_owned(),
+            TopicForm::Short([a, b]) => {
+                let swaps = self.client(ix).config.quirks.swaps_topics;
+                let octets = if swaps { [*b, *a] } else { [*a, *b] };
+                String::from_utf8_lossy(&octets).into_owned()
+            }
         };
         let uplink = Uplink {
             topic,
@@ -681,7 +685,7 @@ impl World {
             self.broker_up();
         }
         // Longer than any pause, keep-alive tolerance and series of retries of these worlds.
-        let end = self.now + Duration::from_secs(3600);
+        let end = self.now + Duration::from_secs(4 * 3600);
         loop {
             let checked_again = self.now + Duration::from_secs(5);
             self.advance(checked_again)?;
@@ -1165,6 +1169,9 @@ impl World {
                     },
                 );
             }
+        }
+        if self.clients[ix].client.is_off() {
+            self.clients[ix].submitted.clear();
         }
         let wakes_at = self.clients[ix].client.poll_timeout().map(|at| at.max(self.now));
         if wakes_at != self.clients[ix].wakes_at {

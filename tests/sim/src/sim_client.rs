@@ -449,14 +449,20 @@ impl SimClient {
         }
     }
 
-    /// The datagrams it may send in this time with nothing to do: one for each keep-alive or wake-up.
+    /// The datagrams it may be answered with in this time with nothing to do: one for each keep-alive or wake-up.
     pub fn pings_within(&self, time: Duration) -> usize {
-        let every = match (self.presence(), self.nap) {
-            (Presence::Active, _) => u64::from(self.config.keep_alive) * 3 / 4,
-            (Presence::Asleep, Some(nap)) => u64::from(nap.duration),
-            (Presence::Away | Presence::Asleep, _) => 0,
+        if self.presence() == Presence::Away {
+            return 0;
+        }
+        let keep_alive = u64::from(self.config.keep_alive) * 3 / 4;
+        let nap = self.nap.map_or(0, |nap| u64::from(nap.duration));
+        let Some(every) = [keep_alive, nap].into_iter().filter(|every| *every > 0).min() else {
+            return 0;
         };
-        if every == 0 { 0 } else { (time.as_secs() / every) as usize + 2 }
+        // Who has slept enough returns by CONNECT, perhaps with a will, and subscribes again.
+        let returns = self.nap.is_some_and(|nap| nap.left != u32::MAX);
+        let handshake = if returns { 3 + self.wanted.len() } else { 0 };
+        (time.as_secs() / every) as usize + 2 + handshake
     }
 
     /// How a message of its application reads on the wire: QoS and Retain.
