@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use sn_codec::{DecodeError, Encapsulation, ErrorKind, Packet, PublishQoS, QoS, TopicRef};
+use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef};
 
 use crate::admin::{AdminCommand, AdminReply, TopicRow};
 use crate::client::downlink::Message;
@@ -77,10 +77,37 @@ impl Gateway {
                 self.cx.links.up(link, profile);
                 self.start_advertising(now, link);
             }
-            LinkEvent::Down => self.cx.links.down(link),
+            LinkEvent::Down => self.on_link_down(now, link),
             LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
             // Retry timers start when a datagram is made, and peers are known by their addresses alone.
             LinkEvent::Sent(_) | LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
+        }
+    }
+
+    /// What was owed is lost with the radio, as if it had been sent: clients ask again. Who was awake for its messages
+    /// is asleep, with the message under way at the front.
+    fn on_link_down(&mut self, now: Instant, link: LinkId) {
+        for owed in self.cx.links.down(link) {
+            if let Some(client) = self.clients.get_mut(owed.client)
+                && client.serial == owed.serial
+            {
+                client.owed = client.owed.saturating_sub(1);
+            }
+        }
+        let awake: Vec<ClientIx> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| {
+                matches!(client.state, State::Awake(_))
+                    && client.via.as_ref().is_some_and(|via| via.link == link)
+            })
+            .map(|(ix, _)| ix)
+            .collect();
+        for ix in awake {
+            if let Some(client) = self.clients.get_mut(ix) {
+                client.give_up_wake();
+            }
+            self.after(now, ix);
         }
     }
 
@@ -103,7 +130,7 @@ impl Gateway {
         };
         match Packet::decode(message) {
             Ok(packet) => self.on_packet(now, bound, via, from.local, packet),
-            Err(error) => self.on_malformed(now, bound, via, error),
+            Err(error) => self.on_malformed(now, bound, via, message, error),
         }
     }
 
@@ -117,6 +144,11 @@ impl Gateway {
     ) {
         self.cx.metrics.count_received(packet.msg_type());
         match packet {
+            // §6.2: before its CONNACK a client is sent prompts and nothing else.
+            Packet::SearchGw(_) if bound.is_some_and(|ix| self.is_in_setup(ix)) => {
+                self.cx.metrics.unexpected_total += 1;
+                return;
+            }
             Packet::SearchGw(_) => return self.on_search_gw(now, via()),
             Packet::Advertise(_) | Packet::GwInfo(_) => return, // Other gateways, overheard.
             Packet::Connect(connect) => return self.on_connect(now, via(), bound, connect),
@@ -146,6 +178,11 @@ impl Gateway {
         }
         client.on_packet(&mut self.cx, now, packet);
         self.after(now, ix);
+    }
+
+    fn is_in_setup(&self, ix: ClientIx) -> bool {
+        let state = self.clients.get(ix).map(|client| &client.state);
+        matches!(state, Some(State::Setup(_)))
     }
 
     /// A packet from a peer that has no session.
@@ -185,6 +222,11 @@ impl Gateway {
                 self.clients.bind(named, via());
                 self.cx.metrics.takeovers_total += 1;
                 named
+            }
+            // §6.2: not before its CONNACK.
+            (Some(own), _) if self.is_in_setup(own) => {
+                self.cx.metrics.unexpected_total += 1;
+                return;
             }
             _ => return self.on_stranger(now, via()),
         };
@@ -236,36 +278,44 @@ impl Gateway {
         }
     }
 
-    /// A datagram that cannot be used. Its sender's session stays as it is.
+    /// A datagram that cannot be used. Its sender's session stays as it is (reading A1); where the layout is right and
+    /// a value wrong, it is answered as its message would be (reading A8).
     fn on_malformed(
         &mut self,
         now: Instant,
         bound: Option<ClientIx>,
         via: impl Fn() -> Via,
+        message: &[u8],
         error: DecodeError,
     ) {
         self.count_malformed(error.kind);
         let Some(answer) = error.answer else { return };
-        let client = bound.and_then(|ix| self.clients.get_mut(ix));
-        match (client, answer) {
-            // A will that cannot be used ends its handshake; CONNACK otherwise answers a CONNECT.
-            (Some(client), Packet::Connack(_)) if matches!(client.state, State::Setup(_)) => {
-                let ix = client.ix;
+        let msg_type = type_octet(message).and_then(MsgType::from_octet);
+        if msg_type == Some(MsgType::Connect) {
+            self.cx.metrics.connects_refused_total += 1;
+            return self.answer_stranger(via(), answer);
+        }
+        let session = bound.and_then(|ix| self.clients.get_mut(ix));
+        let Some(client) = session.filter(|client| client.has_session()) else {
+            return self.on_stranger(now, via());
+        };
+        let ix = client.ix;
+        let in_setup = matches!(client.state, State::Setup(_));
+        match msg_type {
+            // The will cannot be used, so its handshake ends (reading A24).
+            Some(MsgType::WillTopic) if in_setup => {
                 client.abort_setup(&mut self.cx);
                 self.answer_stranger(via(), answer);
-                self.after(now, ix);
             }
-            (_, Packet::Connack(_)) if error.kind == ErrorKind::UnsupportedProtocolId => {
-                self.cx.metrics.connects_refused_total += 1;
+            Some(MsgType::WillTopic) => {}
+            // §6.2: before its CONNACK a client is sent prompts and nothing else.
+            _ if in_setup => {}
+            _ => {
+                client.heard(now);
                 self.answer_stranger(via(), answer);
             }
-            (Some(client), answer) if client.state.is_connected() => {
-                client.seen(now);
-                self.answer_stranger(via(), answer);
-            }
-            (_, Packet::Connack(_)) => self.answer_stranger(via(), answer),
-            _ => self.on_stranger(now, via()),
         }
+        self.after(now, ix);
     }
 
     /// A broker port reports.
@@ -616,14 +666,26 @@ impl Gateway {
         self.cx.upstream.measure(metrics);
         metrics.filters = self.cx.subscriptions.len() as u64;
         metrics.clients = self.clients.len() as u64;
-        let count = |is: fn(&State) -> bool| {
-            self.clients
-                .iter()
-                .filter(|(_, client)| is(&client.state))
-                .count() as u64
-        };
-        metrics.clients_active = count(|state| matches!(state, State::Active));
-        metrics.clients_asleep = count(|state| matches!(state, State::Asleep { .. } | State::Awake(_)));
+        let mut states = [0_u64; 6];
+        for (_, client) in self.clients.iter() {
+            let at = match client.state {
+                State::Active => 0,
+                State::Asleep { .. } => 1,
+                State::Awake(_) => 2,
+                State::Setup(_) => 3,
+                State::Disconnected | State::Gone => 4,
+                State::Lost => 5,
+            };
+            states[at] += 1;
+        }
+        [
+            metrics.clients_active,
+            metrics.clients_asleep,
+            metrics.clients_awake,
+            metrics.clients_connecting,
+            metrics.clients_disconnected,
+            metrics.clients_lost,
+        ] = states;
         metrics
     }
 
@@ -652,6 +714,13 @@ impl Gateway {
         {
             client.armed = Some(deadline);
             self.cx.timers.arm(deadline, ix);
+            if self.cx.timers.len() > 4 * self.clients.len() + 1024 {
+                // Mostly entries that do not count: a client may bring its deadline forward again and again.
+                let clients = &self.clients;
+                self.cx
+                    .timers
+                    .retain(|at, ix| clients.get(ix).is_some_and(|client| client.armed == Some(at)));
+            }
         }
     }
 
@@ -734,6 +803,15 @@ impl Gateway {
 
     fn count_malformed(&mut self, kind: ErrorKind) {
         self.cx.metrics.malformed[kind as usize] += 1;
+    }
+}
+
+/// The message type of what could not be decoded (§5.2).
+fn type_octet(message: &[u8]) -> Option<u8> {
+    match *message {
+        [0x01, _, _, octet, ..] => Some(octet),
+        [_, octet, ..] => Some(octet),
+        _ => None,
     }
 }
 

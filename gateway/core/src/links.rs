@@ -72,14 +72,17 @@ impl Links {
         self.links[at].profile = Some(profile);
     }
 
-    pub(crate) fn down(&mut self, link: LinkId) {
-        if let Some(link) = self.get_mut(link) {
-            link.profile = None;
-            link.credit = 0;
-            link.strays.clear();
-            link.advertise = false;
-            link.next_advertise = None;
-        }
+    /// The link does not work for now; what clients were owed comes back.
+    pub(crate) fn down(&mut self, link: LinkId) -> VecDeque<Owed> {
+        let Some(link) = self.get_mut(link) else {
+            return VecDeque::new();
+        };
+        link.profile = None;
+        link.credit = 0;
+        link.strays.clear();
+        link.advertise = false;
+        link.next_advertise = None;
+        core::mem::take(&mut link.replies)
     }
 
     pub(crate) fn credit(&mut self, link: LinkId, datagrams: u32) {

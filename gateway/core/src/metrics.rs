@@ -37,11 +37,19 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Clients connected and awake.
+    /// Clients connected and not asleep.
     clients_active,
-    /// Clients asleep, or awake for their messages.
+    /// Clients asleep.
     clients_asleep,
-    /// Client records, connected or not.
+    /// Clients awake for their messages.
+    clients_awake,
+    /// Clients within a will handshake.
+    clients_connecting,
+    /// Clients that said goodbye and whose session is kept.
+    clients_disconnected,
+    /// Clients that were silent for too long and whose session is kept.
+    clients_lost,
+    /// Client records: all of these together.
     clients,
     /// CONNECTs accepted.
     connects_accepted_total,

@@ -6,7 +6,8 @@ use std::collections::BinaryHeap;
 use crate::clients::ClientIx;
 use crate::time::Instant;
 
-/// Deadlines by time. Entries are never removed early: a client knows which of its entries counts.
+/// Deadlines by time. A client knows which of its entries counts; the others are taken for what they are when they
+/// fire.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, ClientIx)>>,
@@ -16,6 +17,15 @@ impl Timers {
     /// Asks for the client to be looked at, at or after `at`.
     pub(crate) fn arm(&mut self, at: Instant, client: ClientIx) {
         self.heap.push(Reverse((at, client)));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Keeps the entries that still count.
+    pub(crate) fn retain(&mut self, mut counts: impl FnMut(Instant, ClientIx) -> bool) {
+        self.heap.retain(|Reverse((at, client))| counts(*at, *client));
     }
 
     /// The earliest entry, stale or not: a late or needless wake-up does no harm.

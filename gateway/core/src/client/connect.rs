@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sn_codec::{Connect, Disconnect, ReturnCode, WillMsg, WillTopic};
+use sn_codec::{Connect, Disconnect, QoS, ReturnCode, WillMsg, WillTopic};
 
 use super::{Client, Reply, State};
 use crate::clients::{ClientIx, Peer};
 use crate::context::Context;
 use crate::gateway::Gateway;
-use crate::io::{Notice, Will};
+use crate::io::Notice;
 use crate::links::Via;
 use crate::time::Instant;
 
@@ -19,12 +19,22 @@ pub(crate) struct Setup {
     stage: Stage,
     connect: Parameters,
     /// The will so far; its payload is still missing.
-    will: Option<Will>,
+    will: Option<StoredWill>,
     sends: u8,
     retry_at: Instant,
     give_up_at: Instant,
     /// The session goes on (reading A18, A20): what the client was before.
     resumes: Option<Resumed>,
+}
+
+/// What is to be published when the client is lost.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredWill {
+    /// Without one nothing is published: the client gave a will message and no topic yet (reading A25).
+    pub(crate) topic: Option<Arc<str>>,
+    pub(crate) payload: Bytes,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
 }
 
 /// The prompt the client was last given.
@@ -278,8 +288,8 @@ impl Client {
             self.will = None;
             return self.finish_setup(cx, now);
         };
-        setup.will = Some(Will {
-            topic: topic.topic.into(),
+        setup.will = Some(StoredWill {
+            topic: Some(topic.topic.into()),
             payload: Bytes::new(),
             qos: topic.qos,
             retain: topic.retain,
@@ -300,7 +310,10 @@ impl Client {
             return;
         }
         let payload = Bytes::copy_from_slice(message.message);
-        self.will = setup.will.take().map(|will| Box::new(Will { payload, ..will }));
+        self.will = setup
+            .will
+            .take()
+            .map(|will| Box::new(StoredWill { payload, ..will }));
         self.finish_setup(cx, now);
     }
 
@@ -364,8 +377,8 @@ impl Client {
             Some(topic) => {
                 let payload = self.will.take().map(|will| will.payload).unwrap_or_default();
                 let (qos, retain) = (topic.qos, topic.retain);
-                self.will = Some(Box::new(Will {
-                    topic: topic.topic.into(),
+                self.will = Some(Box::new(StoredWill {
+                    topic: Some(topic.topic.into()),
                     payload,
                     qos,
                     retain,
@@ -375,10 +388,19 @@ impl Client {
         self.reply(cx, Reply::WillTopicResp(ReturnCode::Accepted));
     }
 
-    /// WILLMSGUPD → WILLMSGRESP. Without a will there is nothing to change.
+    /// WILLMSGUPD → WILLMSGRESP. Without a will topic the message is kept until there is one (reading A25).
     pub(crate) fn on_will_msg_upd(&mut self, cx: &mut Context, message: WillMsg<'_>) {
-        if let Some(will) = &mut self.will {
-            will.payload = Bytes::copy_from_slice(message.message);
+        let payload = Bytes::copy_from_slice(message.message);
+        match &mut self.will {
+            Some(will) => will.payload = payload,
+            None => {
+                self.will = Some(Box::new(StoredWill {
+                    topic: None,
+                    payload,
+                    qos: QoS::AtMostOnce,
+                    retain: false,
+                }));
+            }
         }
         self.reply(cx, Reply::WillMsgResp(ReturnCode::Accepted));
     }

@@ -103,6 +103,15 @@ enum Step {
 }
 
 impl Downlink {
+    /// `start` is any number: message ids begin there, so that a late answer to an earlier record of the client does
+    /// not meet the same id again.
+    pub(crate) fn new(start: u16) -> Self {
+        Downlink {
+            last_msg_id: start,
+            ..Downlink::default()
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.queue.len() + usize::from(self.exchange.is_some())
     }
@@ -136,6 +145,13 @@ impl Downlink {
         self.parked = false;
         self.paused_until = None;
         self.held_until = None;
+    }
+
+    /// The message that was sent under this id and went back into the queue, when its answer comes late.
+    fn requeued(&mut self, msg_id: MsgId, qos: QoS) -> Option<&mut Queued> {
+        self.queue
+            .front_mut()
+            .filter(|item| item.msg_id == Some(msg_id) && item.qos == qos)
     }
 
     /// Puts the message of the open exchange back to the front.
@@ -349,7 +365,7 @@ impl Client {
         match &down.exchange {
             Some(exchange) => exchange.due,
             None => match &self.state {
-                State::Awake(wake) => !down.queue.is_empty() && wake.left > 0 && now < wake.until,
+                State::Awake(wake) => !down.queue.is_empty() && wake.takes_more(),
                 _ => !down.queue.is_empty(),
             },
         }
@@ -516,14 +532,15 @@ impl Client {
             if exchange.sends < sends_max {
                 exchange.due = true;
             } else {
-                self.end_round(cx, now);
+                self.end_round(cx);
             }
         }
+        self.on_wake_deadline(now);
         self.end_wake_if_drained(cx, now);
     }
 
     /// Nretry is spent: the client is left alone until it is heard of again (reading A60).
-    fn end_round(&mut self, cx: &mut Context, now: Instant) {
+    fn end_round(&mut self, cx: &mut Context) {
         let Some(exchange) = &mut self.down.exchange else {
             return;
         };
@@ -549,10 +566,7 @@ impl Client {
         }
         self.down.parked = true;
         if matches!(self.state, State::Awake(_)) {
-            // Nothing was heard since: asleep again, with the message first in line, and no PINGRESP.
-            self.down.requeue();
-            let heard = self.last_seen;
-            self.back_to_sleep(heard.min(now));
+            self.give_up_wake();
         }
     }
 
@@ -574,9 +588,12 @@ impl Client {
         self.down.parked = false;
     }
 
-    /// The client wants to be left alone for T_WAIT, or until it asks for something itself.
+    /// The client wants to be left alone for T_WAIT, or until it asks for something itself (reading A62).
     pub(crate) fn pause_deliveries(&mut self, now: Instant) {
         self.down.paused_until = Some(now + T_WAIT);
+        if let Some(exchange) = &mut self.down.exchange {
+            (exchange.due, exchange.retry_at) = (false, None);
+        }
     }
 
     /// QoS 1: G→C PUBLISH(m)   C→G PUBACK(m). With another code it is an error for any QoS.
@@ -595,7 +612,12 @@ impl Client {
             .as_mut()
             .filter(|exchange| exchange.answers(cx, &puback))
         else {
-            cx.metrics.unexpected_total += 1;
+            let late =
+                code == ReturnCode::Accepted && self.down.requeued(puback.msg_id, QoS::AtLeastOnce).is_some();
+            match late {
+                true => self.finish_requeued(cx),
+                false => cx.metrics.unexpected_total += 1,
+            }
             return;
         };
         let qos = exchange.item.qos;
@@ -657,8 +679,14 @@ impl Client {
                 exchange.sends = 0;
                 self.down.parked = false;
             }
-            // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
-            _ => self.reply(cx, Reply::Pubrel(msg_id)),
+            _ => {
+                // Late, but the client has the message: sent again under a released id, it would be another one.
+                if let Some(item) = self.down.requeued(msg_id, QoS::ExactlyOnce) {
+                    item.received = true;
+                }
+                // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
+                self.reply(cx, Reply::Pubrel(msg_id));
+            }
         }
     }
 
@@ -669,8 +697,20 @@ impl Client {
                 cx.metrics.delivered_total += 1;
                 self.finish_exchange(cx);
             }
-            _ => cx.metrics.unexpected_total += 1,
+            _ => {
+                let late = self.down.requeued(msg_id, QoS::ExactlyOnce);
+                match late.is_some_and(|item| item.received) {
+                    true => self.finish_requeued(cx),
+                    false => cx.metrics.unexpected_total += 1,
+                }
+            }
         }
+    }
+
+    /// The message at the front of the queue was acknowledged after all.
+    fn finish_requeued(&mut self, cx: &mut Context) {
+        cx.metrics.delivered_total += 1;
+        self.drop_queued(cx, 0);
     }
 }
 

@@ -14,13 +14,13 @@ use std::sync::Arc;
 
 use sn_codec::{Connack, Disconnect, MsgId, Packet, Puback, QoS, Regack, ReturnCode, Suback, TopicId};
 
-use self::connect::Setup;
+use self::connect::{Setup, StoredWill};
 use self::downlink::Downlink;
 use self::subscribe::Subscription;
 use self::uplink::OpenRequests;
 use crate::clients::ClientIx;
 use crate::context::Context;
-use crate::io::{Notice, Will};
+use crate::io::Notice;
 use crate::links::{Owed, Via};
 use crate::registry::{ClientTopics, RuleIx};
 use crate::time::Instant;
@@ -51,7 +51,7 @@ pub(crate) struct Client {
     pub(crate) last_seen: Instant,
     /// The timer entry that counts; others are stale.
     pub(crate) armed: Option<Instant>,
-    pub(crate) will: Option<Box<Will>>,
+    pub(crate) will: Option<Box<StoredWill>>,
     pub(crate) topics: ClientTopics,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) open: OpenRequests,
@@ -174,7 +174,7 @@ impl Client {
             subscriptions: Vec::new(),
             open: OpenRequests::default(),
             owed: 0,
-            down: Downlink::default(),
+            down: Downlink::new(cx.rng.random()),
             resting: false,
             in_deliveries: false,
         }
@@ -276,6 +276,12 @@ impl Client {
         self.fresh = false;
     }
 
+    /// A message of the client that had its layout and a bad value.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.seen(now);
+        self.down.resume();
+    }
+
     /// When the client wants to be looked at next.
     pub(crate) fn deadline(&self, cx: &Context) -> Option<Instant> {
         let state = match &self.state {
@@ -326,10 +332,10 @@ impl Client {
     fn lose(&mut self, cx: &mut Context) {
         cx.metrics.lost_total += 1;
         let mut published = false;
-        if let Some(will) = &self.will {
-            let topic = cx
-                .names
-                .with_prefix(&cx.config.upstream.topic_prefix, &will.topic);
+        if let Some(will) = &self.will
+            && let Some(topic) = &will.topic
+        {
+            let topic = cx.names.with_prefix(&cx.config.upstream.topic_prefix, topic);
             let message = Uplink {
                 topic,
                 qos: will.qos,

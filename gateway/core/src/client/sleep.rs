@@ -11,15 +11,37 @@ use crate::time::Instant;
 const WAKE_TIME: Duration = Duration::from_secs(60);
 const WAKE_MESSAGES: u16 = 100;
 
+/// The exchange that is open when the time is over is brought to its end; with the default Tretry and Nretry its round
+/// takes 130 s. A radio that takes nothing must not keep a client awake, and so unsupervised, for longer.
+const WAKE_TIME_MAX: Duration = Duration::from_secs(240);
+
 /// A client that is awake for its messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wake {
     /// Seconds it sleeps again afterwards.
     pub(crate) duration: u16,
-    /// No message is begun after this.
+    /// When it is looked at: no message is begun after the first time, and after the second it sleeps.
     pub(crate) until: Instant,
     /// Messages it is still given.
     pub(crate) left: u16,
+    /// The first time is over.
+    over: bool,
+}
+
+impl Wake {
+    fn new(now: Instant, duration: u16) -> Self {
+        Wake {
+            duration,
+            until: now + WAKE_TIME,
+            left: WAKE_MESSAGES,
+            over: false,
+        }
+    }
+
+    /// True if another message may be begun.
+    pub(crate) fn takes_more(&self) -> bool {
+        self.left > 0 && !self.over
+    }
 }
 
 impl Client {
@@ -40,11 +62,7 @@ impl Client {
         match &self.state {
             State::Asleep { duration } => {
                 self.down.resume();
-                self.state = State::Awake(Wake {
-                    duration: *duration,
-                    until: now + WAKE_TIME,
-                    left: WAKE_MESSAGES,
-                });
+                self.state = State::Awake(Wake::new(now, *duration));
             }
             State::Awake(_) => self.down.repeat_now(),
             State::Setup(_) | State::Active | State::Disconnected | State::Lost | State::Gone => return,
@@ -55,11 +73,34 @@ impl Client {
     /// PINGRESP once the messages of this wake-up are delivered and acknowledged.
     pub(crate) fn end_wake_if_drained(&mut self, cx: &mut Context, now: Instant) {
         let State::Awake(wake) = &self.state else { return };
-        let done = self.down.queue.is_empty() || wake.left == 0 || now >= wake.until;
+        let done = self.down.queue.is_empty() || !wake.takes_more();
         if done && self.down.exchange.is_none() {
             self.back_to_sleep(now);
             self.reply(cx, Reply::Pingresp);
         }
+    }
+
+    /// The time of a wake-up is over: first for new messages, then for the open exchange.
+    pub(crate) fn on_wake_deadline(&mut self, now: Instant) {
+        let State::Awake(wake) = &mut self.state else {
+            return;
+        };
+        if now < wake.until {
+            return;
+        }
+        if wake.over {
+            self.give_up_wake();
+        } else {
+            wake.over = true;
+            wake.until = wake.until + (WAKE_TIME_MAX - WAKE_TIME);
+        }
+    }
+
+    /// The client cannot be reached or does not answer: it sleeps, the message waits at the front, and there is no
+    /// PINGRESP, so that it asks again.
+    pub(crate) fn give_up_wake(&mut self) {
+        self.down.requeue();
+        self.back_to_sleep(self.last_seen);
     }
 
     /// Asleep again: the sleep timer starts anew, with or without PINGRESP.
