@@ -1369,7 +1369,10 @@ impl Reference {
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
             | Notice::TooLarge { .. }
-            | Notice::UnknownTopic { .. } => Ok(()),
+            | Notice::UnknownTopic { .. }
+            | Notice::ForwarderRefused { .. }
+            | Notice::PublishMinusOneRefused { .. }
+            | Notice::SameGatewayId { .. } => Ok(()),
         }
     }
 
