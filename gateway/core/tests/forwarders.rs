@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use common::{Bench, LINK, connack, disconnect, publish, seconds};
 use gateway_core::config::{
-    ClientRule, ForwarderRule, GatewayConfig, PeerMatch, PredefinedTopic, QosMinusOneRule,
+    AddressChange, ClientRule, ForwarderRule, GatewayConfig, PeerMatch, PredefinedTopic, QosMinusOneRule,
 };
 use gateway_core::io::{BrokerEvent, BrokerRequest, ForwarderRefusal, LinkEvent, LinkProfile, Notice};
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
@@ -494,6 +494,24 @@ fn sleeper_does_not_wake_into_a_forwarder_that_is_full() {
     // Where it was, it still is.
     ROOF.send(&mut bench, &[1], wakes);
     ROOF.expect(&mut bench, &[1], &[Packet::Pingresp]);
+}
+
+#[test]
+fn place_that_was_taken_while_the_old_address_was_asked_is_taken() {
+    let mut rules = [rule("roof", ROOF.ip), rule("cellar", CELLAR.ip)];
+    rules[1].max_nodes = 1;
+    let mut bench = Bench::up(GatewayConfig {
+        address_change: AddressChange::Guarded,
+        ..listed(&rules)
+    });
+    ROOF.connect(&mut bench, &[1], "mobile");
+    CELLAR.send(&mut bench, &[2], connect("mobile"));
+    CELLAR.connect(&mut bench, &[1], "resident");
+    // It does not answer the PINGREQ at its old address, so it may move; but where to?
+    bench.pass(seconds(59));
+    CELLAR.expect(&mut bench, &[2], &[connack(ReturnCode::Congestion)]);
+    assert_eq!(bench.gateway.metrics().clients_active, 2);
+    assert_eq!(bench.gateway.metrics().takeovers_total, 0);
 }
 
 #[test]

@@ -18,8 +18,8 @@ use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::{
-    Connect, Direction, Disconnect, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register,
-    ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
+    Connect, Direction, Disconnect, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack,
+    Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
 use crate::sim_broker::Publication;
@@ -1152,9 +1152,11 @@ impl Reference {
                 };
                 let expected = format!("{}{}", self.config.upstream.topic_prefix, uplink.topic);
                 let by_chance = self.clients[uplink.client].ids_collided;
-                ensure(**topic == *expected || by_chance, "a message keeps its topic", || {
-                    format!("{expected}: {}", told())
-                })?;
+                ensure(
+                    **topic == *expected || by_chance,
+                    "a message keeps its topic",
+                    || format!("{expected}: {}", told()),
+                )?;
                 let level = match uplink.qos {
                     PublishQoS::MinusOne => QoS::AtMostOnce,
                     PublishQoS::Level(level) => level,
@@ -1748,9 +1750,11 @@ impl ClientModel {
         )?;
         let long = now.since(self.woken) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
-        ensure(kept.is_none() || long, "PINGRESP when nothing waits (A71)", || {
-            format!("{kept:?} for {}", self.id)
-        })
+        ensure(
+            kept.is_none() || long,
+            "PINGRESP when nothing waits (A71)",
+            || format!("{kept:?} for {}", self.id),
+        )
     }
 
     fn on_packet(&mut self, now: Instant, packet: Packet<'_>, names: &Names<'_>) {
@@ -1892,7 +1896,9 @@ impl ClientModel {
                     self.close(DownKind::Register, regack.msg_id);
                 }
             }
-            Packet::Disconnect(Disconnect { duration: Some(seconds) }) if active && seconds > 0 => {
+            Packet::Disconnect(Disconnect {
+                duration: Some(seconds),
+            }) if active && seconds > 0 => {
                 self.phase = Phase::Asleep;
                 self.sleep = Duration::from_secs(u64::from(seconds));
                 self.asleep_since = now;
@@ -2039,7 +2045,9 @@ impl ClientModel {
                 let waited = now.since(down.last_sent) >= first_retry;
                 // A60: after a round the next packet from the client begins another.
                 let new_round = down.sends % sends_per_round == 0 && down.unheard == 0;
-                ensure(waited || new_round || down.due, "repeated after Tretry", || told(down))?;
+                ensure(waited || new_round || down.due, "repeated after Tretry", || {
+                    told(down)
+                })?;
                 ensure(
                     next.dup != Some(false) || self.no_dup,
                     "a repeat has DUP (A61)",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use rustc_hash::FxHasher;
 use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
@@ -15,7 +16,12 @@ use crate::upstream::{Origin, Uplink};
 pub(crate) struct OpenRequests {
     requests: Vec<OpenRequest>,
     last_done: Option<(MsgId, u32)>,
+    /// The last QoS 2 publishes that were released: a late repeat of one is not another message (reading A46).
+    released: Option<Box<ArrayVec<(MsgId, u32), RELEASED_MAX>>>,
 }
+
+/// How many released QoS 2 publishes are remembered; a client has one under way, Zephyr up to five.
+const RELEASED_MAX: usize = 5;
 
 /// One unfinished request.
 #[derive(Debug, Clone, Copy)]
@@ -84,14 +90,31 @@ impl OpenRequests {
         self.requests.iter().position(is)
     }
 
-    /// A new session: nothing of the old one is open any more.
-    pub(crate) fn clear(&mut self) {
-        self.requests.clear();
-        self.last_done = None;
+    /// The id of a QoS 2 publish is free again, for another message.
+    fn release(&mut self, at: usize) {
+        let OpenRequest { msg_id, digest, .. } = self.requests.remove(at);
+        let released = self.released.get_or_insert_default();
+        if released.is_full() {
+            released.remove(0);
+        }
+        released.push((msg_id, digest));
     }
 
-    /// A new connection of the same session: subscriptions are asked for again, publishes go on.
+    fn was_released(&self, msg_id: MsgId, digest: u32) -> bool {
+        self.released
+            .as_ref()
+            .is_some_and(|released| released.contains(&(msg_id, digest)))
+    }
+
+    /// A new session: nothing of the old one is open any more.
+    pub(crate) fn clear(&mut self) {
+        *self = OpenRequests::default();
+    }
+
+    /// A new connection of the same session: subscriptions are asked for again, publishes go on. A device that starts
+    /// anew may begin with the ids it used last.
     pub(crate) fn end_connection(&mut self) {
+        self.released = None;
         self.requests
             .retain(|request| request.kind != RequestKind::Subscribe);
     }
@@ -181,16 +204,20 @@ impl Client {
             }
             return true;
         }
-        let done = publish.qos == PublishQoS::Level(QoS::AtLeastOnce)
-            && publish.dup
-            && self.open.last_done == Some((publish.msg_id, digest));
-        if done {
-            self.reply(
-                cx,
-                Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted),
-            );
+        // Without DUP it is a new message, under an id that is free again.
+        let answer = match publish.qos {
+            PublishQoS::Level(QoS::AtLeastOnce) if self.open.last_done == Some((publish.msg_id, digest)) => {
+                Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted)
+            }
+            PublishQoS::Level(QoS::ExactlyOnce) if self.open.was_released(publish.msg_id, digest) => {
+                Reply::Pubrec(publish.msg_id)
+            }
+            _ => return false,
+        };
+        if publish.dup {
+            self.reply(cx, answer);
         }
-        done
+        publish.dup
     }
 
     /// A client that never sends PUBREL must not make its list grow: the oldest held id goes.
@@ -260,7 +287,7 @@ impl Client {
         if let Some(at) = self.open.publish_position(msg_id)
             && self.open.requests[at].kind == RequestKind::Received
         {
-            self.open.requests.remove(at);
+            self.open.release(at);
         }
         self.reply(cx, Reply::Pubcomp(msg_id));
     }
