@@ -19,6 +19,7 @@
 
 mod backoff;
 mod deliveries;
+mod embedded;
 mod mqtt;
 mod pool;
 mod port;
@@ -27,6 +28,7 @@ mod v5;
 
 use core::time::Duration;
 
+pub use embedded::{Embedded, EmbeddedConfig, EmbeddedLimits, OpenError};
 pub use pool::{RequestSender, spawn};
 pub use port::{CREDIT, MAX_PACKET_BYTES};
 

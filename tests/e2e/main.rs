@@ -1,9 +1,10 @@
-//! The whole gateway from outside: the real binary, real sockets, a real mosquitto.
+//! The whole gateway from outside: the real binary, real sockets, a real mosquitto or the broker inside.
 
 mod configuration;
 mod malformed;
 mod network;
 mod outage;
+mod own_broker;
 mod publish;
 mod stop;
 mod subscribe;

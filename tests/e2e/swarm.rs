@@ -8,22 +8,23 @@ use std::{
 };
 
 use sn_codec::{Packet, Puback, Publish, PublishQoS, QoS, ReturnCode, TopicRef};
-use system_tests::{Broker, Client, Setup, allow_many_sockets};
+use system_tests::{Broker, BrokerKind, Client, Setup, allow_many_sockets, with_each_broker};
+
+with_each_broker![a_thousand_clients_publish_at_once_and_every_acknowledged_message_arrives,];
 
 const CLIENTS: usize = 1000;
 const MESSAGES: usize = 5;
 /// A sensor's Tretry, shortened.
 const RETRY: Duration = Duration::from_secs(1);
 
-#[test]
-fn a_thousand_clients_publish_at_once_and_every_acknowledged_message_arrives() {
+fn a_thousand_clients_publish_at_once_and_every_acknowledged_message_arrives(kind: BrokerKind) {
     allow_many_sockets();
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("swarm/#");
+    let broker = Broker::start_new(kind);
     // All come from one machine within moments: the limits on newcomers are not what is tested here.
     let gateway = Setup::beside(&broker)
         .toml("limits.new_sessions_per_second = 100_000")
         .start();
+    let mut observer = broker.subscribe("swarm/#");
 
     let start = Arc::new(Barrier::new(CLIENTS));
     let sensors: Vec<_> = (0..CLIENTS)

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use broker::{Protocol, Reconnect, RemoteConfig, Transport};
+use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, Reconnect, RemoteConfig, Transport};
 use gateway_core::config::{
     AddressChange, ClientRule, ForwarderRule, GatewayConfig, Limits, PeerMatch, PredefinedTopic,
     QosMinusOneRule, SearchReply, SleepQos0, SleepRules, Timers, UpstreamConfig, WhenDown, WhenFull,
@@ -27,7 +27,7 @@ use super::{
     url::BrokerUrl,
 };
 
-/// The broker of those who name none.
+/// The broker of those who name none, if another has the port already.
 const DEFAULT_URL: &str = "mqtt://127.0.0.1:1883";
 
 /// More is no password; taste.
@@ -310,10 +310,44 @@ fn radio(radio: &Table) -> Option<Radio> {
 
 fn broker(root: &Table, reports: &mut Vec<Report>) -> Broker {
     let url = root.text("broker.url");
+    let embedded = || embedded(root);
     match (root.text("broker.kind"), url) {
-        (Some("embedded"), _) => Broker::Embedded,
+        (Some("embedded"), _) => Broker::Embedded(embedded()),
         (Some(_), _) | (None, Some(_)) => Broker::External(remote(root, url.unwrap_or(DEFAULT_URL), reports)),
-        (None, None) => Broker::Default(remote(root, DEFAULT_URL, reports)),
+        (None, None) if embedded().bind != EmbeddedConfig::default().bind => Broker::Embedded(embedded()),
+        (None, None) => Broker::Unnamed {
+            embedded: embedded(),
+            taken: remote(root, DEFAULT_URL, reports),
+        },
+    }
+}
+
+fn embedded(root: &Table) -> EmbeddedConfig {
+    let default = EmbeddedLimits::default();
+    let count = |key: &str, or| {
+        let number = root.integer(&format!("broker.embedded.{key}"));
+        number.map_or(or, to::<usize>)
+    };
+    EmbeddedConfig {
+        bind: root
+            .addresses("broker.embedded.bind")
+            .map(|(address, _)| address)
+            .collect(),
+        limits: EmbeddedLimits {
+            connections_max: count("connections_max", default.connections_max),
+            packet_bytes: root
+                .integer("broker.embedded.packet_bytes")
+                .map_or(default.packet_bytes, to),
+            queue_messages: count("queue_messages", default.queue_messages),
+            queue_bytes: root
+                .size("broker.embedded.queue_bytes")
+                .map_or(default.queue_bytes, |octets| {
+                    usize::try_from(octets).unwrap_or(usize::MAX)
+                }),
+            retained_max: count("retained_max", default.retained_max),
+            subscriptions_max: count("subscriptions_max", default.subscriptions_max),
+            sessions_max: count("sessions_max", default.sessions_max),
+        },
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
     gateway(root, reports);
     radios(root, reports);
     broker(root, reports);
+    embedded(root, reports);
     topics(root, reports);
     clients(root, reports);
     forwarders(root, reports);
@@ -355,6 +356,70 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
             &password.place,
             "no `username`",
         ));
+    }
+}
+
+/// The broker inside the gateway, unless another is used.
+fn embedded(root: &Table, reports: &mut Vec<Report>) {
+    let external = match root.text("broker.kind") {
+        Some(kind) => kind == "external",
+        None => root.node("broker.url").is_some(),
+    };
+    if external {
+        return;
+    }
+    if let Some(node) = root.node("broker.embedded.bind")
+        && matches!(&node.value, Value::List(list) if list.is_empty())
+    {
+        let title = "the embedded broker has no address to listen on";
+        let help = "for example bind = [\"127.0.0.1:1883\"]";
+        reports.push(Report::error("empty", title, &node.place, "here").help(help));
+    }
+    let open_to_all = root.bool("broker.embedded.anonymous");
+    if let (Some(false), Some(node)) = (open_to_all, root.node("broker.embedded.anonymous")) {
+        let title = "the embedded broker knows no users yet";
+        let help = "keep it on loopback (bind = [\"127.0.0.1:1883\"]), or use a broker that has users (url)";
+        reports.push(not_here(title, &node.place, help));
+    }
+    let mut taken: Vec<(SocketAddr, &Place)> = Vec::new();
+    let mut reported = false;
+    for (address, place) in root.addresses("broker.embedded.bind") {
+        if address.ip().is_multicast() {
+            let title = format!("{} is a multicast group: TCP has none", address.ip());
+            reports.push(Report::error("bad-address", title, place, "here"));
+        } else if let Some((other, first)) = taken.iter().find(|(other, _)| collide(*other, address)) {
+            let title = format!("{other} and {address} are the same port on the same interface");
+            let report = Report::error("duplicate-address", title, place, "again here");
+            reports.push(report.also(first, "taken here"));
+        } else {
+            taken.push((address, place));
+        }
+        // Once is enough, for the first: whoever answers it has answered for all.
+        if open_to_all.is_none() && !address.ip().is_loopback() && !reported {
+            let title = format!("{address} opens the broker to the network, and it asks nobody for a login");
+            let label = "not only this machine";
+            let report = Report::error("anonymous-beyond-loopback", title, place, label);
+            let help =
+                "if whoever reaches it may publish and subscribe, add anonymous = true to [broker.embedded]";
+            reports.push(report.help(help));
+            reported = true;
+        }
+    }
+    if let (Some(queue), Some(packet)) = (
+        root.size("broker.embedded.queue_bytes"),
+        root.integer("broker.embedded.packet_bytes"),
+    ) && let (Some(queue_node), Some(packet_node)) = (
+        root.node("broker.embedded.queue_bytes"),
+        root.node("broker.embedded.packet_bytes"),
+    ) && queue.cast_signed() < packet
+    {
+        let title = "the largest message taken (packet_bytes) does not fit a session's queue (queue_bytes)";
+        let place = if queue_node.place.is_default() {
+            &packet_node.place
+        } else {
+            &queue_node.place
+        };
+        reports.push(Report::error("out-of-order", title, place, "this one"));
     }
 }
 

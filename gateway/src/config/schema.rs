@@ -101,6 +101,11 @@ impl Shape {
         }
     }
 
+    /// Whether its keys have lines of their own, under a header of its own, and not one line together.
+    pub(super) fn is_section(&self) -> bool {
+        self.fields.iter().any(|field| !field.doc.is_empty())
+    }
+
     /// The variant with this value of `kind`.
     pub(super) fn variant(&self, kind: &str) -> Option<&'static Variant> {
         self.variants.iter().find(|variant| variant.kind == kind)
@@ -441,7 +446,7 @@ static BROKER: Shape = Shape::table(&[
     key(
         "kind",
         Kind::Choice(&["embedded", "external"]),
-        "a broker inside the gateway, or another",
+        "else embedded, unless a url is given or the port is taken",
     )
     .example("\"external\""),
     key("url", Kind::Text, "an external broker's address").example("\"mqtt://127.0.0.1:1883\""),
@@ -501,7 +506,11 @@ static BROKER: Shape = Shape::table(&[
     ),
     later("grace", ANY_TIME),
     later("tls", Kind::Table(&BROKER_TLS)),
-    later("embedded", Kind::Table(&BROKER_EMBEDDED)),
+    key(
+        "embedded",
+        Kind::Table(&BROKER_EMBEDDED),
+        "the broker inside the gateway, for MQTT 3.1.1 and 5 over TCP",
+    ),
 ]);
 
 static RECONNECT: Shape = Shape::table(&[
@@ -521,17 +530,57 @@ static BROKER_TLS: Shape = Shape::table(&[
 ]);
 
 static BROKER_EMBEDDED: Shape = Shape::table(&[
-    later("bind", ADDRESSES),
+    key("bind", ADDRESSES, "where MQTT clients reach it").default("[\"127.0.0.1:1883\"]"),
+    key(
+        "anonymous",
+        Kind::Bool,
+        "needed to bind beyond loopback: no login yet",
+    )
+    .example("true"),
+    key(
+        "connections_max",
+        Kind::Integer(1, 1_000_000),
+        "MQTT clients connected at once",
+    )
+    .default("1000"),
+    key(
+        "sessions_max",
+        Kind::Integer(1, 100_000_000),
+        "connected or remembered",
+    )
+    .default("10_000"),
+    key(
+        "subscriptions_max",
+        Kind::Integer(1, 1_000_000),
+        "topic filters of one session",
+    )
+    .default("1000"),
+    key("retained_max", COUNT, "retained messages").default("10_000"),
+    key(
+        "packet_bytes",
+        Kind::Integer(PACKET_LEAST, 268_435_455),
+        "the largest packet taken",
+    )
+    .default("262_144"),
+    key(
+        "queue_messages",
+        Kind::Integer(1, u32::MAX as i64),
+        "per session, waiting and in flight",
+    )
+    .default("1000"),
+    key(
+        "queue_bytes",
+        Kind::Size(PACKET_LEAST as u64, 1024 * GIB),
+        "their topics and payloads",
+    )
+    .default("\"1 MiB\""),
     later("websocket", ADDRESSES),
-    later("anonymous", Kind::Bool),
     later("users_file", Kind::Text),
-    later("retained_max", COUNT),
-    later("connections_max", COUNT),
-    later("packet_bytes", Kind::Integer(2, 268_435_455)),
-    later("queue_messages", COUNT),
-    later("queue_bytes", ANY_SIZE),
     later("bridge", Kind::Tables(&BRIDGE)),
 ]);
+
+/// A CONNECT with a client id, a user name and a password must fit; taste.
+const PACKET_LEAST: i64 = 256;
 
 static BRIDGE: Shape = Shape::table(&[later("url", Kind::Text), later("out", TEXTS), later("in", TEXTS)]);
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use broker::{Protocol, RemoteConfig, Transport};
+use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
 use gateway_core::config::{
     AddressChange, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply, SleepQos0,
     SleepRules, WhenDown, WhenFull,
@@ -47,11 +47,12 @@ fn nothing_configured_is_the_core_s_own_default() {
     );
     assert_eq!(udp.multicast, ["225.1.1.1:1883".parse().unwrap()]);
     assert_eq!((udp.mtu, udp.interface.as_deref()), (1400, None));
-    let Broker::Default(remote) = &loaded.settings.broker else {
+    let Broker::Unnamed { embedded, taken } = &loaded.settings.broker else {
         panic!("{:?}", loaded.settings.broker)
     };
+    assert_eq!(*embedded, EmbeddedConfig::default());
     assert_eq!(
-        (remote.host.as_str(), remote.port, remote.in_flight),
+        (taken.host.as_str(), taken.port, taken.in_flight),
         ("127.0.0.1", 1883, 20)
     );
 }
@@ -128,7 +129,7 @@ fn examples_load_without_a_warning() {
         assert_eq!(loaded.warnings, [], "{}", loaded.origin);
         seen += 1;
     }
-    assert!(seen >= 4);
+    assert!(seen >= 5);
 }
 
 #[test]
@@ -522,10 +523,10 @@ fn overrides_reach_named_entries() {
         settings.log.targets,
         [("radio.udp0".to_owned(), LevelFilter::DEBUG)]
     );
-    let Broker::Default(remote) = settings.broker else {
+    let Broker::Unnamed { taken, .. } = settings.broker else {
         panic!("{:?}", settings.broker)
     };
-    assert_eq!(remote.username.as_deref(), Some("42"));
+    assert_eq!(taken.username.as_deref(), Some("42"));
 }
 
 /// The environment has neither lower case nor hyphens.
@@ -563,7 +564,7 @@ fn broker_option_decides() {
         load_tree(&args, &dir.around).unwrap().loaded.settings.broker
     };
 
-    assert_eq!(with("embedded"), Broker::Embedded);
+    assert_eq!(with("embedded"), Broker::Embedded(EmbeddedConfig::default()));
     let Broker::External(remote) = with("mqtt://ann:pw@h:1") else {
         panic!()
     };
@@ -572,6 +573,61 @@ fn broker_option_decides() {
         (remote.username.as_deref(), remote.password.as_deref()),
         (Some("ann"), Some("pw"))
     );
+}
+
+#[test]
+fn keys_of_the_embedded_broker_arrive_in_the_settings() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "a.toml",
+        "[broker.embedded]\nbind = [\"127.0.0.1:1884\", \"[::1]:1884\"]\nconnections_max = 1\nsessions_max = 2\n\
+         subscriptions_max = 3\nretained_max = 4\npacket_bytes = 500\nqueue_messages = 6\nqueue_bytes = \"7 KiB\"\n",
+    );
+
+    let settings = dir.load(&[&file]).unwrap().settings;
+
+    let expected = EmbeddedConfig {
+        bind: vec!["127.0.0.1:1884".parse().unwrap(), "[::1]:1884".parse().unwrap()],
+        limits: EmbeddedLimits {
+            connections_max: 1,
+            sessions_max: 2,
+            subscriptions_max: 3,
+            retained_max: 4,
+            packet_bytes: 500,
+            queue_messages: 6,
+            queue_bytes: 7 << 10,
+        },
+    };
+    // Who gives it an address means it: another broker there will not do.
+    assert_eq!(settings.broker, Broker::Embedded(expected));
+}
+
+#[test]
+fn bounds_alone_do_not_ask_for_the_embedded_broker() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "a.toml",
+        "[broker.embedded]\nbind = [\"127.0.0.1:1883\"]\nretained_max = 5\n",
+    );
+
+    let Broker::Unnamed { embedded, .. } = dir.load(&[&file]).unwrap().settings.broker else {
+        panic!()
+    };
+
+    assert_eq!(embedded.limits.retained_max, 5);
+}
+
+#[test]
+fn an_embedded_broker_for_the_network_has_to_be_meant() {
+    let dir = Dir::new();
+    let bind = "[broker.embedded]\nbind = [\"192.168.1.5:1883\"]\n";
+
+    let meant = dir.load(&[&dir.write("a.toml", &format!("{bind}anonymous = true\n"))]);
+    assert_eq!(meant.unwrap().warnings, []);
+    // Another broker is used, so nothing is opened.
+    let external = format!("{bind}[broker]\nurl = \"mqtt://h\"\n");
+    assert!(dir.load(&[&dir.write("b.toml", &external)]).is_ok());
+    assert!(dir.load(&[&dir.write("c.toml", bind)]).is_err());
 }
 
 #[test]
@@ -961,6 +1017,20 @@ const BAD: &[(&str, &str)] = &[
          [[client]]\nmatch = \"a\"\nsleep = { max_sleep = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
     ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
+    (
+        "embedded_beyond_loopback",
+        "[broker.embedded]\nbind = [\"127.0.0.1:1883\", \"0.0.0.0:1884\", \"[::]:1884\"]\n",
+    ),
+    ("embedded_with_logins", "[broker.embedded]\nanonymous = false\n"),
+    (
+        "embedded_addresses",
+        "[broker]\nkind = \"embedded\"\nembedded.anonymous = true\nembedded.bind = [\"0.0.0.0:1883\", \"127.0.0.1:1883\", \"225.1.1.1:1883\"]\n",
+    ),
+    ("embedded_without_address", "[broker.embedded]\nbind = []\n"),
+    (
+        "embedded_bounds",
+        "[broker.embedded]\nconnections_max = 0\npacket_bytes = 2_000_000\nqueue_messages = \"many\"\n",
+    ),
     ("broker_without_url", "[broker]\nkind = \"external\"\n"),
     ("broker_url", "[broker]\nurl = \"127.0.0.1:1883\"\n"),
     ("broker_scheme", "[broker]\nurl = \"mqtts://mqtt.example.org\"\n"),
