@@ -18,6 +18,7 @@ use crate::{
     broker::{Broker, BrokerKind},
     capture::Capture,
     client::{Client, PATIENCE},
+    forwarder::Forwarder,
     net::{free_port, poll_until},
     process::{Finished, Process},
     tshark::check_with_tshark,
@@ -308,6 +309,22 @@ impl Gateway {
             sent.filter(|(_, sent)| *sent >= count)
         };
         poll_until("the subscriptions to be answered", PATIENCE, answered);
+    }
+
+    /// Waits until so many messages wait for clients.
+    #[track_caller]
+    pub fn wait_for_buffered(&self, count: u64) {
+        let buffered = || (self.metric("snipe_buffer_messages") == count).then_some(());
+        poll_until(
+            &format!("{count} messages to wait for clients"),
+            PATIENCE,
+            buffered,
+        );
+    }
+
+    /// A forwarder of this gateway that sends from this address of the loopback network.
+    pub fn forwarder(&self, ip: [u8; 4]) -> Forwarder {
+        Forwarder::start(ip, self.address(), &self.capture)
     }
 
     /// Waits until it is connected to its broker.

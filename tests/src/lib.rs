@@ -10,6 +10,7 @@
 mod broker;
 mod capture;
 mod client;
+mod forwarder;
 mod gateway;
 mod namespace;
 mod net;
@@ -21,6 +22,7 @@ mod tshark;
 pub use broker::{Broker, BrokerKind, Message, Subscriber};
 pub use capture::{Capture, Sent};
 pub use client::{Client, Datagram, PATIENCE, SILENCE};
+pub use forwarder::Forwarder;
 pub use gateway::{Gateway, Setup, repository, snipe, snipe_finishes};
 pub use namespace::Namespace;
 pub use net::{allow_many_sockets, free_port, poll_until};

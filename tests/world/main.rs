@@ -5,3 +5,4 @@
 
 mod histories;
 mod scenarios;
+mod sleepers;

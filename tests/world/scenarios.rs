@@ -654,6 +654,33 @@ fn overlapping_filters_deliver_once_at_the_highest_qos() {
 }
 
 #[test]
+fn filter_that_is_being_given_back_takes_no_message_from_another() {
+    let broker = BrokerConfig {
+        settle_max: Duration::from_secs(4),
+        ..BrokerConfig::default()
+    };
+    for seed in 1..=10 {
+        let broker = broker.clone();
+        let mut world = world(WorldConfig {
+            seed,
+            broker,
+            ..WorldConfig::default()
+        });
+        let panel = world.add_connected(ClientConfig::new("panel"));
+        subscribe_and_wait(&mut world, panel, "#", QOS1);
+        subscribe_and_wait(&mut world, panel, "a/b", QOS2);
+        world.unsubscribe(panel, "a/b");
+        world.run_for(Duration::from_millis(100));
+        // The broker has dropped the filter and not said so.
+        world.subscribe(panel, "a/b", QOS2);
+        world.run_for(Duration::from_millis(100));
+        let message = world.external("a/b", QOS2, false);
+        world.settle();
+        assert_eq!(received(&world, panel, &message), 1);
+    }
+}
+
+#[test]
 fn each_suback_grants_no_more_than_its_subscribe_asked_for() {
     let broker = BrokerConfig {
         settle_max: Duration::from_secs(2),

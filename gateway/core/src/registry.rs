@@ -131,6 +131,16 @@ impl Predefined {
         self.global.get(&id.0).filter(|name| !is_template(name))
     }
 
+    /// The name of an id for a peer without a session that counts as this client.
+    pub(crate) fn resolve_for(&self, client_id: &str, id: TopicId) -> Option<Arc<str>> {
+        let template = self.template(self.rule_for(client_id), id)?;
+        if !is_template(template) {
+            return Some(template.clone());
+        }
+        let name = expand(template, client_id);
+        sn_codec::topic::is_valid_name(&name).then(|| name.into())
+    }
+
     /// The name of an id for one client.
     pub(crate) fn resolve(
         &self,

@@ -380,6 +380,8 @@ impl Subscriptions {
     }
 
     /// Of the client's filters that match and stand at the broker, the one with the highest QoS.
+    ///
+    /// One that is being given back may get no copy any more, even if the client wants it again by now.
     fn best_filter(&self, client: ClientIx, matching: &[FilterKey], of: FilterKey) -> FilterKey {
         let granted = |key: FilterKey| {
             let filter = &self.filters[key as usize];
@@ -397,7 +399,11 @@ impl Subscriptions {
         matching
             .iter()
             .copied()
-            .filter(|&key| key == of || self.filters[key as usize].active.is_some())
+            .filter(|&key| {
+                let filter = &self.filters[key as usize];
+                let leaving = matches!(filter.pending, Pending::Unsubscribe(_));
+                (key == of || filter.active.is_some()) && !leaving
+            })
             .filter_map(|key| Some((granted(key)?, core::cmp::Reverse(key))))
             .max()
             .map_or(of, |(_, core::cmp::Reverse(key))| key)

@@ -92,7 +92,7 @@ fn default_line(out: &mut String, hash: &str, field: &Field) {
         hash
     };
     let value = match (field.kind, field.default.or(field.example)) {
-        (Kind::Table(shape), _) => {
+        (Kind::Table(shape), None) => {
             let pairs = shape.fields.iter().filter(|field| field.used);
             let pairs: Vec<String> = pairs
                 .filter_map(|field| Some(format!("{} = {}", field.name, field.default?)))
@@ -261,6 +261,7 @@ fn toml_of(path: &str, node: &Node) -> String {
         // As it was written: who says 90s does not look for 1m30s.
         Value::Duration(_) | Value::Size(_) => quoted(node.place.text().trim_matches(['"', '\''])),
         Value::Address(address) => quoted(&address.to_string()),
+        Value::Network(network) => quoted(&network.to_string()),
         Value::List(nodes) => {
             let items: Vec<String> = nodes.iter().map(|node| toml_of(path, node)).collect();
             format!("[{}]", items.join(", "))

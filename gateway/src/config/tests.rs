@@ -7,7 +7,11 @@ use std::{
 };
 
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
-use gateway_core::config::{GatewayConfig, WhenDown};
+use gateway_core::config::{
+    AddressChange, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply, SleepQos0,
+    SleepRules, WhenDown, WhenFull,
+};
+use gateway_core::peer::LinkId;
 use proptest::prelude::*;
 use sn_codec::{QoS, TopicId};
 use tempfile::TempDir;
@@ -245,6 +249,13 @@ fn values_arrive_in_the_settings() {
         clients = 10
         client_id_bytes = 0x17
         queue_bytes = "1MB"
+        [sleep]
+        max_messages = 7
+        max_bytes = "1 KiB"
+        total_bytes = "1 MiB"
+        max_age = "1h"
+        when_full = "drop-oldest"
+        qos0 = "drop"
         [log]
         level = "debug"
         format = "json"
@@ -295,6 +306,15 @@ fn values_arrive_in_the_settings() {
         (gateway.limits.queue_bytes, gateway.limits.queue_messages),
         (1_000_000, 10_000)
     );
+    let sleep = SleepRules {
+        max_messages: 7,
+        max_bytes: 1024,
+        max_age: Duration::from_secs(3600),
+        when_full: WhenFull::DropOldest,
+        qos0: SleepQos0::Drop,
+    };
+    assert_eq!(gateway.sleep, sleep);
+    assert_eq!(gateway.limits.buffer_bytes, 1 << 20);
     assert!(settings.radios[0].required);
     assert_eq!(settings.log.targets, [("radio.a".to_owned(), LevelFilter::TRACE)]);
     assert_eq!(
@@ -302,6 +322,87 @@ fn values_arrive_in_the_settings() {
         (LevelFilter::DEBUG, LogFormat::Json)
     );
     assert_eq!(settings.log.file.as_deref(), Some(Path::new("snipe.log")));
+}
+
+#[test]
+fn rules_of_clients_take_what_they_leave_out_from_the_section() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[sleep]\nmax_messages = 7\nwhen_full = \"drop-newest\"\n[security]\naddress_change = \"guarded\"\n\
+         [[client]]\nmatch = \"a\"\nsleep = { max_messages = 8, qos0 = \"latest-per-topic\" }\naddress_change = \"strict\"\n\
+         [[client]]\nmatch = \"b\"\n",
+    );
+
+    let gateway = dir.load(&[&file]).unwrap().settings.gateway;
+
+    assert_eq!(gateway.address_change, AddressChange::Guarded);
+    assert_eq!(
+        (gateway.sleep.max_messages, gateway.sleep.when_full),
+        (7, WhenFull::DropNewest)
+    );
+    let own = SleepRules {
+        max_messages: 8,
+        qos0: SleepQos0::LatestPerTopic,
+        ..gateway.sleep.clone()
+    };
+    assert_eq!(gateway.clients[0].sleep, Some(own));
+    assert_eq!(gateway.clients[0].address_change, Some(AddressChange::Strict));
+    assert_eq!(
+        (&gateway.clients[1].sleep, gateway.clients[1].address_change),
+        (&None, None)
+    );
+}
+
+#[test]
+fn rules_for_peers_know_radios_by_their_place() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "gateway.search_reply = \"both\"\nsecurity.search_reply_interval = \"5s\"\n\
+         [[radio]]\nname = \"lora\"\nkind = \"lora\"\n\
+         [[radio]]\nname = \"a\"\nkind = \"udp\"\nbind = [\"127.0.0.1:1\"]\n\
+         [[radio]]\nname = \"b\"\nkind = \"udp\"\nbind = [\"127.0.0.1:2\"]\n\
+         [[forwarder]]\nname = \"roof\"\nradio = \"b\"\nsource = \"10.20.0.7\"\nmax_nodes = 9\npackets_per_second = 8\n\
+         [[forwarder]]\nname = \"mast\"\nradio = \"lora\"\n[[forwarder]]\nname = \"rest\"\nsource = \"fd00::/8\"\n\
+         [[qos_minus_one]]\nradio = \"a\"\nclient_id = \"x\"\ntopics = [\"a/+\", \"b\"]\n[[qos_minus_one]]\n",
+    );
+
+    let gateway = dir.load(&[&file]).unwrap().settings.gateway;
+
+    assert_eq!(gateway.search_reply, SearchReply::UnicastAndBroadcast);
+    assert_eq!(gateway.search_reply_interval, Duration::from_secs(5));
+    let peers = |link: Option<u16>, source: Option<&str>| PeerMatch {
+        link: link.map(LinkId),
+        source: source.map(|source| source.parse().unwrap()),
+    };
+    let forwarder = |name: &str, peers, max_nodes, packets_per_second| ForwarderRule {
+        name: name.into(),
+        peers,
+        max_nodes,
+        packets_per_second,
+    };
+    assert_eq!(
+        gateway.forwarders,
+        [
+            forwarder("roof", peers(Some(1), Some("10.20.0.7/32")), 9, 8),
+            // A radio that this version does not drive is none of those it does.
+            forwarder("mast", peers(Some(u16::MAX), None), 200, 1000),
+            forwarder("rest", peers(None, Some("fd00::/8")), 200, 1000),
+        ]
+    );
+    let minus_one = |peers, client_id: &str, topics: &[&str]| QosMinusOneRule {
+        peers,
+        client_id: client_id.into(),
+        topics: topics.iter().map(ToString::to_string).collect(),
+    };
+    assert_eq!(
+        gateway.qos_minus_one,
+        [
+            minus_one(peers(Some(0), None), "x", &["a/+", "b"]),
+            minus_one(peers(None, None), "anon-{address}", &["#"]),
+        ]
+    );
 }
 
 #[test]
@@ -634,6 +735,31 @@ fn doubts_are_shown_with_their_lines() {
 }
 
 #[test]
+fn doubts_about_peers_and_sleep_are_shown_with_their_lines() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[gateway]\nsearch_reply = \"both\"\n\
+         [[radio]]\nname = \"u\"\nkind = \"udp\"\nmulticast = []\n\
+         [[forwarder]]\nname = \"house\"\nradio = \"u\"\nsource = \"10.20.0.7/16\"\n\
+         [[forwarder]]\nname = \"roof\"\nradio = \"u\"\nsource = \"10.20.0.8\"\n\
+         [[forwarder]]\nname = \"other\"\nsource = \"10.20.0.8\"\n\
+         [[qos_minus_one]]\n[[qos_minus_one]]\nradio = \"u\"\n\
+         [sleep]\ntotal_bytes = \"32 KiB\"\n[[client]]\nmatch = \"a\"\nsleep = { max_bytes = \"33 KiB\" }\n",
+    );
+
+    let warnings: Vec<String> = dir
+        .load(&[&file])
+        .unwrap()
+        .warnings
+        .iter()
+        .map(Warning::to_string)
+        .collect();
+
+    insta::assert_snapshot!(without_path(&warnings.join("\n\n"), dir.path()));
+}
+
+#[test]
 fn mistakes_in_overrides_name_their_source() {
     let mut dir = Dir::new();
     dir.environment("SNIPE__GATEWAY__ID", "x");
@@ -722,6 +848,10 @@ fn any_line() -> impl Strategy<Value = String> {
         "[[client]]",
         "[timers]",
         "[limits]",
+        "[sleep]",
+        "[security]",
+        "[[forwarder]]",
+        "[[qos_minus_one]]",
         "[log]",
         "[web]",
     ]);
@@ -746,6 +876,10 @@ fn any_line() -> impl Strategy<Value = String> {
         "é",
         "radio",
         "client",
+        "source",
+        "topics",
+        "max_bytes",
+        "sleep",
         "version",
     ]);
     let value = prop::sample::select(vec![
@@ -770,6 +904,8 @@ fn any_line() -> impl Strategy<Value = String> {
         "[\"0.0.0.0:1883\", \"0.0.0.0:1883\"]",
         "1979-05-27",
         "\"mqtt://h\"",
+        "\"10.0.0.9/8\"",
+        "\"udp0\"",
         "\"\"\"\na\n\"\"\"",
         "{ first = \"9h\" }",
     ]);
@@ -813,7 +949,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "units",
-        "[gateway]\ngather = \"1.5ms\"\n[timers]\nsession_expiry = \"30\"\n[limits]\nbuffer_bytes = \"8 mb\"\n",
+        "[gateway]\ngather = \"1.5ms\"\n[timers]\nsession_expiry = \"30\"\n[limits]\nqueue_bytes = \"8 mb\"\n",
     ),
     (
         "addresses",
@@ -864,6 +1000,21 @@ const BAD: &[(&str, &str)] = &[
     (
         "parts_of_seconds",
         "[gateway]\nadvertise_interval = \"16m 1ms\"\n[broker]\nkeep_alive = \"500ms\"\ntopic_prefix = \"{gateway}/\"\n",
+    ),
+    (
+        "forwarders",
+        "[[forwarder]]\nradio = \"udp0\"\n[[forwarder]]\nname = \"a/b\"\nradio = \"upd0\"\nsource = \"10.0.0.1:1883\"\n\
+         [[forwarder]]\nname = \"c\"\nsource = 10\nmax_nodes = -1\n[[forwarder]]\nname = \"c\"\nradio = \"roof\"\n",
+    ),
+    (
+        "qos_minus_one",
+        "[[qos_minus_one]]\nsource = \"10.0.0.0/33\"\nclient_id = \"anon/{client_id}\"\ntopics = [\"a/#/b\", \"\", \"ok/+\"]\n\
+         [[qos_minus_one]]\ntopics = \"a\"\n",
+    ),
+    (
+        "sleep",
+        "[sleep]\nmax_age = \"0s\"\nwhen_full = \"drop\"\nqos0 = \"all\"\n[security]\naddress_change = \"closed\"\n\
+         [[client]]\nmatch = \"a\"\nsleep = { max_sleep = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
     ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
     (

@@ -3,16 +3,17 @@
 use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use gateway_core::config::{PredefinedTopic, WhenDown};
+use gateway_core::config::{PredefinedTopic, WhenDown, WhenFull};
 use gateway_core::io::Refusal;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use sn_codec::{PublishQoS, QoS, TopicId};
 
+use crate::families::Family;
 use crate::net::{Burst, PathConfig};
 use crate::reference::Violation;
 use crate::sim_broker::{BrokerConfig, Overlap};
 use crate::sim_client::{Action, ClientConfig, TopicForm};
-use crate::{ClientIx, World, WorldConfig, will};
+use crate::{ClientIx, ForwarderIx, World, WorldConfig, will};
 
 /// A scenario that can be run again and again.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct History {
     pub world: WorldConfig,
     /// Its clients.
     pub clients: Vec<ClientConfig>,
+    /// How many forwarders it has.
+    pub forwarders: usize,
     /// What happens, each after a pause.
     pub steps: Vec<(Duration, Step)>,
 }
@@ -59,6 +62,22 @@ pub enum Step {
     Vanish(usize),
     Reboot(usize),
     Roam(usize),
+    Rebind(usize),
+    Sleep {
+        client: usize,
+        duration: u16,
+        naps: u32,
+    },
+    MoveBehind {
+        client: usize,
+        forwarder: usize,
+    },
+    SwitchForwarder {
+        forwarder: usize,
+        on: bool,
+    },
+    RestartForwarder(usize),
+    RestartGateway,
     BrokerDown {
         keep_sessions: bool,
     },
@@ -126,18 +145,34 @@ impl History {
     pub fn random(seed: u64) -> History {
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x5EED);
         let world = random_world(seed, rng);
-        let clients: Vec<ClientConfig> = (0..rng.random_range(1..=6))
-            .map(|ix| random_client(ix, rng))
-            .collect();
+        let mut clients = Vec::new();
+        let mut families = Vec::new();
+        for ix in 0..rng.random_range(1..=6) {
+            let family = rng
+                .random_bool(0.4)
+                .then(|| Family::ALL[rng.random_range(0..Family::ALL.len())]);
+            clients.push(random_client(ix, family, rng));
+            families.push(family);
+        }
+        let plan = Plan {
+            families,
+            forwarders: if rng.random_bool(0.4) {
+                rng.random_range(1..=2)
+            } else {
+                0
+            },
+            gateway_restarts: rng.random_bool(0.15),
+        };
         let mut steps: Vec<(Duration, Step)> = (0..clients.len())
             .map(|ix| (pause(rng), Step::Connect(ix)))
             .collect();
         for _ in 0..rng.random_range(10..=70) {
-            steps.push((pause(rng), random_step(clients.len(), rng)));
+            steps.push((pause(rng), random_step(&plan, rng)));
         }
         History {
             world,
             clients,
+            forwarders: plan.forwarders,
             steps,
         }
     }
@@ -174,6 +209,9 @@ impl History {
     fn play(&self, world: &mut World) -> Result<(), Violation> {
         for client in &self.clients {
             world.add_client(client.clone());
+        }
+        for _ in 0..self.forwarders {
+            world.add_forwarder();
         }
         for (pause, step) in &self.steps {
             world.advance(world.now() + *pause)?;
@@ -253,6 +291,18 @@ impl Step {
             Step::Vanish(client) => world.vanish(ClientIx(client)),
             Step::Reboot(client) => world.reboot(ClientIx(client)),
             Step::Roam(client) => world.roam(ClientIx(client)),
+            Step::Rebind(client) => world.rebind(ClientIx(client)),
+            Step::Sleep {
+                client,
+                duration,
+                naps,
+            } => world.sleep(ClientIx(client), duration, naps),
+            Step::MoveBehind { client, forwarder } => {
+                world.move_behind(ClientIx(client), ForwarderIx(forwarder));
+            }
+            Step::SwitchForwarder { forwarder, on } => world.switch_forwarder(ForwarderIx(forwarder), on),
+            Step::RestartForwarder(forwarder) => world.restart_forwarder(ForwarderIx(forwarder)),
+            Step::RestartGateway => world.restart_gateway(),
             Step::BrokerDown { keep_sessions } => world.broker_down(keep_sessions),
             Step::BrokerUp => world.broker_up(),
             Step::Paths { client, up, down } => world.set_paths(ClientIx(client), up, down),
@@ -265,6 +315,13 @@ impl Step {
             }
         }
     }
+}
+
+/// What steps may be about.
+struct Plan {
+    families: Vec<Option<Family>>,
+    forwarders: usize,
+    gateway_restarts: bool,
 }
 
 fn without_paths(steps: &[(Duration, Step)]) -> Vec<(Duration, Step)> {
@@ -302,7 +359,13 @@ fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
     ];
     if rng.random_bool(0.2) {
         world.gateway.sleep.max_messages = rng.random_range(2..=6);
+        world.gateway.sleep.when_full = match rng.random_range(0..3) {
+            0 => WhenFull::Refuse,
+            1 => WhenFull::DropOldest,
+            _ => WhenFull::DropNewest,
+        };
     }
+    world.gateway.clients = Family::ALL.into_iter().filter_map(Family::rule).collect();
     if rng.random_bool(0.2) {
         world.gateway.limits.queue_messages = rng.random_range(1..=4);
     }
@@ -322,7 +385,7 @@ fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
         world.batch = Duration::from_millis(rng.random_range(1..=20));
     }
     if rng.random_bool(0.15) {
-        world.mtu = 60;
+        world.mtu = 80;
     }
     let trouble = rng.random_range(0..4);
     world.up = random_path(trouble, rng);
@@ -378,12 +441,18 @@ fn random_path(trouble: u32, rng: &mut SmallRng) -> PathConfig {
     path
 }
 
-fn random_client(ix: usize, rng: &mut SmallRng) -> ClientConfig {
-    let id = format!("client-{ix}");
-    let will = rng
-        .random_bool(0.4)
+fn random_client(ix: usize, family: Option<Family>, rng: &mut SmallRng) -> ClientConfig {
+    let id = format!("{}-{ix}", family.map_or("client", Family::prefix));
+    let will = (family.is_none_or(Family::has_wills) && rng.random_bool(0.4))
         .then(|| will(&format!("wills/{id}"), &format!("will of {id}")));
-    ClientConfig {
+    if let Some(family) = family {
+        return ClientConfig {
+            clean: rng.random_bool(0.7),
+            will,
+            ..family.client(&id)
+        };
+    }
+    let mut config = ClientConfig {
         clean: rng.random_bool(0.6),
         keep_alive: rng.random_range(20..=120),
         will,
@@ -395,17 +464,22 @@ fn random_client(ix: usize, rng: &mut SmallRng) -> ClientConfig {
             rng.random()
         },
         ..ClientConfig::new(&id)
-    }
+    };
+    config.quirks.talks_asleep = rng.random_bool(0.3);
+    config
 }
 
-fn random_step(clients: usize, rng: &mut SmallRng) -> Step {
-    let client = rng.random_range(0..clients);
+fn random_step(plan: &Plan, rng: &mut SmallRng) -> Step {
+    let client = rng.random_range(0..plan.families.len());
+    // It knows full names and QoS 0 alone.
+    let simple = plan.families[client] == Some(Family::BtMqttSn);
     let retain = rng.random_bool(0.1);
-    match rng.random_range(0..100) {
+    match rng.random_range(0..120) {
         0..=34 => {
-            let topic = random_form(&TOPICS, rng);
+            let topic = random_form(&TOPICS, simple, rng);
             let named = matches!(topic, TopicForm::Name(_));
             let qos = match rng.random_range(0..10) {
+                _ if simple => PublishQoS::Level(QoS::AtMostOnce),
                 0 if !named => PublishQoS::MinusOne,
                 0..=1 => PublishQoS::Level(QoS::AtMostOnce),
                 2..=5 => PublishQoS::Level(QoS::AtLeastOnce),
@@ -426,12 +500,12 @@ fn random_step(clients: usize, rng: &mut SmallRng) -> Step {
         }
         35..=49 => Step::Subscribe {
             client,
-            topic: random_form(&FILTERS, rng),
-            qos: random_qos(rng),
+            topic: random_form(&FILTERS, simple, rng),
+            qos: if simple { QoS::AtMostOnce } else { random_qos(rng) },
         },
         50..=54 => Step::Unsubscribe {
             client,
-            topic: random_form(&FILTERS, rng),
+            topic: random_form(&FILTERS, simple, rng),
         },
         55..=74 => {
             let topic = match rng.random_range(0..8) {
@@ -466,6 +540,26 @@ fn random_step(clients: usize, rng: &mut SmallRng) -> Step {
                 down: random_path(trouble, rng),
             }
         }
+        99..=108 => Step::Sleep {
+            client,
+            duration: rng.random_range(10..=300),
+            naps: if rng.random_bool(0.3) {
+                u32::MAX
+            } else {
+                rng.random_range(0..=5)
+            },
+        },
+        109..=111 => Step::Rebind(client),
+        112..=114 if plan.forwarders > 0 => Step::MoveBehind {
+            client,
+            forwarder: rng.random_range(0..plan.forwarders),
+        },
+        115 if plan.forwarders > 0 => Step::SwitchForwarder {
+            forwarder: rng.random_range(0..plan.forwarders),
+            on: rng.random(),
+        },
+        116 if plan.forwarders > 0 => Step::RestartForwarder(rng.random_range(0..plan.forwarders)),
+        117 if plan.gateway_restarts => Step::RestartGateway,
         _ => {
             let datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
             Step::Garbage {
@@ -476,8 +570,9 @@ fn random_step(clients: usize, rng: &mut SmallRng) -> Step {
     }
 }
 
-fn random_form(names: &[&str], rng: &mut SmallRng) -> TopicForm {
+fn random_form(names: &[&str], simple: bool, rng: &mut SmallRng) -> TopicForm {
     match rng.random_range(0..8) {
+        _ if simple => names[rng.random_range(0..names.len())].into(),
         0 => TopicForm::Short(*b"xy"),
         1 => TopicForm::Predefined(TopicId(1)),
         2 => TopicForm::Predefined(TopicId(2)),

@@ -9,6 +9,7 @@
 //! [`World::settle`], which heals everything and checks that what was promised came true and that the gateway becomes
 //! quiet. Random scenarios are in [`history`].
 
+use core::fmt;
 use core::hash::Hasher;
 use core::time::Duration;
 use std::cmp::Reverse;
@@ -27,8 +28,9 @@ use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
-use sn_codec::{PublishQoS, QoS, TopicId};
+use sn_codec::{Encapsulation, PublishQoS, QoS, TopicId};
 
+pub mod families;
 pub mod history;
 pub mod net;
 pub mod reference;
@@ -95,6 +97,44 @@ impl Default for WorldConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientIx(pub usize);
 
+/// Names a forwarder of a world: the order in which it was added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ForwarderIx(pub usize);
+
+/// Where a client's messages come from, as the gateway sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// The client, or the forwarder in front of it.
+    pub addr: LinkAddr,
+    /// The wireless node id behind a forwarder (§5.5).
+    pub node: Option<Box<[u8]>>,
+}
+
+impl Address {
+    /// An address, behind a forwarder or not.
+    pub fn new(addr: LinkAddr, node: Option<&[u8]>) -> Address {
+        Address {
+            addr,
+            node: node.map(Box::from),
+        }
+    }
+
+    /// Octets that the encapsulation takes from each datagram.
+    pub fn overhead(&self) -> usize {
+        self.node.as_ref().map_or(0, |node| 3 + node.len())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)?;
+        match &self.node {
+            Some(node) => write!(f, " node {node:02x?}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A gateway and everything around it.
 pub struct World {
     /// The broker, to look at.
@@ -110,7 +150,10 @@ pub struct World {
     rng: SmallRng,
     gateway: Gateway,
     clients: Vec<Station>,
-    by_addr: FxHashMap<LinkAddr, usize>,
+    forwarders: Vec<Forwarder>,
+    by_addr: FxHashMap<Address, usize>,
+    /// Gateways so far.
+    lives: u64,
     events: BinaryHeap<Reverse<Scheduled>>,
     next_event: u64,
     /// Datagrams on the network.
@@ -129,12 +172,23 @@ pub struct World {
 /// A client and its link.
 struct Station {
     client: SimClient,
+    /// Its own, or that of the forwarder when it was last behind it.
     route: Route,
+    /// The forwarder it is behind, and its node id.
+    behind: Option<(usize, Box<[u8]>)>,
     up: Path,
     down: Path,
     wakes_at: Option<Instant>,
     /// QoS 1 and 2 messages of its application since it last had power.
     submitted: Vec<Bytes>,
+}
+
+/// A forwarder and its link to the gateway.
+struct Forwarder {
+    route: Route,
+    up: Path,
+    down: Path,
+    on: bool,
 }
 
 #[derive(Debug)]
@@ -145,7 +199,7 @@ enum Event {
     },
     ToClient {
         client: usize,
-        addr: LinkAddr,
+        addr: Address,
         datagram: Vec<u8>,
     },
     ClientTimer(usize),
@@ -203,6 +257,8 @@ impl World {
             rng: SmallRng::seed_from_u64(config.seed),
             gateway,
             clients: Vec::new(),
+            forwarders: Vec::new(),
+            lives: 0,
             by_addr: FxHashMap::default(),
             events: BinaryHeap::new(),
             next_event: 0,
@@ -218,14 +274,18 @@ impl World {
             settling: false,
             config,
         };
+        world.link_up();
+        world
+    }
+
+    fn link_up(&mut self) {
         let profile = LinkProfile {
-            mtu: world.config.mtu,
+            mtu: self.config.mtu,
             confirms_tx: false,
             broadcast: false,
-            credit: world.link_credit,
+            credit: self.link_credit,
         };
-        world.schedule(now, Event::Link(LinkEvent::Up(profile)));
-        world
+        self.schedule(self.now, Event::Link(LinkEvent::Up(profile)));
     }
 
     // Clients.
@@ -243,15 +303,17 @@ impl World {
         }
         let (up, down) = (Path::new(self.config.up), Path::new(self.config.down));
         let client = SimClient::new(config);
-        let route = self.new_route(ix);
+        let route = self.new_route();
         self.clients.push(Station {
             client,
             route,
+            behind: None,
             up,
             down,
             wakes_at: None,
             submitted: Vec::new(),
         });
+        self.announce(ix.0);
         ix
     }
 
@@ -307,7 +369,11 @@ impl World {
         let name = match &topic {
             TopicForm::Name(name) => name.clone(),
             TopicForm::Predefined(id) => self.predefined_name(ix, *id),
-            TopicForm::Short(octets) => String::from_utf8_lossy(octets).into_owned(),
+            TopicForm::Short([a, b]) => {
+                let swaps = self.client(ix).config.quirks.swaps_topics;
+                let octets = if swaps { [*b, *a] } else { [*a, *b] };
+                String::from_utf8_lossy(&octets).into_owned()
+            }
         };
         let uplink = Uplink {
             topic,
@@ -315,7 +381,13 @@ impl World {
             retain,
             payload: payload.clone(),
         };
-        self.reference.add_uplink(ix, &uplink, name);
+        let (qos_sent, retain_sent) = self.client(ix).on_the_wire(qos, retain);
+        let sent = Uplink {
+            qos: qos_sent,
+            retain: retain_sent,
+            ..uplink.clone()
+        };
+        self.reference.add_uplink(ix, &sent, name);
         if matches!(qos, PublishQoS::Level(QoS::AtLeastOnce | QoS::ExactlyOnce)) {
             self.clients[ix.0].submitted.push(payload.clone());
         }
@@ -342,6 +414,11 @@ impl World {
     /// Makes a client disconnect once it has done what it was told before.
     pub fn disconnect(&mut self, ix: ClientIx) {
         self.act(ix, Action::Disconnect);
+    }
+
+    /// Makes a client sleep: that long between two wake-ups, and so many of them (`u32::MAX` for ever).
+    pub fn sleep(&mut self, ix: ClientIx, duration: u16, naps: u32) {
+        self.act(ix, Action::Sleep { duration, naps });
     }
 
     /// Makes a client do something. Publish by [`World::publish`], which tells the reference.
@@ -373,11 +450,99 @@ impl World {
 
     /// A client gets another address and connects from there, its memory intact.
     pub fn roam(&mut self, ix: ClientIx) {
-        let route = self.new_route(ix);
-        self.note(|world| format!("{} roams to {}", world.client(ix).config.id, route.addr));
-        self.clients[ix.0].route = route;
+        self.rebind(ix);
         self.clients[ix.0].client.reconnect(self.now);
         self.after_client(ix.0);
+    }
+
+    /// A client gets another address of its own, as by network address translation, and does not know.
+    pub fn rebind(&mut self, ix: ClientIx) {
+        let route = self.new_route();
+        self.clients[ix.0].route = route;
+        self.clients[ix.0].behind = None;
+        self.announce(ix.0);
+    }
+
+    /// Adds a forwarder (§5.5) with its own link to the gateway.
+    pub fn add_forwarder(&mut self) -> ForwarderIx {
+        let route = self.new_route();
+        let (up, down) = (Path::new(self.config.up), Path::new(self.config.down));
+        self.forwarders.push(Forwarder {
+            route,
+            up,
+            down,
+            on: true,
+        });
+        ForwarderIx(self.forwarders.len() - 1)
+    }
+
+    /// A client's messages go through a forwarder from now on; it does not know.
+    pub fn move_behind(&mut self, ix: ClientIx, forwarder: ForwarderIx) {
+        self.counter += 1;
+        // Of several lengths, and another one each time.
+        let length = 2 + (self.counter % 7) as usize;
+        let node: Box<[u8]> = self.counter.to_be_bytes()[8 - length..].into();
+        self.clients[ix.0].behind = Some((forwarder.0, node));
+        self.clients[ix.0].route = self.forwarders[forwarder.0].route.clone();
+        self.announce(ix.0);
+    }
+
+    /// A forwarder is on or off; off, it forwards nothing.
+    pub fn switch_forwarder(&mut self, forwarder: ForwarderIx, on: bool) {
+        self.note(|_| format!("forwarder {} is on: {on}", forwarder.0));
+        self.forwarders[forwarder.0].on = on;
+    }
+
+    /// A forwarder restarts and has another address; the node ids behind it stay.
+    pub fn restart_forwarder(&mut self, forwarder: ForwarderIx) {
+        let route = self.new_route();
+        self.note(|_| format!("forwarder {} restarts as {}", forwarder.0, route.addr));
+        self.forwarders[forwarder.0].route = route.clone();
+        for ix in 0..self.clients.len() {
+            if self.clients[ix]
+                .behind
+                .as_ref()
+                .is_some_and(|(behind, _)| *behind == forwarder.0)
+            {
+                self.clients[ix].route = route.clone();
+                self.announce(ix);
+            }
+        }
+    }
+
+    /// How a forwarder's datagrams travel from now on.
+    pub fn set_forwarder_paths(&mut self, forwarder: ForwarderIx, up: PathConfig, down: PathConfig) {
+        self.forwarders[forwarder.0].up.config = up;
+        self.forwarders[forwarder.0].down.config = down;
+    }
+
+    /// Where a client's messages come from at the moment.
+    pub fn address(&self, ix: ClientIx) -> Address {
+        let station = &self.clients[ix.0];
+        let node = station.behind.as_ref().map(|(_, node)| &**node);
+        Address::new(station.route.addr.clone(), node)
+    }
+
+    /// Makes a client's address known to everybody who must tell it from a stranger's.
+    fn announce(&mut self, ix: usize) {
+        let address = self.address(ClientIx(ix));
+        self.note(|world| format!("{} is at {address}", world.clients[ix].client.config.id));
+        self.by_addr.insert(address.clone(), ix);
+        self.reference.add_address(ClientIx(ix), address);
+    }
+
+    /// The gateway dies without a word, and starts again knowing nothing. Clients keep what they know.
+    pub fn restart_gateway(&mut self) {
+        self.note(|_| "gateway restarts".into());
+        self.lives += 1;
+        let seed = self.config.seed.wrapping_add(self.lives << 32);
+        self.gateway = Gateway::new(self.config.gateway.clone(), seed, self.now);
+        self.reference.restart();
+        self.broker.gateway_died();
+        self.events
+            .retain(|Reverse(scheduled)| !matches!(scheduled.event, Event::Link(_)));
+        self.link_credit = self.config.link_credit.unwrap_or(LinkProfile::UNLIMITED);
+        self.link_up();
     }
 
     /// Hands a datagram to the gateway as if it came from there.
@@ -406,6 +571,9 @@ impl World {
     pub fn set_all_paths(&mut self, up: PathConfig, down: PathConfig) {
         for ix in 0..self.clients.len() {
             self.set_paths(ClientIx(ix), up, down);
+        }
+        for forwarder in 0..self.forwarders.len() {
+            self.set_forwarder_paths(ForwarderIx(forwarder), up, down);
         }
     }
 
@@ -510,11 +678,14 @@ impl World {
         self.note(|_| "settling".into());
         self.settling = true;
         self.set_all_paths(PathConfig::CLEAN, PathConfig::CLEAN);
+        for forwarder in 0..self.forwarders.len() {
+            self.switch_forwarder(ForwarderIx(forwarder), true);
+        }
         if !self.broker.is_reachable() {
             self.broker_up();
         }
         // Longer than any pause, keep-alive tolerance and series of retries of these worlds.
-        let end = self.now + Duration::from_secs(3600);
+        let end = self.now + Duration::from_secs(4 * 3600);
         loop {
             let checked_again = self.now + Duration::from_secs(5);
             self.advance(checked_again)?;
@@ -545,7 +716,7 @@ impl World {
         // One side knows of a session, and the other will find out: by a ping, or by silence.
         let at_odds = self.clients().filter(|(ix, client)| {
             let unsupervised = client.config.keep_alive == 0;
-            client.is_active() != self.reference.is_connected(*ix) && !unsupervised
+            client.presence() != self.reference.presence(*ix) && !unsupervised
         });
         left.extend(at_odds.map(|(_, client)| format!("{} is at odds with the gateway", client.config.id)));
         let open = self.reference.open_tokens();
@@ -566,11 +737,11 @@ impl World {
         let quiet_for = Duration::from_secs(600);
         let (transmits, timeouts) = (self.transmits, self.timeouts);
         self.advance(self.now + quiet_for)?;
-        let active = self.clients.iter().filter(|s| s.client.is_active());
-        // Each client pings after 3/4 of its keep-alive and is answered once; a ping may be under way at both ends.
-        let pings: usize = active
-            .filter(|s| s.client.config.keep_alive > 0)
-            .map(|s| (quiet_for.as_secs() * 4 / (3 * u64::from(s.client.config.keep_alive))) as usize + 2)
+        // Each client pings after 3/4 of its keep-alive, or wakes up, and is answered once.
+        let pings: usize = self
+            .clients
+            .iter()
+            .map(|station| station.client.pings_within(quiet_for))
             .sum();
         let sent = self.transmits - transmits;
         if sent > pings {
@@ -593,8 +764,20 @@ impl World {
 
     /// What was promised has come true.
     fn check_end(&mut self) -> Check {
-        for station in &self.clients {
+        for (ix, station) in self.clients.iter().enumerate() {
             let client = &station.client;
+            let has = |payload: &Bytes| client.delivered.iter().any(|d| d.payload == *payload);
+            let missing = self
+                .reference
+                .acknowledged_by(ClientIx(ix))
+                .find(|payload| !has(payload));
+            if let Some(payload) = missing {
+                let detail = format!("{payload:?} at {}", client.config.id);
+                return Err(Violation::new(
+                    "what a client acknowledged reached its application",
+                    detail,
+                ));
+            }
             for payload in &station.submitted {
                 let Some(outcome) = client.outcomes.get(payload) else {
                     // Told to, but never connected or disconnected before its turn came.
@@ -753,7 +936,7 @@ impl World {
                 addr,
                 datagram,
             } => {
-                if self.clients[client].route.addr == addr {
+                if self.address(ClientIx(client)) == addr {
                     self.note(|_| format!("{addr} got {}", show(&datagram)));
                     self.clients[client].client.handle_datagram(now, &datagram);
                     self.after_client(client);
@@ -806,7 +989,8 @@ impl World {
         for _ in 0..MAX_OUTPUTS_PER_DRAIN {
             let filled = buf.len();
             let Some(output) = self.gateway.poll_output(self.now, &mut buf) else {
-                return self.check_bounds();
+                self.check_bounds()?;
+                return self.reference.check_silence(self.now);
             };
             self.hash.write_u64(self.now.as_micros());
             match output {
@@ -912,17 +1096,35 @@ impl World {
         let Destination::Peer(route) = to else {
             return Ok(());
         };
-        let Some(&client) = self.by_addr.get(&route.addr) else {
+        let Ok((encapsulation, message)) = Encapsulation::split(datagram) else {
             return Ok(());
         };
-        for at in self.clients[client].down.send(self.now, &mut self.rng) {
-            let addr = route.addr.clone();
+        let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
+        let addr = Address::new(route.addr.clone(), node);
+        // What goes to an address that nobody has any more arrives nowhere.
+        let client = self.by_addr.get(&addr).copied();
+        let Some(client) = client.filter(|ix| self.address(ClientIx(*ix)) == addr) else {
+            return Ok(());
+        };
+        let rng = &mut self.rng;
+        let station = &mut self.clients[client];
+        let forwarder = station.behind.as_ref().map(|(ix, _)| *ix);
+        let relayed = match forwarder.and_then(|ix| self.forwarders.get_mut(ix)) {
+            Some(forwarder) if !forwarder.on => Vec::new(),
+            Some(forwarder) => forwarder.down.send(self.now, rng),
+            None => vec![self.now],
+        };
+        let arrivals: Vec<Instant> = relayed
+            .into_iter()
+            .flat_map(|at| station.down.send(at, rng))
+            .collect();
+        for at in arrivals {
             self.schedule(
                 at,
                 Event::ToClient {
                     client,
-                    addr,
-                    datagram: datagram.to_vec(),
+                    addr: addr.clone(),
+                    datagram: message.to_vec(),
                 },
             );
         }
@@ -931,9 +1133,30 @@ impl World {
 
     /// Sends what a client wants sent and notes when it wants to be called.
     fn after_client(&mut self, ix: usize) {
-        while let Some(datagram) = self.clients[ix].client.poll_output() {
-            let from = self.clients[ix].route.clone();
-            let arrivals = self.clients[ix].up.send(self.now, &mut self.rng);
+        while let Some(mut datagram) = self.clients[ix].client.poll_output() {
+            let rng = &mut self.rng;
+            let station = &mut self.clients[ix];
+            let from = station.route.clone();
+            let mut arrivals = station.up.send(self.now, rng);
+            if let Some((forwarder, node)) = &station.behind {
+                let forwarder = &mut self.forwarders[*forwarder];
+                let mut encapsulated = Vec::new();
+                let header = Encapsulation {
+                    // Meaningless in this direction, so it must make no difference.
+                    radius: (datagram.len() % 4) as u8,
+                    wireless_node_id: node,
+                };
+                header.encode(&mut encapsulated);
+                encapsulated.append(&mut datagram);
+                datagram = encapsulated;
+                arrivals = match forwarder.on {
+                    true => arrivals
+                        .into_iter()
+                        .flat_map(|at| forwarder.up.send(at, rng))
+                        .collect(),
+                    false => Vec::new(),
+                };
+            }
             if arrivals.is_empty() {
                 self.note(|_| format!("{} lost {}", from.addr, show(&datagram)));
             }
@@ -946,6 +1169,9 @@ impl World {
                     },
                 );
             }
+        }
+        if self.clients[ix].client.is_off() {
+            self.clients[ix].submitted.clear();
         }
         let wakes_at = self.clients[ix].client.poll_timeout().map(|at| at.max(self.now));
         if wakes_at != self.clients[ix].wakes_at {
@@ -975,13 +1201,12 @@ impl World {
         }));
     }
 
-    fn new_route(&mut self, ix: ClientIx) -> Route {
+    fn new_route(&mut self) -> Route {
         self.counter += 1;
-        let addr = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 1024 + self.counter as u16));
-        let route = route_to(addr);
-        self.by_addr.insert(route.addr.clone(), ix.0);
-        self.reference.add_address(ix, route.addr.clone());
-        route
+        route_to(SocketAddr::from((
+            Ipv4Addr::new(10, 0, 0, 1),
+            1024 + self.counter as u16,
+        )))
     }
 
     fn new_payload(&mut self, who: &str, octets: usize) -> Bytes {

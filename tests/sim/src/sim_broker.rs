@@ -314,6 +314,22 @@ impl SimBroker {
         }
     }
 
+    /// The gateway's process is gone, and with it its ports: connections break, and what the ports held is forgotten.
+    pub fn gateway_died(&mut self) {
+        self.events.clear();
+        for conn in self.conns.values_mut() {
+            conn.wanted = false;
+            conn.up = false;
+            conn.life += 1;
+            conn.credit = 0;
+            conn.inbox.clear();
+            conn.unsettled.clear();
+            conn.session
+                .waiting
+                .retain(|delivery| delivery.qos != QoS::AtMostOnce);
+        }
+    }
+
     /// The broker can be reached again; the ports connect after a while.
     pub fn come_up(&mut self, now: Instant, rng: &mut SmallRng) {
         self.reachable = true;

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use gateway_core::io::Will;
 use gateway_core::time::Instant;
 use sn_codec::{
-    Connect, Disconnect, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register,
-    ReturnCode, ShortTopic, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg, WillTopic,
+    Connect, Disconnect, MsgId, MsgType, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register,
+    ReturnCode, ShortTopic, Suback, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg,
+    WillTopic,
 };
 
 /// Who a client is and how it behaves.
@@ -62,14 +63,64 @@ impl ClientConfig {
 }
 
 /// What some clients in the field do differently; the default is the specification.
+///
+/// [`crate::families`] has the sets that real clients come with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Quirks {
-    /// Repeats are sent without DUP (RIOT emcute).
+    /// Repeats are sent without DUP.
     pub no_dup: bool,
-    /// A REGISTER of the gateway is never answered (RIOT emcute, asymcute).
+    /// A REGISTER of the gateway is never answered.
     pub ignores_register: bool,
-    /// A PUBLISH without payload is never answered (Zephyr).
+    /// A REGISTER for a name it did not ask for is answered with "invalid topic id".
+    pub refuses_unknown_register: bool,
+    /// REGISTERs of the gateway it has memory for; further ones are not answered.
+    pub register_slots: Option<usize>,
+    /// A PUBLISH without payload is never answered.
     pub ignores_empty_publish: bool,
+    /// QoS 0 messages are not understood.
+    pub ignores_qos0: bool,
+    /// A PUBLISH with DUP, QoS 2 or a predefined id is refused with "not supported".
+    pub refuses_unusual_publish: bool,
+    /// QoS 2 messages are not answered.
+    pub never_pubrec: bool,
+    /// The repeat of a QoS 2 message is not answered unless it has DUP.
+    pub needs_dup: bool,
+    /// A message under a predefined id or short name counts only if a SUBACK carried it.
+    pub keeps_suback_ids: bool,
+    /// A PUBACK counts only if it carries the topic id too.
+    pub checks_puback_topic: bool,
+    /// Both ids of PUBACK and REGACK are sent with their octets swapped.
+    pub swaps_acks: bool,
+    /// After PUBREC the PUBLISH is repeated, not the PUBREL.
+    pub publishes_after_pubrec: bool,
+    /// QoS 0 messages have a message id.
+    pub counts_qos0: bool,
+    /// The flags octet is sent with its bits in reverse order, and PUBLISH with CleanSession: QoS 0 reads as QoS 1.
+    pub reversed_flags: bool,
+    /// Total length in the short form from which on the long form is used; 256 and more by the specification.
+    pub long_form_from: Option<usize>,
+    /// Predefined ids in SUBSCRIBE and short names in PUBLISH are sent with their octets swapped.
+    pub swaps_topics: bool,
+    /// Every PINGREQ names the client.
+    pub pings_with_id: bool,
+    /// The PINGREQ of a wake-up does not name the client.
+    pub wakes_without_id: bool,
+    /// Falls asleep without waiting for the answer.
+    pub sleeps_at_once: bool,
+    /// Its DISCONNECT with a duration has two octets too many.
+    pub long_disconnect: bool,
+    /// Asks and publishes while asleep, without returning to active.
+    pub talks_asleep: bool,
+    /// Does not subscribe again when it returns from sleep.
+    pub trusts_session: bool,
+    /// With a will, a CONNACK counts only after the prompts.
+    pub waits_for_prompts: bool,
+    /// Anything but CONNACK as the answer to its CONNECT ends it.
+    pub exits_unless_connack: bool,
+    /// A DISCONNECT it did not ask for ends it.
+    pub exits_on_disconnect: bool,
+    /// A DISCONNECT it did not ask for is overlooked.
+    pub ignores_disconnect: bool,
 }
 
 /// How a client names a topic.
@@ -116,6 +167,13 @@ pub enum Action {
     UpdateWillMessage(Bytes),
     /// DISCONNECT, and stay away until told to connect.
     Disconnect,
+    /// Sleep (§6.14): DISCONNECT with a duration, then a PINGREQ each time that has passed.
+    Sleep {
+        /// Seconds.
+        duration: u16,
+        /// Wake-ups before it returns to active; without end for `u32::MAX`.
+        naps: u32,
+    },
 }
 
 /// One message of a client's application.
@@ -176,7 +234,21 @@ pub struct SimClient {
     pub gave_up: usize,
     /// Times it lost power.
     pub power_losses: usize,
+    /// Wake-ups that PINGRESP ended.
+    pub wakes: usize,
+    /// Wake-ups that it gave up, and went back to sleep.
+    pub missed_wakes: usize,
+    /// Datagrams it sent, by what they were; what the network doubled counts once.
+    pub sent: Sent,
     state: State,
+    nap: Option<Nap>,
+    /// The CONNECT on its way is a return from sleep, which keeps the session (reading A20).
+    returning: bool,
+    /// The gateway asked for the will since the last CONNECT.
+    prompted: bool,
+    registers: usize,
+    /// Topic fields that SUBACKs carried for predefined ids and short names.
+    suback_ids: BTreeSet<TopicId>,
     todo: VecDeque<Action>,
     open: Vec<Exchange>,
     next_msg_id: u16,
@@ -190,6 +262,33 @@ pub struct SimClient {
     paused_until: Instant,
     last_sent: Instant,
     outbox: VecDeque<Vec<u8>>,
+}
+
+/// Datagrams of a kind that a client sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// PUBLISH, of any QoS.
+    pub publishes: usize,
+    /// PUBREL.
+    pub pubrels: usize,
+}
+
+/// Where a client is in its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It has none, as far as it knows.
+    Away,
+    /// It listens all the time.
+    Active,
+    /// It listens after its PINGREQ only.
+    Asleep,
+}
+
+/// How it sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Nap {
+    duration: u16,
+    left: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +306,15 @@ enum State {
         deadline: Instant,
     },
     Active,
+    /// Its radio is off, unless it waits for an answer.
+    Asleep {
+        wakes_at: Instant,
+    },
+    /// PINGREQ was sent, and PINGRESP has not come.
+    Awake {
+        sends: u32,
+        deadline: Instant,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -229,6 +337,7 @@ enum Kind {
     WillTopicUpd,
     WillMsgUpd,
     Disconnect,
+    Sleep,
 }
 
 impl SimClient {
@@ -244,7 +353,15 @@ impl SimClient {
             kicked: 0,
             gave_up: 0,
             power_losses: 0,
+            wakes: 0,
+            missed_wakes: 0,
+            sent: Sent::default(),
             state: State::Idle,
+            nap: None,
+            returning: false,
+            prompted: false,
+            registers: 0,
+            suback_ids: BTreeSet::new(),
             todo: VecDeque::new(),
             open: Vec::new(),
             ids: BTreeMap::new(),
@@ -291,6 +408,10 @@ impl SimClient {
         self.received.clear();
         self.released.clear();
         self.outbox.clear();
+        self.nap = None;
+        self.returning = false;
+        self.registers = 0;
+        self.suback_ids.clear();
         if self.config.clean {
             // Who keeps a session must keep its message ids apart too; others start anew.
             self.next_msg_id = self.config.first_msg_id;
@@ -315,9 +436,48 @@ impl SimClient {
         self.state == State::Off
     }
 
-    /// True with a session, as far as the client knows.
+    /// True while it listens all the time.
     pub fn is_active(&self) -> bool {
         self.state == State::Active
+    }
+
+    /// Where it is in its session, as far as it knows.
+    pub fn presence(&self) -> Presence {
+        match self.state {
+            State::Off | State::Idle | State::Waiting(_) | State::Connecting { .. } => Presence::Away,
+            State::Active => Presence::Active,
+            State::Asleep { .. } | State::Awake { .. } => Presence::Asleep,
+        }
+    }
+
+    /// The datagrams it may be answered with in this time with nothing to do: one for each keep-alive or wake-up.
+    pub fn pings_within(&self, time: Duration) -> usize {
+        if self.presence() == Presence::Away {
+            return 0;
+        }
+        let keep_alive = u64::from(self.config.keep_alive) * 3 / 4;
+        let nap = self.nap.map_or(0, |nap| u64::from(nap.duration));
+        let Some(every) = [keep_alive, nap].into_iter().filter(|every| *every > 0).min() else {
+            return 0;
+        };
+        // Who has slept enough returns by CONNECT, perhaps with a will, and subscribes again.
+        let returns = self.nap.is_some_and(|nap| nap.left != u32::MAX);
+        let handshake = if returns { 3 + self.wanted.len() } else { 0 };
+        (time.as_secs() / every) as usize + 2 + handshake
+    }
+
+    /// How a message of its application reads on the wire: QoS and Retain.
+    pub fn on_the_wire(&self, qos: PublishQoS, retain: bool) -> (PublishQoS, bool) {
+        match qos {
+            PublishQoS::Level(QoS::AtMostOnce) if self.config.quirks.reversed_flags => {
+                (PublishQoS::Level(QoS::AtLeastOnce), false)
+            }
+            _ => (qos, retain),
+        }
+    }
+
+    fn has_session(&self) -> bool {
+        self.presence() != Presence::Away
     }
 
     /// Nothing to do and nothing open.
@@ -325,8 +485,8 @@ impl SimClient {
         match self.state {
             State::Off => true,
             State::Idle => self.open.is_empty(),
-            State::Active => self.open.is_empty() && self.todo.is_empty(),
-            State::Waiting(_) | State::Connecting { .. } => false,
+            State::Active | State::Asleep { .. } => self.open.is_empty() && self.todo.is_empty(),
+            State::Waiting(_) | State::Connecting { .. } | State::Awake { .. } => false,
         }
     }
 
@@ -360,15 +520,18 @@ impl SimClient {
             State::Off | State::Idle => None,
             State::Waiting(until) => Some(*until),
             State::Connecting { deadline, .. } => Some(*deadline),
-            State::Active => {
-                let pause = (!self.todo.is_empty()).then_some(self.paused_until);
-                let exchanges = self.open.iter().map(|e| e.deadline);
-                exchanges
-                    .chain(pause.filter(|at| *at > Instant::START))
-                    .chain(self.ping_at())
-                    .min()
+            State::Active => self.next_exchange().into_iter().chain(self.ping_at()).min(),
+            State::Asleep { wakes_at: at } | State::Awake { deadline: at, .. } => {
+                self.next_exchange().into_iter().chain([*at]).min()
             }
         }
+    }
+
+    /// When an exchange is repeated or can begin.
+    fn next_exchange(&self) -> Option<Instant> {
+        let pause = (!self.todo.is_empty()).then_some(self.paused_until);
+        let exchanges = self.open.iter().map(|e| e.deadline);
+        exchanges.chain(pause.filter(|at| *at > Instant::START)).min()
     }
 
     /// Repeats what is due, pings, connects again, goes on after a pause.
@@ -400,6 +563,7 @@ impl SimClient {
                 }
             }
             State::Active => self.on_active_timeout(now),
+            State::Asleep { .. } | State::Awake { .. } => self.on_sleep_timeout(now),
         }
     }
 
@@ -408,17 +572,26 @@ impl SimClient {
     /// # Panics
     /// If it does not decode: the reference checks every datagram before it is on its way.
     pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
-        if self.state == State::Off {
+        let radio_off = matches!(self.state, State::Asleep { .. }) && self.open.is_empty();
+        if self.state == State::Off || radio_off {
             return;
         }
         let packet = Packet::decode(datagram).expect("the gateway sends well-formed datagrams");
+        let starting = matches!(self.state, State::Connecting { .. });
+        if starting && self.config.quirks.exits_unless_connack && !matches!(packet, Packet::Connack(_)) {
+            return self.vanish();
+        }
+        if let State::Awake { deadline, .. } = &mut self.state {
+            // §6.14: every message restarts Tretry.
+            *deadline = now + self.config.retry;
+        }
         match packet {
             Packet::WillTopicReq => self.on_will_topic_req(now),
             Packet::WillMsgReq => self.on_will_msg_req(now),
             Packet::Connack(connack) => self.on_connack(now, connack.return_code),
             Packet::Disconnect(_) => self.on_disconnect(now),
             // Late packets of a finished session.
-            _ if self.state != State::Active => {}
+            _ if !self.has_session() => {}
             Packet::Register(register) => self.on_register(now, register),
             Packet::Publish(publish) => self.on_publish(now, publish),
             Packet::Pubrel(msg_id) => self.on_pubrel(now, msg_id),
@@ -428,18 +601,12 @@ impl SimClient {
             Packet::Pubrec(msg_id) => self.on_pubrec(now, msg_id),
             Packet::Pubcomp(msg_id) => self.on_pubcomp(now, msg_id),
             Packet::Suback(suback) => {
-                self.on_suback(
-                    now,
-                    suback.msg_id,
-                    suback.topic_id,
-                    suback.qos,
-                    suback.return_code,
-                );
+                self.on_suback(now, suback);
             }
             Packet::Unsuback(msg_id) => {
                 self.close(Kind::Unsubscribe, msg_id);
             }
-            Packet::Pingresp => self.open.retain(|e| e.kind != Kind::Ping),
+            Packet::Pingresp => self.on_pingresp(now),
             Packet::WillTopicResp(code) => self.on_will_resp(Kind::WillTopicUpd, "WILLTOPICRESP", code),
             Packet::WillMsgResp(code) => self.on_will_resp(Kind::WillMsgUpd, "WILLMSGRESP", code),
             Packet::Advertise(_) | Packet::GwInfo(_) => {}
@@ -458,13 +625,15 @@ impl SimClient {
     // Connecting: CONNECT, [WILLTOPICREQ, WILLTOPIC, WILLMSGREQ, WILLMSG], CONNACK (§6.2, 6.3).
 
     fn send_connect(&mut self, now: Instant) {
+        self.returning = self.presence() == Presence::Asleep;
+        self.prompted = false;
         let connect = Packet::Connect(Connect {
             will: self.config.will.is_some(),
             clean_session: self.config.clean,
             duration: self.config.keep_alive,
             client_id: &self.config.id,
         });
-        let last = encode(&connect);
+        let last = self.encode_own(&connect);
         self.handshake(now, last);
     }
 
@@ -479,6 +648,7 @@ impl SimClient {
     }
 
     fn on_will_topic_req(&mut self, now: Instant) {
+        self.prompted = true;
         let topic = self.config.will.as_ref().map(|will| WillTopic {
             qos: will.qos,
             retain: will.retain,
@@ -500,7 +670,7 @@ impl SimClient {
         match self.state {
             State::Connecting { .. } => self.handshake(now, answer),
             // The network repeated our CONNECT: go along, or the gateway waits for us in vain.
-            State::Active => {
+            State::Active | State::Asleep { .. } | State::Awake { .. } => {
                 self.outbox.push_back(answer);
                 self.last_sent = now;
             }
@@ -509,6 +679,10 @@ impl SimClient {
     }
 
     fn on_connack(&mut self, now: Instant, code: ReturnCode) {
+        let unprompted = self.config.will.is_some() && !self.prompted;
+        if self.config.quirks.waits_for_prompts && unprompted {
+            return;
+        }
         match self.state {
             State::Connecting { .. } if code == ReturnCode::Accepted => self.begin_session(now),
             State::Connecting { .. } => {
@@ -518,6 +692,7 @@ impl SimClient {
             // The network repeated our CONNECT: the session began anew.
             State::Active if code == ReturnCode::Accepted => self.begin_session(now),
             State::Off | State::Idle | State::Waiting(_) | State::Active => {}
+            State::Asleep { .. } | State::Awake { .. } => {}
         }
     }
 
@@ -552,15 +727,19 @@ impl SimClient {
                 | Kind::Unsubscribe
                 | Kind::WillTopicUpd
                 | Kind::WillMsgUpd
-                | Kind::Disconnect => self.todo.push_front(exchange.action),
+                | Kind::Disconnect
+                | Kind::Sleep => self.todo.push_front(exchange.action),
             }
         }
-        if self.config.clean {
+        let returning = core::mem::take(&mut self.returning);
+        if self.config.clean && !returning {
             self.ids.clear();
             self.names.clear();
-            self.subscribed.clear();
             self.received.clear();
             self.released.clear();
+        }
+        if self.config.clean && !(returning && self.config.quirks.trusts_session) {
+            self.subscribed.clear();
             for (topic, qos) in self.wanted.iter().rev() {
                 let again = Action::Subscribe {
                     topic: topic.clone(),
@@ -571,6 +750,16 @@ impl SimClient {
                 }
             }
         }
+        // Back to sleep once everything is done.
+        let nap = self.nap.take().filter(|nap| nap.left > 0);
+        if let Some(Nap { duration, left: naps }) = nap
+            && !self
+                .todo
+                .iter()
+                .any(|action| matches!(action, Action::Sleep { .. }))
+        {
+            self.todo.push_back(Action::Sleep { duration, naps });
+        }
         self.repeat_due(now);
     }
 
@@ -580,31 +769,112 @@ impl SimClient {
             self.state = State::Idle;
             return;
         }
-        match self.state {
-            State::Active | State::Connecting { .. } => {
-                self.kicked += 1;
-                self.state = State::Waiting(now + Duration::from_millis(500));
-            }
-            State::Off | State::Idle | State::Waiting(_) => {}
+        if self.open.iter().any(|e| e.kind == Kind::Sleep) {
+            return self.fall_asleep(now);
         }
+        if !self.has_session() && !matches!(self.state, State::Connecting { .. }) {
+            return;
+        }
+        let quirks = self.config.quirks;
+        if quirks.ignores_disconnect {
+            return;
+        }
+        self.kicked += 1;
+        if quirks.exits_on_disconnect {
+            self.vanish();
+        } else {
+            self.state = State::Waiting(now + Duration::from_millis(500));
+        }
+    }
+
+    // Asleep: the radio is on from PINGREQ to PINGRESP, and while an answer is waited for (§6.14).
+
+    fn fall_asleep(&mut self, now: Instant) {
+        self.open.clear();
+        self.rest(now);
+    }
+
+    fn rest(&mut self, now: Instant) {
+        let duration = self.nap.map_or(0, |nap| nap.duration);
+        self.state = State::Asleep {
+            wakes_at: now + Duration::from_secs(u64::from(duration)),
+        };
+    }
+
+    fn on_pingresp(&mut self, now: Instant) {
+        if !matches!(self.state, State::Awake { .. }) {
+            self.open.retain(|e| e.kind != Kind::Ping);
+            return;
+        }
+        self.wakes += 1;
+        if let Some(nap) = &mut self.nap
+            && nap.left != u32::MAX
+        {
+            nap.left = nap.left.saturating_sub(1);
+        }
+        self.rest(now);
+    }
+
+    fn on_sleep_timeout(&mut self, now: Instant) {
+        if self.give_up_if_spent(now) {
+            return;
+        }
+        self.repeat_due(now);
+        if self.paused_until <= now {
+            self.paused_until = Instant::START;
+        }
+        match self.state {
+            State::Asleep { wakes_at } if wakes_at <= now => {
+                if self.nap.is_none_or(|nap| nap.left == 0) {
+                    return self.send_connect(now);
+                }
+                self.send_wake_up(now, 1);
+            }
+            State::Awake { sends, deadline } if deadline <= now => {
+                if sends > self.config.retry_count {
+                    self.missed_wakes += 1;
+                    self.rest(now);
+                } else {
+                    self.send_wake_up(now, sends + 1);
+                }
+            }
+            _ => {}
+        }
+        self.go_on(now);
+    }
+
+    fn send_wake_up(&mut self, now: Instant, sends: u32) {
+        self.state = State::Awake {
+            sends,
+            deadline: now + self.config.retry,
+        };
+        let id = self.config.id.clone();
+        let client_id = (!self.config.quirks.wakes_without_id).then_some(id.as_str());
+        self.send(now, Packet::Pingreq(Pingreq { client_id }));
     }
 
     // While active.
 
+    /// Nretry is spent for a request: it considers itself disconnected (§6.13).
+    fn give_up_if_spent(&mut self, now: Instant) -> bool {
+        let spent = |e: &Exchange| e.deadline <= now && e.sends > self.config.retry_count;
+        if !self.open.iter().any(spent) {
+            return false;
+        }
+        self.gave_up += 1;
+        if self.open.iter().any(|e| e.kind == Kind::Disconnect) {
+            self.open.clear();
+            self.state = State::Idle;
+        } else if self.open.iter().any(|e| e.kind == Kind::Sleep) {
+            self.fall_asleep(now);
+        } else {
+            self.state = State::Waiting(now + self.config.retry);
+        }
+        true
+    }
+
     fn on_active_timeout(&mut self, now: Instant) {
-        if self
-            .open
-            .iter()
-            .any(|e| e.deadline <= now && e.sends > self.config.retry_count)
-        {
-            self.gave_up += 1;
-            if self.open.iter().any(|e| e.kind == Kind::Disconnect) {
-                self.open.clear();
-                self.state = State::Idle;
-            } else {
-                // §6.13: it considers itself disconnected.
-                self.state = State::Waiting(now + self.config.retry);
-            }
+        if self.give_up_if_spent(now) {
             return;
         }
         self.repeat_due(now);
@@ -649,15 +919,24 @@ impl SimClient {
 
     /// Starts what can be started.
     fn go_on(&mut self, now: Instant) {
-        while self.state == State::Active
+        let asleep = self.presence() == Presence::Asleep;
+        if asleep && !self.todo.is_empty() && !self.config.quirks.talks_asleep {
+            // §6.14: to ask for something it returns to active; what it is being told now comes first.
+            if matches!(self.state, State::Asleep { .. }) {
+                self.send_connect(now);
+            }
+            return;
+        }
+        while self.has_session()
             && self.paused_until <= now
             && self.open.iter().filter(|e| e.kind != Kind::Ping).count() < self.config.max_open
         {
             let Some(action) = self.todo.front().cloned() else {
                 return;
             };
-            let leaving = self.open.iter().any(|e| e.kind == Kind::Disconnect);
-            if leaving || (action == Action::Disconnect && !self.open.is_empty()) {
+            let leaving = |kind| matches!(kind, Kind::Disconnect | Kind::Sleep);
+            let leaves = matches!(action, Action::Disconnect | Action::Sleep { .. });
+            if self.open.iter().any(|e| leaving(e.kind)) || (leaves && !self.open.is_empty()) {
                 return;
             }
             if let Action::Publish(Uplink {
@@ -711,14 +990,24 @@ impl SimClient {
                 Kind::WillMsgUpd
             }
             Action::Disconnect => Kind::Disconnect,
+            Action::Sleep { duration, naps } => {
+                self.nap = Some(Nap {
+                    duration: *duration,
+                    left: *naps,
+                });
+                Kind::Sleep
+            }
         };
         let msg_id = match kind {
             Kind::Register | Kind::Publish | Kind::Pubrel | Kind::Subscribe | Kind::Unsubscribe => {
                 self.new_msg_id()
             }
-            Kind::Ping | Kind::WillTopicUpd | Kind::WillMsgUpd | Kind::Disconnect => MsgId(0),
+            Kind::Ping | Kind::WillTopicUpd | Kind::WillMsgUpd | Kind::Disconnect | Kind::Sleep => MsgId(0),
         };
         self.start(now, action, kind, msg_id);
+        if kind == Kind::Sleep && self.config.quirks.sleeps_at_once {
+            self.fall_asleep(now);
+        }
     }
 
     fn start(&mut self, now: Instant, action: Action, kind: Kind, msg_id: MsgId) {
@@ -737,11 +1026,14 @@ impl SimClient {
         let msg_id = exchange.msg_id;
         let dup = exchange.sends > 1 && !self.config.quirks.no_dup;
         match (exchange.kind, &exchange.action) {
-            (Kind::Pubrel, _) => self.send(now, Packet::Pubrel(msg_id)),
+            (Kind::Pubrel, _) if exchange.sends == 1 || !self.config.quirks.publishes_after_pubrec => {
+                self.send(now, Packet::Pubrel(msg_id));
+            }
             (_, Action::Publish(uplink)) => {
                 let Some(topic) = self.topic_ref(&uplink.topic) else {
                     return;
                 };
+                let topic = self.sent_topic(topic);
                 let PublishQoS::Level(_) = uplink.qos else { return };
                 let (qos, retain, data) = (uplink.qos, uplink.retain, &uplink.payload[..]);
                 self.send(
@@ -768,7 +1060,7 @@ impl SimClient {
                 );
             }
             (_, Action::Subscribe { topic, qos }) => {
-                let topic = filter_of(topic);
+                let topic = self.sent_filter(filter_of(topic));
                 self.send(
                     now,
                     Packet::Subscribe(Subscribe {
@@ -788,7 +1080,11 @@ impl SimClient {
                     }),
                 );
             }
-            (_, Action::Ping) => self.send(now, Packet::Pingreq(Pingreq { client_id: None })),
+            (_, Action::Ping) => {
+                let id = self.config.id.clone();
+                let client_id = self.config.quirks.pings_with_id.then_some(id.as_str());
+                self.send(now, Packet::Pingreq(Pingreq { client_id }));
+            }
             (_, Action::UpdateWillTopic(will)) => {
                 let body = will.as_ref().map(|will| WillTopic {
                     qos: will.qos,
@@ -801,12 +1097,22 @@ impl SimClient {
                 self.send(now, Packet::WillMsgUpd(WillMsg { message }));
             }
             (_, Action::Disconnect) => self.send(now, Packet::Disconnect(Disconnect { duration: None })),
+            (_, Action::Sleep { duration, .. }) => {
+                let duration = Some(*duration);
+                self.send(now, Packet::Disconnect(Disconnect { duration }));
+            }
         }
     }
 
     fn send_publish_once(&mut self, now: Instant, uplink: &Uplink) {
         let Some(topic) = self.topic_ref(&uplink.topic) else {
             return;
+        };
+        let topic = self.sent_topic(topic);
+        let msg_id = if self.config.quirks.counts_qos0 {
+            self.new_msg_id()
+        } else {
+            MsgId(0)
         };
         let (qos, retain, data) = (uplink.qos, uplink.retain, &uplink.payload[..]);
         self.send(
@@ -816,7 +1122,7 @@ impl SimClient {
                 qos,
                 retain,
                 topic,
-                msg_id: MsgId(0),
+                msg_id,
                 data,
             }),
         );
@@ -867,6 +1173,9 @@ impl SimClient {
             if let Some(name) = self.names.remove(&puback.topic_id) {
                 self.ids.remove(&name);
             }
+        }
+        if self.config.quirks.checks_puback_topic && !self.is_topic_of(puback) {
+            return;
         }
         let Some(exchange) = self.close(Kind::Publish, puback.msg_id) else {
             return;
@@ -927,7 +1236,13 @@ impl SimClient {
         }
     }
 
-    fn on_suback(&mut self, now: Instant, msg_id: MsgId, topic_id: TopicId, granted: QoS, code: ReturnCode) {
+    fn on_suback(&mut self, now: Instant, suback: Suback) {
+        let Suback {
+            msg_id,
+            topic_id,
+            qos: granted,
+            return_code: code,
+        } = suback;
         let Some(exchange) = self.close(Kind::Subscribe, msg_id) else {
             return;
         };
@@ -936,10 +1251,12 @@ impl SimClient {
         };
         match code {
             ReturnCode::Accepted => {
-                if let TopicForm::Name(name) = topic
-                    && topic_id != TopicId::NONE
-                {
-                    self.learn(topic_id, name.clone());
+                match topic {
+                    TopicForm::Name(name) if topic_id != TopicId::NONE => self.learn(topic_id, name.clone()),
+                    TopicForm::Name(_) => {}
+                    TopicForm::Predefined(_) | TopicForm::Short(_) => {
+                        self.suback_ids.insert(topic_id);
+                    }
                 }
                 self.subscribed.insert(topic.clone(), granted);
             }
@@ -965,17 +1282,27 @@ impl SimClient {
     // Messages for the application (§6.10).
 
     fn on_register(&mut self, now: Instant, register: Register<'_>) {
-        if self.config.quirks.ignores_register {
+        let quirks = self.config.quirks;
+        self.registers += 1;
+        if quirks.ignores_register || quirks.register_slots.is_some_and(|slots| self.registers > slots) {
             return;
         }
         let (topic_id, msg_id) = (register.topic_id, register.msg_id);
-        self.learn(topic_id, register.topic_name.into());
+        let asked_for = self.wanted.contains_key(&TopicForm::from(register.topic_name))
+            || self.ids.contains_key(register.topic_name);
+        let return_code = if quirks.refuses_unknown_register && !asked_for {
+            ReturnCode::InvalidTopicId
+        } else {
+            self.learn(topic_id, register.topic_name.into());
+            ReturnCode::Accepted
+        };
+        let (topic_id, msg_id) = self.acked(topic_id, msg_id);
         self.send(
             now,
             Packet::Regack(Regack {
                 topic_id,
                 msg_id,
-                return_code: ReturnCode::Accepted,
+                return_code,
             }),
         );
     }
@@ -984,9 +1311,15 @@ impl SimClient {
         let PublishQoS::Level(qos) = publish.qos else {
             return;
         };
-        if publish.data.is_empty() && self.config.quirks.ignores_empty_publish {
+        let quirks = self.config.quirks;
+        let overlooked = (publish.data.is_empty() && quirks.ignores_empty_publish)
+            || (qos == QoS::AtMostOnce && quirks.ignores_qos0)
+            || (qos == QoS::ExactlyOnce && quirks.never_pubrec);
+        if overlooked {
             return;
         }
+        let predefined = matches!(publish.topic, TopicRef::Predefined(_));
+        let unusual = publish.dup || qos == QoS::ExactlyOnce || predefined;
         let (topic, topic_id) = match publish.topic {
             TopicRef::Normal(id) => (self.names.get(&id).cloned(), id),
             TopicRef::Predefined(id) => (self.config.predefined.get(&id).cloned(), id),
@@ -996,7 +1329,18 @@ impl SimClient {
             ),
         };
         let msg_id = publish.msg_id;
-        let Some(topic) = topic else {
+        let (acked_topic, acked_msg) = self.acked(topic_id, msg_id);
+        if quirks.refuses_unusual_publish && unusual {
+            let refusal = Puback {
+                topic_id,
+                msg_id,
+                return_code: ReturnCode::NotSupported,
+            };
+            return self.send(now, Packet::Puback(refusal));
+        }
+        let normal = matches!(publish.topic, TopicRef::Normal(_));
+        let heard_of = normal || !quirks.keeps_suback_ids || self.suback_ids.contains(&topic_id);
+        let Some(topic) = topic.filter(|_| heard_of) else {
             let return_code = ReturnCode::InvalidTopicId;
             self.send(
                 now,
@@ -1008,6 +1352,10 @@ impl SimClient {
             );
             return;
         };
+        let began = self.received.contains(&msg_id);
+        if qos == QoS::ExactlyOnce && began && quirks.needs_dup && !publish.dup {
+            return;
+        }
         let new =
             qos != QoS::ExactlyOnce || !(self.received.contains(&msg_id) || self.released.contains(&msg_id));
         if new {
@@ -1023,15 +1371,12 @@ impl SimClient {
         match qos {
             QoS::AtMostOnce => {}
             QoS::AtLeastOnce => {
-                let return_code = ReturnCode::Accepted;
-                self.send(
-                    now,
-                    Packet::Puback(Puback {
-                        topic_id,
-                        msg_id,
-                        return_code,
-                    }),
-                );
+                let accepted = Puback {
+                    topic_id: acked_topic,
+                    msg_id: acked_msg,
+                    return_code: ReturnCode::Accepted,
+                };
+                self.send(now, Packet::Puback(accepted));
             }
             QoS::ExactlyOnce => {
                 if new {
@@ -1092,9 +1437,100 @@ impl SimClient {
         }
     }
 
+    /// The ids of an acknowledgement as this client sends them.
+    fn acked(&self, topic_id: TopicId, msg_id: MsgId) -> (TopicId, MsgId) {
+        if self.config.quirks.swaps_acks {
+            (TopicId(topic_id.0.swap_bytes()), MsgId(msg_id.0.swap_bytes()))
+        } else {
+            (topic_id, msg_id)
+        }
+    }
+
+    fn sent_topic(&self, topic: TopicRef) -> TopicRef {
+        match topic {
+            TopicRef::Short(ShortTopic([a, b])) if self.config.quirks.swaps_topics => {
+                TopicRef::Short(ShortTopic([b, a]))
+            }
+            topic => topic,
+        }
+    }
+
+    fn sent_filter<'a>(&self, filter: TopicFilter<'a>) -> TopicFilter<'a> {
+        match filter {
+            TopicFilter::Predefined(id) if self.config.quirks.swaps_topics => {
+                TopicFilter::Predefined(TopicId(id.0.swap_bytes()))
+            }
+            filter => filter,
+        }
+    }
+
+    /// True if the PUBACK carries the topic of the PUBLISH whose message id it has.
+    fn is_topic_of(&self, puback: Puback) -> bool {
+        let sent = self
+            .open
+            .iter()
+            .find(|e| e.kind == Kind::Publish && e.msg_id == puback.msg_id);
+        let topic = sent.and_then(|e| match &e.action {
+            Action::Publish(uplink) => self.topic_ref(&uplink.topic),
+            _ => None,
+        });
+        topic.is_some_and(|topic| match topic {
+            TopicRef::Normal(id) | TopicRef::Predefined(id) => id == puback.topic_id,
+            TopicRef::Short(short) => TopicId(u16::from_be_bytes(short.0)) == puback.topic_id,
+        })
+    }
+
     fn send(&mut self, now: Instant, packet: Packet<'_>) {
-        self.outbox.push_back(encode(&packet));
+        match packet {
+            Packet::Publish(_) => self.sent.publishes += 1,
+            Packet::Pubrel(_) => self.sent.pubrels += 1,
+            _ => {}
+        }
+        let datagram = self.encode_own(&packet);
+        self.outbox.push_back(datagram);
         self.last_sent = now;
+    }
+
+    /// One datagram as this client writes it.
+    fn encode_own(&self, packet: &Packet<'_>) -> Vec<u8> {
+        let mut datagram = encode(packet);
+        if self.config.quirks.long_disconnect
+            && matches!(packet, Packet::Disconnect(d) if d.duration.is_some())
+        {
+            datagram.extend([0, 0]);
+            datagram[0] += 2;
+        }
+        if self.config.quirks.reversed_flags {
+            SimClient::reverse_flags(&mut datagram);
+        }
+        let short = datagram.first() != Some(&1);
+        if short
+            && self
+                .config
+                .quirks
+                .long_form_from
+                .is_some_and(|from| datagram.len() >= from)
+        {
+            let total = datagram.len() as u16 + 2;
+            datagram.splice(..1, [&[1], &total.to_be_bytes()[..]].concat());
+        }
+        datagram
+    }
+
+    /// The flags octet with the first field in the lowest bit, as some compilers lay it out, and CleanSession in PUBLISH.
+    fn reverse_flags(datagram: &mut [u8]) {
+        let header = if datagram.first() == Some(&1) { 4 } else { 2 };
+        let kind = datagram
+            .get(header - 1)
+            .and_then(|code| MsgType::from_octet(*code));
+        let also = match kind {
+            Some(MsgType::Publish) => 0x20,
+            Some(MsgType::Connect | MsgType::Subscribe | MsgType::Unsubscribe) => 0,
+            _ => return,
+        };
+        if let Some(flags) = datagram.get_mut(header) {
+            *flags = flags.reverse_bits() | also;
+        }
     }
 }
 

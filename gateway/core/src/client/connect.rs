@@ -14,6 +14,8 @@ use crate::io::Notice;
 use crate::links::Via;
 use crate::time::Instant;
 
+const TOO_MANY_NODES: &str = "too many nodes behind its forwarder";
+
 /// A will handshake under way.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -108,6 +110,10 @@ impl Gateway {
             Err(reason) => return self.refuse(via, connect.client_id, ReturnCode::NotSupported, reason),
         };
         let known = self.clients.by_id(&id);
+        // What is bound to this node already makes room for what comes.
+        if bound.is_none() && !self.admits_node(now, known, &via) {
+            return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
+        }
         let in_setup = known.is_some_and(|ix| self.is_in_setup(ix));
         if connect.will && !in_setup && self.cx.pending_connects >= self.cx.config.limits.pending_connects {
             return self.refuse(via, &id, ReturnCode::Congestion, "too many will handshakes");
@@ -183,6 +189,10 @@ impl Gateway {
         let Some(Challenge { via, connect, .. }) = client.challenge.take().map(|challenge| *challenge) else {
             return;
         };
+        let id = client.id.clone();
+        if !self.admits_node(now, Some(ix), &via) {
+            return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
+        }
         self.cx.metrics.takeovers_total += 1;
         self.clients.bind(ix, via);
         if let Some(client) = self.clients.get_mut(ix) {
