@@ -1,5 +1,6 @@
 //! PUBLISH from the client, QoS −1, 0, 1 and 2 (§6.6, §6.8).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rustc_hash::FxHasher;
@@ -8,6 +9,7 @@ use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 use super::{Client, Reply};
 use crate::context::Context;
 use crate::io::{Notice, Refusal};
+use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
 
 /// Requests of a client that are not finished, and the last one that was.
@@ -15,6 +17,20 @@ use crate::upstream::{Origin, Uplink};
 pub(crate) struct OpenRequests {
     requests: Vec<OpenRequest>,
     last_done: Option<(MsgId, u32)>,
+    /// QoS 2 messages released lately, oldest first.
+    released: VecDeque<Released>,
+}
+
+/// QoS 2 messages of one client that are remembered after their PUBREL.
+const RELEASED_MAX: usize = 8;
+
+/// A QoS 2 message after its PUBREL. A copy that the network held back must not be taken for another message; after
+/// Tretry, or in another connection, the client may use the id again (reading A46).
+#[derive(Debug, Clone, Copy)]
+struct Released {
+    msg_id: MsgId,
+    digest: u32,
+    at: Instant,
 }
 
 /// One unfinished request.
@@ -88,10 +104,12 @@ impl OpenRequests {
     pub(crate) fn clear(&mut self) {
         self.requests.clear();
         self.last_done = None;
+        self.released.clear();
     }
 
     /// A new connection of the same session: subscriptions are asked for again, publishes go on.
     pub(crate) fn end_connection(&mut self) {
+        self.released.clear();
         self.requests
             .retain(|request| request.kind != RequestKind::Subscribe);
     }
@@ -100,7 +118,7 @@ impl OpenRequests {
 impl Client {
     /// QoS 1: C→G PUBLISH(m)   G→C PUBACK(m), once the broker has acknowledged.
     /// QoS 2: C→G PUBLISH(m)   G→C PUBREC(m), once the broker has; then PUBREL, PUBCOMP.
-    pub(crate) fn on_publish(&mut self, cx: &mut Context, publish: Publish<'_>) {
+    pub(crate) fn on_publish(&mut self, cx: &mut Context, now: Instant, publish: Publish<'_>) {
         let topic_id = echoed(publish.topic);
         let Some(name) = self.resolve(cx, publish.topic) else {
             cx.metrics.publish_unknown_topic_total += 1;
@@ -139,7 +157,7 @@ impl Client {
             PublishQoS::Level(QoS::ExactlyOnce) => (RequestKind::Publish2, QoS::ExactlyOnce),
         };
         let digest = digest(publish);
-        if self.is_repeat(cx, &publish, digest) {
+        if self.is_repeat(cx, now, &publish, digest) {
             cx.metrics.duplicates_suppressed_total += 1;
             return;
         }
@@ -168,7 +186,7 @@ impl Client {
     }
 
     /// True if the request was carried out or is under way; then its answer is owed or will be (reading A46).
-    fn is_repeat(&mut self, cx: &mut Context, publish: &Publish<'_>, digest: u32) -> bool {
+    fn is_repeat(&mut self, cx: &mut Context, now: Instant, publish: &Publish<'_>, digest: u32) -> bool {
         if let Some(at) = self.open.publish_position(publish.msg_id) {
             let request = self.open.requests[at];
             if request.digest != digest {
@@ -179,6 +197,14 @@ impl Client {
             if request.kind == RequestKind::Received {
                 self.reply(cx, Reply::Pubrec(publish.msg_id));
             }
+            return true;
+        }
+        let remembered = cx.config.timers.retry_first;
+        let late = |released: &Released| {
+            released.msg_id == publish.msg_id && released.digest == digest && now < released.at + remembered
+        };
+        if publish.qos == PublishQoS::Level(QoS::ExactlyOnce) && self.open.released.iter().any(late) {
+            self.reply(cx, Reply::Pubrec(publish.msg_id));
             return true;
         }
         let done = publish.qos == PublishQoS::Level(QoS::AtLeastOnce)
@@ -256,11 +282,19 @@ impl Client {
     }
 
     /// C→G PUBREL(m)   G→C PUBCOMP(m), also for an id we do not know: its PUBCOMP was lost (reading A51).
-    pub(crate) fn on_pubrel(&mut self, cx: &mut Context, msg_id: MsgId) {
+    pub(crate) fn on_pubrel(&mut self, cx: &mut Context, now: Instant, msg_id: MsgId) {
         if let Some(at) = self.open.publish_position(msg_id)
             && self.open.requests[at].kind == RequestKind::Received
         {
-            self.open.requests.remove(at);
+            let digest = self.open.requests.remove(at).digest;
+            if self.open.released.len() >= RELEASED_MAX {
+                self.open.released.pop_front();
+            }
+            self.open.released.push_back(Released {
+                msg_id,
+                digest,
+                at: now,
+            });
         }
         self.reply(cx, Reply::Pubcomp(msg_id));
     }
