@@ -30,7 +30,7 @@ pub(crate) struct ClientTable {
 }
 
 /// What identifies a peer: link, address, and the node id behind a forwarder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer<'a> {
     pub(crate) link: LinkId,
     pub(crate) addr: &'a LinkAddr,

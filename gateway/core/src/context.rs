@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
 
-use crate::config::{GatewayConfig, SleepRules};
+use crate::config::{AddressChange, GatewayConfig, SleepRules};
 use crate::io::Notice;
 use crate::limiter::{RateLimit, StrangerLimit};
 use crate::links::Links;
@@ -69,6 +69,12 @@ impl Context {
     pub(crate) fn sleep_rules(&self, rule: RuleIx) -> &SleepRules {
         let own = rule.of(&self.config.clients).and_then(|rule| rule.sleep.as_ref());
         own.unwrap_or(&self.config.sleep)
+    }
+
+    /// Whether the clients of a rule may turn up under another address.
+    pub(crate) fn address_change(&self, rule: RuleIx) -> AddressChange {
+        let own = rule.of(&self.config.clients).and_then(|rule| rule.address_change);
+        own.unwrap_or(self.config.address_change)
     }
 
     /// Tells the shell something.

@@ -12,7 +12,7 @@ use crate::client::downlink::Message;
 use crate::client::subscribe::drive;
 use crate::client::{Client, State};
 use crate::clients::{ClientIx, ClientTable, Peer};
-use crate::config::GatewayConfig;
+use crate::config::{AddressChange, GatewayConfig};
 use crate::context::{Context, Payloads};
 use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
 use crate::limiter::{RateLimit, StrangerLimit};
@@ -180,7 +180,14 @@ impl Gateway {
         self.after(now, ix);
     }
 
-    fn is_in_setup(&self, ix: ClientIx) -> bool {
+    /// Whether a PINGREQ from a new address wakes the client (reading A16).
+    fn may_wake_elsewhere(&self, ix: ClientIx) -> bool {
+        self.clients.get(ix).is_some_and(|client| {
+            client.via.is_none() || self.cx.address_change(client.rule) != AddressChange::Strict
+        })
+    }
+
+    pub(crate) fn is_in_setup(&self, ix: ClientIx) -> bool {
         let state = self.clients.get(ix).map(|client| &client.state);
         matches!(state, Some(State::Setup(_)))
     }
@@ -218,7 +225,7 @@ impl Gateway {
         };
         let ix = match (session, named) {
             (Some(own), Some(named)) if own == named => own,
-            (_, Some(named)) if sleeps(&named) => {
+            (_, Some(named)) if sleeps(&named) && self.may_wake_elsewhere(named) => {
                 self.clients.bind(named, via());
                 self.cx.metrics.takeovers_total += 1;
                 named
@@ -311,7 +318,7 @@ impl Gateway {
             // §6.2: before its CONNACK a client is sent prompts and nothing else.
             _ if in_setup => {}
             _ => {
-                client.heard(now);
+                client.heard(&mut self.cx, now);
                 self.answer_stranger(via(), answer);
             }
         }
@@ -556,6 +563,12 @@ impl Gateway {
         if recipients.is_empty() {
             self.cx.metrics.messages_unmatched_total += 1;
         } else {
+            // A payload may be a part of what the broker's port has read. Who waits for long keeps only his own.
+            let waits = |ix: &ClientIx| self.clients.get(*ix).is_some_and(|client| !client.may_deliver());
+            let payload = match recipients.iter().any(|(ix, _)| waits(ix)) {
+                true => Bytes::copy_from_slice(&payload),
+                false => payload,
+            };
             let message = Arc::new(Message {
                 topic: topic.clone(),
                 payload,
@@ -581,6 +594,9 @@ impl Gateway {
                 continue;
             };
             client.on_deadline(&mut self.cx, now);
+            if client.on_challenge_deadline(&mut self.cx, now) {
+                self.take_over(now, ix);
+            }
             self.after(now, ix);
         }
         self.advertise_due(now);

@@ -59,6 +59,8 @@ metrics! {
     connects_refused_total,
     /// Clients that took their id to another address.
     takeovers_total,
+    /// Takeovers refused: the client answers at its old address, or may not move.
+    takeovers_refused_total,
     /// Clients lost: silent beyond their keep-alive or sleep.
     lost_total,
     /// Wills handed to the broker.

@@ -26,6 +26,8 @@
 //! | `stale` | left over from another time: an id that is not known (any more), a name that has its id already, a CONNECT with another duration; where there is nothing of that kind, the valid message |
 //! | `duplicate` | the valid message again, right after the first was answered; only the second is looked at. A PUBLISH and SUBSCRIBE carry DUP |
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

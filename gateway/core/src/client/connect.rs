@@ -7,6 +7,7 @@ use sn_codec::{Connect, Disconnect, QoS, ReturnCode, WillMsg, WillTopic};
 
 use super::{Client, Reply, State};
 use crate::clients::{ClientIx, Peer};
+use crate::config::AddressChange;
 use crate::context::Context;
 use crate::gateway::Gateway;
 use crate::io::Notice;
@@ -59,6 +60,26 @@ struct Parameters {
     duration: u16,
 }
 
+/// A CONNECT from a new address that waits for whether the client still answers at its old one (reading A11).
+#[derive(Debug)]
+pub(crate) struct Challenge {
+    via: Via,
+    connect: Parameters,
+    /// The next PINGREQ to the old address, or the end.
+    at: Instant,
+    pings_left: u8,
+}
+
+/// PINGREQs to the old address within one Tretry: the newcomer must not repeat its CONNECT without an answer for long,
+/// and one lost datagram must not give a client away.
+const CHALLENGE_PINGS: u8 = 3;
+
+impl Challenge {
+    pub(crate) fn deadline(&self) -> Instant {
+        self.at
+    }
+}
+
 impl Setup {
     pub(crate) fn deadline(&self) -> Instant {
         self.retry_at.min(self.give_up_at)
@@ -87,6 +108,15 @@ impl Gateway {
             Err(reason) => return self.refuse(via, connect.client_id, ReturnCode::NotSupported, reason),
         };
         let known = self.clients.by_id(&id);
+        let in_setup = known.is_some_and(|ix| self.is_in_setup(ix));
+        if connect.will && !in_setup && self.cx.pending_connects >= self.cx.config.limits.pending_connects {
+            return self.refuse(via, &id, ReturnCode::Congestion, "too many will handshakes");
+        }
+        if let Some(ix) = known
+            && !self.may_move(now, ix, &via, parameters)
+        {
+            return;
+        }
         let ix = match known {
             Some(ix) => ix,
             None => match self.admit(now, &id) {
@@ -104,6 +134,59 @@ impl Gateway {
         let same_address = bound == Some(ix);
         if let Some(client) = self.clients.get_mut(ix) {
             client.on_connect(&mut self.cx, now, parameters, known.is_some(), same_address);
+        }
+        self.after(now, ix);
+    }
+
+    /// Whether a CONNECT from `via` may take the record (reading A11). If not, it was answered or is put off.
+    fn may_move(&mut self, now: Instant, ix: ClientIx, via: &Via, connect: Parameters) -> bool {
+        let Some(client) = self.clients.get_mut(ix) else {
+            return true;
+        };
+        let elsewhere = client
+            .via
+            .as_ref()
+            .is_some_and(|own| Peer::from(own) != Peer::from(via));
+        if !elsewhere || !client.state.is_connected() {
+            return true;
+        }
+        let refused = match self.cx.address_change(client.rule) {
+            AddressChange::Open => return true,
+            // Where it sleeps it cannot be asked, and NAT forgets it meanwhile.
+            AddressChange::Guarded if !matches!(client.state, State::Active) => return true,
+            AddressChange::Guarded => match &mut client.challenge {
+                None => {
+                    client.challenge(&mut self.cx, now, via.clone(), connect);
+                    self.after(now, ix);
+                    return false;
+                }
+                // Its repeat; it is still being asked for.
+                Some(challenge) if Peer::from(&challenge.via) == Peer::from(via) => {
+                    challenge.connect = connect;
+                    return false;
+                }
+                Some(_) => "another address is being checked",
+            },
+            AddressChange::Strict => "connected at another address",
+        };
+        let id = client.id.clone();
+        self.cx.metrics.takeovers_refused_total += 1;
+        self.refuse(via.clone(), &id, ReturnCode::Congestion, refused);
+        false
+    }
+
+    /// The client did not answer at its old address: it is at the new one (reading A11).
+    pub(crate) fn take_over(&mut self, now: Instant, ix: ClientIx) {
+        let Some(client) = self.clients.get_mut(ix) else {
+            return;
+        };
+        let Some(Challenge { via, connect, .. }) = client.challenge.take().map(|challenge| *challenge) else {
+            return;
+        };
+        self.cx.metrics.takeovers_total += 1;
+        self.clients.bind(ix, via);
+        if let Some(client) = self.clients.get_mut(ix) {
+            client.on_connect(&mut self.cx, now, connect, true, false);
         }
         self.after(now, ix);
     }
@@ -186,6 +269,46 @@ impl Gateway {
 }
 
 impl Client {
+    /// Asks at the old address whether the client is still there.
+    fn challenge(&mut self, cx: &mut Context, now: Instant, via: Via, connect: Parameters) {
+        self.challenge = Some(Box::new(Challenge {
+            via,
+            connect,
+            at: now + cx.config.timers.retry_first / u32::from(CHALLENGE_PINGS),
+            pings_left: CHALLENGE_PINGS - 1,
+        }));
+        self.reply(cx, Reply::Pingreq);
+    }
+
+    /// True if the old address was asked often enough and did not answer.
+    pub(crate) fn on_challenge_deadline(&mut self, cx: &mut Context, now: Instant) -> bool {
+        let Some(challenge) = self.challenge.as_mut().filter(|challenge| now >= challenge.at) else {
+            return false;
+        };
+        let Some(left) = challenge.pings_left.checked_sub(1) else {
+            return true;
+        };
+        challenge.pings_left = left;
+        challenge.at = now + cx.config.timers.retry_first / u32::from(CHALLENGE_PINGS);
+        self.reply(cx, Reply::Pingreq);
+        false
+    }
+
+    /// The client is still at its old address: the newcomer is refused.
+    pub(crate) fn answers_challenge(&mut self, cx: &mut Context) {
+        let Some(challenge) = self.challenge.take() else {
+            return;
+        };
+        cx.metrics.takeovers_refused_total += 1;
+        cx.metrics.connects_congestion_total += 1;
+        cx.notice(Notice::Refused {
+            client: self.id.clone(),
+            reason: "its old address still answers",
+        });
+        cx.links
+            .answer_stranger(challenge.via, Reply::Connack(ReturnCode::Congestion).into());
+    }
+
     fn on_connect(
         &mut self,
         cx: &mut Context,
@@ -223,11 +346,6 @@ impl Client {
                 connect,
                 resumes.is_some() || (known && !connect.clean_session),
             );
-        }
-        if cx.pending_connects >= cx.config.limits.pending_connects {
-            cx.metrics.connects_congestion_total += 1;
-            self.state = self.resting_state(resumes);
-            return self.reply(cx, Reply::Connack(ReturnCode::Congestion));
         }
         cx.pending_connects += 1;
         self.state = State::Setup(Box::new(Setup {

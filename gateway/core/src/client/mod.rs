@@ -12,9 +12,11 @@ pub(crate) mod uplink;
 use core::time::Duration;
 use std::sync::Arc;
 
-use sn_codec::{Connack, Disconnect, MsgId, Packet, Puback, QoS, Regack, ReturnCode, Suback, TopicId};
+use sn_codec::{
+    Connack, Disconnect, MsgId, Packet, Pingreq, Puback, QoS, Regack, ReturnCode, Suback, TopicId,
+};
 
-use self::connect::{Setup, StoredWill};
+use self::connect::{Challenge, Setup, StoredWill};
 use self::downlink::Downlink;
 use self::subscribe::Subscription;
 use self::uplink::OpenRequests;
@@ -52,6 +54,8 @@ pub(crate) struct Client {
     /// The timer entry that counts; others are stale.
     pub(crate) armed: Option<Instant>,
     pub(crate) will: Option<Box<StoredWill>>,
+    /// Somebody else says to be this client.
+    pub(crate) challenge: Option<Box<Challenge>>,
     pub(crate) topics: ClientTopics,
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) open: OpenRequests,
@@ -107,6 +111,7 @@ pub(crate) enum Reply {
     Suback(QoS, TopicId, MsgId),
     SubackRefused(TopicId, MsgId, ReturnCode),
     Unsuback(MsgId),
+    Pingreq,
     Pingresp,
     Disconnect,
 }
@@ -145,6 +150,7 @@ impl From<Reply> for Packet<'static> {
                 return_code,
             }),
             Reply::Unsuback(msg_id) => Packet::Unsuback(msg_id),
+            Reply::Pingreq => Packet::Pingreq(Pingreq { client_id: None }),
             Reply::Pingresp => Packet::Pingresp,
             Reply::Disconnect => Packet::Disconnect(Disconnect { duration: None }),
         }
@@ -170,6 +176,7 @@ impl Client {
             last_seen: now,
             armed: None,
             will: None,
+            challenge: None,
             topics: ClientTopics::new(cx.rng.random()),
             subscriptions: Vec::new(),
             open: OpenRequests::default(),
@@ -199,6 +206,7 @@ impl Client {
         }
         let was_fresh = self.fresh;
         self.seen(now);
+        self.answers_challenge(cx);
         match packet {
             Packet::Publish(publish) => self.on_publish(cx, now, publish),
             Packet::Puback(puback) => self.on_puback(cx, now, puback),
@@ -277,8 +285,9 @@ impl Client {
     }
 
     /// A message of the client that had its layout and a bad value.
-    pub(crate) fn heard(&mut self, now: Instant) {
+    pub(crate) fn heard(&mut self, cx: &mut Context, now: Instant) {
         self.seen(now);
+        self.answers_challenge(cx);
         self.down.resume();
     }
 
@@ -293,7 +302,8 @@ impl Client {
             State::Gone => return None,
         };
         let delivery = self.down.deadline().filter(|_| self.may_deliver());
-        [Some(state), delivery, self.expires_at(cx)]
+        let challenge = self.challenge.as_ref().map(|challenge| challenge.deadline());
+        [Some(state), delivery, self.expires_at(cx), challenge]
             .into_iter()
             .flatten()
             .min()
@@ -363,6 +373,7 @@ impl Client {
 
     /// What belongs to the connection and not to the session ends with it.
     pub(crate) fn end_connection(&mut self, cx: &mut Context) {
+        self.challenge = None; // Its CONNECT comes again and is answered by what the client is then.
         self.clear_replies(cx);
         self.down.abort();
     }

@@ -1,8 +1,8 @@
 //! PUBLISH from the client, QoS −1, 0, 1 and 2 (§6.6, §6.8).
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use rustc_hash::FxHasher;
 use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
@@ -17,15 +17,14 @@ use crate::upstream::{Origin, Uplink};
 pub(crate) struct OpenRequests {
     requests: Vec<OpenRequest>,
     last_done: Option<(MsgId, u32)>,
-    /// QoS 2 messages released lately, oldest first.
-    released: VecDeque<Released>,
+    /// The last QoS 2 publishes that were released: a late repeat of one is not another message (reading A46).
+    released: Option<Box<ArrayVec<Released, RELEASED_MAX>>>,
 }
 
-/// QoS 2 messages of one client that are remembered after their PUBREL.
-const RELEASED_MAX: usize = 8;
+/// How many released QoS 2 publishes are remembered; a client has one under way, Zephyr up to five.
+const RELEASED_MAX: usize = 16;
 
-/// A QoS 2 message after its PUBREL. A copy that the network held back must not be taken for another message; after
-/// Tretry, or in another connection, the client may use the id again (reading A46).
+/// A QoS 2 publish after its PUBREL.
 #[derive(Debug, Clone, Copy)]
 struct Released {
     msg_id: MsgId,
@@ -100,16 +99,35 @@ impl OpenRequests {
         self.requests.iter().position(is)
     }
 
-    /// A new session: nothing of the old one is open any more.
-    pub(crate) fn clear(&mut self) {
-        self.requests.clear();
-        self.last_done = None;
-        self.released.clear();
+    /// The id of a QoS 2 publish is free again, for another message.
+    fn release(&mut self, at: usize, now: Instant) {
+        let OpenRequest { msg_id, digest, .. } = self.requests.remove(at);
+        let released = self.released.get_or_insert_default();
+        if released.is_full() {
+            released.remove(0);
+        }
+        released.push(Released {
+            msg_id,
+            digest,
+            at: now,
+        });
     }
 
-    /// A new connection of the same session: subscriptions are asked for again, publishes go on.
+    /// When the same message was released last under the same id.
+    fn released_at(&self, msg_id: MsgId, digest: u32) -> Option<Instant> {
+        let same = |released: &&Released| released.msg_id == msg_id && released.digest == digest;
+        self.released.as_ref()?.iter().rfind(same).map(|released| released.at)
+    }
+
+    /// A new session: nothing of the old one is open any more.
+    pub(crate) fn clear(&mut self) {
+        *self = OpenRequests::default();
+    }
+
+    /// A new connection of the same session: subscriptions are asked for again, publishes go on. A device that starts
+    /// anew may begin with the ids it used last.
     pub(crate) fn end_connection(&mut self) {
-        self.released.clear();
+        self.released = None;
         self.requests
             .retain(|request| request.kind != RequestKind::Subscribe);
     }
@@ -199,24 +217,26 @@ impl Client {
             }
             return true;
         }
-        let remembered = cx.config.timers.retry_first;
-        let late = |released: &Released| {
-            released.msg_id == publish.msg_id && released.digest == digest && now < released.at + remembered
+        let (answer, repeated) = match publish.qos {
+            PublishQoS::Level(QoS::AtLeastOnce) if self.open.last_done == Some((publish.msg_id, digest)) => {
+                let answer = Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted);
+                (answer, publish.dup)
+            }
+            PublishQoS::Level(QoS::ExactlyOnce) => {
+                let Some(at) = self.open.released_at(publish.msg_id, digest) else {
+                    return false;
+                };
+                // Without DUP it may be a copy that the network held back, if it is soon after.
+                let copy = now < at + cx.config.timers.retry_first;
+                (Reply::Pubrec(publish.msg_id), publish.dup || copy)
+            }
+            _ => return false,
         };
-        if publish.qos == PublishQoS::Level(QoS::ExactlyOnce) && self.open.released.iter().any(late) {
-            self.reply(cx, Reply::Pubrec(publish.msg_id));
-            return true;
+        // Otherwise it is a new message, under an id that is free again.
+        if repeated {
+            self.reply(cx, answer);
         }
-        let done = publish.qos == PublishQoS::Level(QoS::AtLeastOnce)
-            && publish.dup
-            && self.open.last_done == Some((publish.msg_id, digest));
-        if done {
-            self.reply(
-                cx,
-                Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted),
-            );
-        }
-        done
+        repeated
     }
 
     /// A client that never sends PUBREL must not make its list grow: the oldest held id goes.
@@ -286,15 +306,7 @@ impl Client {
         if let Some(at) = self.open.publish_position(msg_id)
             && self.open.requests[at].kind == RequestKind::Received
         {
-            let digest = self.open.requests.remove(at).digest;
-            if self.open.released.len() >= RELEASED_MAX {
-                self.open.released.pop_front();
-            }
-            self.open.released.push_back(Released {
-                msg_id,
-                digest,
-                at: now,
-            });
+            self.open.release(at, now);
         }
         self.reply(cx, Reply::Pubcomp(msg_id));
     }
