@@ -2,6 +2,8 @@
 
 mod common;
 
+use core::time::Duration;
+
 use common::{Bench, CONN, connack, disconnect, publish, seconds, subscribe};
 use gateway_core::config::{GatewayConfig, PredefinedTopic, WhenDown};
 use gateway_core::io::{BrokerEvent, BrokerRequest, Refusal};
