@@ -168,6 +168,14 @@ impl Family {
         })
     }
 
+    /// Some have no code for sleep.
+    pub fn sleeps(self) -> bool {
+        matches!(
+            self,
+            Family::Zephyr | Family::CcMqttsn | Family::Ty4tw | Family::Donovan
+        )
+    }
+
     /// Some have no code for wills.
     pub fn has_wills(self) -> bool {
         !matches!(self, Family::MqttSnTools | Family::BtMqttSn)

@@ -13,7 +13,7 @@ use core::fmt;
 use core::hash::Hasher;
 use core::time::Duration;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
-use sn_codec::{Encapsulation, PublishQoS, QoS, TopicId};
+use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
 pub mod families;
 pub mod history;
@@ -162,6 +162,7 @@ pub struct World {
     counter: u64,
     external: Vec<Bytes>,
     transmits: usize,
+    sent_counts: BTreeMap<MsgType, usize>,
     timeouts: usize,
     timeouts_now: usize,
     hash: FxHasher,
@@ -267,6 +268,7 @@ impl World {
             counter: 0,
             external: Vec::new(),
             transmits: 0,
+            sent_counts: BTreeMap::new(),
             timeouts: 0,
             timeouts_now: 0,
             hash: FxHasher::default(),
@@ -735,14 +737,14 @@ impl World {
     /// §10 of the architecture: every closed scenario becomes quiet. Only keep-alives go on.
     fn check_quiet(&mut self) -> Check {
         let quiet_for = Duration::from_secs(600);
-        let (transmits, timeouts) = (self.transmits, self.timeouts);
-        self.advance(self.now + quiet_for)?;
         // Each client pings after 3/4 of its keep-alive, or wakes up, and is answered once.
         let pings: usize = self
             .clients
             .iter()
             .map(|station| station.client.pings_within(quiet_for))
             .sum();
+        let (transmits, timeouts) = (self.transmits, self.timeouts);
+        self.advance(self.now + quiet_for)?;
         let sent = self.transmits - transmits;
         if sent > pings {
             return Err(Violation::new(
@@ -853,6 +855,11 @@ impl World {
     /// Datagrams sent by the gateway.
     pub fn transmits(&self) -> usize {
         self.transmits
+    }
+
+    /// Datagrams of a kind that the gateway sent.
+    pub fn sent_count(&self, kind: MsgType) -> usize {
+        self.sent_counts.get(&kind).copied().unwrap_or(0)
     }
 
     /// The last things that happened, oldest first, if [`WorldConfig::trace`] is set.
@@ -1099,6 +1106,9 @@ impl World {
         let Ok((encapsulation, message)) = Encapsulation::split(datagram) else {
             return Ok(());
         };
+        if let Ok(packet) = Packet::decode(message) {
+            *self.sent_counts.entry(packet.msg_type()).or_default() += 1;
+        }
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let addr = Address::new(route.addr.clone(), node);
         // What goes to an address that nobody has any more arrives nowhere.

@@ -33,6 +33,9 @@ const ROUNDS: u32 = 6;
 const WAKE_TIME: Duration = Duration::from_secs(60);
 const WAKE_MESSAGES: usize = 100;
 
+/// Longest wake-up with the exchange that is open when the first time is over.
+const WAKE_TIME_MAX: Duration = Duration::from_secs(240);
+
 /// How late a timer may be: inputs are handed over in batches.
 const LATE: Duration = Duration::from_secs(1);
 
@@ -152,6 +155,8 @@ struct ClientModel {
     ever: BTreeMap<String, QoS>,
     /// Every normal id this client was ever told.
     names: BTreeMap<TopicId, String>,
+    /// Names the client refused in this connection (A40).
+    refused_names: BTreeSet<String>,
     /// Those of earlier records.
     stale_names: BTreeMap<TopicId, String>,
     /// An id of an earlier record came again for another name: without persistence that is left to chance (A35).
@@ -636,7 +641,7 @@ impl Reference {
                 self.given_up += 1;
                 continue;
             }
-            if client.ignores_register {
+            if client.ignores_register || client.refused_names.contains(topic) {
                 // A40: an id it was never told cannot be used, so what needs a new one is dropped.
                 self.given_up += 1;
                 continue;
@@ -1446,9 +1451,7 @@ impl Reference {
                 Phase::Active => c.last_heard,
                 Phase::Asleep => c.last_heard.max(c.asleep_since),
                 // A wake-up ends by itself, and what follows counts from the last message all the same.
-                Phase::Awake => {
-                    c.last_heard.max(c.woken) + WAKE_TIME + self.config.timers.retry_max * c.sends_per_round
-                }
+                Phase::Awake => c.last_heard.max(c.woken) + WAKE_TIME_MAX,
                 Phase::None | Phase::Setup | Phase::Lost => return false,
             };
             now > since + c.tolerated(&self.config) + LATE
@@ -1564,6 +1567,7 @@ impl ClientModel {
             maybe: BTreeSet::new(),
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
+            refused_names: BTreeSet::new(),
             stale_names: BTreeMap::new(),
             ids_collided: false,
             confirmed: BTreeSet::new(),
@@ -1605,8 +1609,11 @@ impl ClientModel {
 
     /// Silence after which the client may be taken for lost; for ever without keep-alive.
     fn tolerated(&self, config: &GatewayConfig) -> Duration {
+        // Until its return from sleep is complete a client is asleep.
+        let returning = self.resumes_since.is_some() && self.resumed == Phase::Asleep;
         let every = match self.phase {
             Phase::Asleep | Phase::Awake => self.sleep,
+            Phase::Setup if returning => self.sleep,
             Phase::None | Phase::Setup | Phase::Active | Phase::Lost => self.keep_alive,
         };
         if every.is_zero() {
@@ -1652,6 +1659,7 @@ impl ClientModel {
             return;
         }
         self.confirmed.clear();
+        self.refused_names.clear();
         self.subscribes.clear();
         if connect.clean_session {
             self.last_finished = None;
@@ -1748,6 +1756,14 @@ impl ClientModel {
             "PINGRESP when everything is acknowledged",
             || format!("{:?} to {}", self.down, self.id),
         )?;
+        // A40: what it cannot be told the name of was dropped, and is from now on if it never answers.
+        if let Some(down) = self.down.as_ref().filter(|d| d.kind == DownKind::Register && !d.closed) {
+            self.ignores_register = !self.answers_register;
+            let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+            let (gone, skips) = (down.topic.clone(), self.ignores_register);
+            self.owed
+                .retain(|_, owed| owed.topic != gone && !(skips && unknown(&owed.topic)));
+        }
         let long = now.since(self.woken) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
         ensure(
@@ -1838,8 +1854,18 @@ impl ClientModel {
                         self.wake_messages = 0;
                     }
                     Phase::Awake => {
-                        // Its way of saying that the last message did not arrive (section 5 of the page).
-                        if let Some(down) = &mut self.down {
+                        let spent = |d: &DownExchange| {
+                            let round = d.sends > 0 && d.sends % self.sends_per_round == 0;
+                            round || now.since(d.last_sent) > WAKE_TIME
+                        };
+                        let over = now.since(self.woken) >= WAKE_TIME_MAX;
+                        if over || self.down.as_ref().is_some_and(spent) {
+                            // The wake-up may have been given up, and this begins another.
+                            self.interrupt();
+                            self.woken = now;
+                            self.wake_messages = 0;
+                        } else if let Some(down) = &mut self.down {
+                            // Its way of saying that the last message did not arrive (section 5 of the page).
                             down.due = true;
                             down.sends -= down.sends % self.sends_per_round;
                         }
@@ -1892,6 +1918,7 @@ impl ClientModel {
                         self.confirmed.insert(regack.topic_id);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
+                        self.refused_names.insert(topic);
                     }
                     self.close(DownKind::Register, regack.msg_id);
                 }
