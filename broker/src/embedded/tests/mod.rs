@@ -3,6 +3,7 @@
 mod flow;
 mod gateway;
 mod model;
+mod open;
 mod publishing;
 mod retaining;
 mod sessions;
