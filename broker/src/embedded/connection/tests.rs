@@ -182,7 +182,17 @@ async fn connects_that_are_refused_are_answered_in_their_version() {
         (
             "cut short",
             b"\x10\x0d\0\x04MQTT\x05\x02\0\0\0\0\x01",
-            b"\x20\x03\0\x85\0",
+            b"\x20\x03\0\x81\0",
+        ),
+        (
+            "3.1.1, cut short in the client id",
+            b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x09shor",
+            b"",
+        ),
+        (
+            "3.1.1, no password",
+            b"\x10\x10\0\x04MQTT\x04\xc2\0\0\0\x01c\0\x01u",
+            b"",
         ),
         (
             "U+0000 in client id",
