@@ -394,6 +394,31 @@ impl Router {
         &self.out.stats
     }
 
+    /// Messages that a client's session holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self, client_id: &str) -> usize {
+        let session = self.by_id.get(client_id);
+        session.map_or(0, |session| self.sessions[*session as usize].held().0)
+    }
+
+    /// Whether nothing at all is kept but retained messages.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+            && self.sessions.is_empty()
+            && self.by_id.is_empty()
+            && self.timers.is_empty()
+            && self.pending.is_empty()
+            && self.out.replies.is_empty()
+            && self.filters.is_empty()
+    }
+
+    /// Whether no publisher waits for its acknowledgement.
+    #[cfg(test)]
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     fn advance(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
@@ -557,7 +582,13 @@ impl Router {
 
     /// Ends a connection from our side.
     fn end(&mut self, client: ClientKey, reason: u8) {
-        tracing::debug!(target: "broker", slot = client.slot, rc = reason, "client disconnected by the broker");
+        if let Some(session) = self.session_of(client) {
+            tracing::debug!(
+                target: "broker", client = %self.sessions[session as usize].client_id,
+                rc = reason,
+                "client disconnected by the broker"
+            );
+        }
         self.out.push(client, Reply::Disconnect { reason });
         self.detach(client, true);
     }
