@@ -99,7 +99,10 @@ fn subscribe_over_cuts(version: Version, address: SocketAddr, count: u32) -> Vec
         if started.elapsed() > Duration::from_secs(20) * scale() {
             let all: BTreeSet<u32> = (0..count).collect();
             let missing: Vec<u32> = all.difference(&seen.iter().copied().collect()).copied().collect();
-            panic!("still missing {} of {count}: {missing:?}, and PUBREL for {unreleased:?}", missing.len());
+            panic!(
+                "still missing {} of {count}: {missing:?}, and PUBREL for {unreleased:?}",
+                missing.len()
+            );
         }
         let mut client = Client::open(address, version);
         if !client.try_connect(&Connect::kept(version, "subscriber")) {

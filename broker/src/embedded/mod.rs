@@ -15,8 +15,6 @@
 //! - A session that stays over its bound for [`router::TOO_SLOW`] loses its connection, and the publishers are answered.
 //! - QoS 1 and 2 for a session without a connection beyond its bound: the newest is dropped.
 
-#![allow(dead_code)]
-
 mod connection;
 mod filters;
 mod listener;
@@ -28,6 +26,8 @@ mod session;
 mod shared;
 mod sys;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -45,7 +45,6 @@ pub(crate) struct Fault(pub(crate) u8);
 impl Fault {
     pub(crate) const MALFORMED: Fault = Fault(0x81);
     pub(crate) const PROTOCOL: Fault = Fault(reason::PROTOCOL_ERROR);
-    const VERSION: Fault = Fault(0x84);
     const AUTHENTICATION_METHOD: Fault = Fault(0x8C);
 }
 
@@ -64,7 +63,6 @@ impl From<MqttError> for Fault {
 /// A CONNECT and what of it concerns the connection alone.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    pub(crate) version: Version,
     pub(crate) connect: Connect,
     /// Seconds; 0 for none.
     pub(crate) keep_alive: u16,
@@ -160,7 +158,6 @@ fn connect_v3(body: &[u8]) -> Result<Opening, Fault> {
         _ => None,
     };
     Ok(Opening {
-        version: Version::V3,
         connect: Connect {
             client_id: parsed.client_id().to_owned(),
             clean_start: parsed.clean_session(),
@@ -190,7 +187,6 @@ fn connect_v5(body: &[u8], flags: u8) -> Result<Opening, Fault> {
     texts([parsed.client_id(), parsed.user_name().unwrap_or_default()])?;
 
     let mut opening = Opening {
-        version: Version::V5,
         connect: Connect {
             client_id: parsed.client_id().to_owned(),
             clean_start: parsed.clean_start(),

@@ -186,7 +186,7 @@ async fn connects_that_are_refused_are_answered_in_their_version() {
         ),
         (
             "3.1.1, cut short in the client id",
-            b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x09shor",
+            b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x09sh",
             b"",
         ),
         (
@@ -261,7 +261,7 @@ async fn connects_that_look_odd_are_accepted() {
         ),
         (
             "3.1.1 with all of it",
-            b"\x10\x1b\0\x04MQTT\x04\xee\0\0\0\x01c\0\x01t\0\x02hi\0\x01u\0\x03pwd",
+            b"\x10\x1c\0\x04MQTT\x04\xee\0\0\0\x01c\0\x01t\0\x02hi\0\x01u\0\x03pwd",
             CONNACK_V3,
         ),
         (
