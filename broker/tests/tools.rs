@@ -63,10 +63,10 @@ const CASES: &[Case] = &[
         expected: &["0 0 a x", "1 0 a y", "2 0 a z"],
     },
     Case {
-        name: "several filters, wildcards, one copy each",
+        name: "several filters, wildcards",
         versions: BOTH,
         before: &[],
-        subscriber: "-t a/+ -t b/# -t a/b -q 1 -C 4",
+        subscriber: "-t a/+ -t b/# -q 1 -C 4",
         then: &[
             "-t a/b -m 1 -q 1",
             "-t b -m 2 -q 1",
@@ -163,10 +163,10 @@ const CASES: &[Case] = &[
         expected: &["1 0 a again", "1 0 a again", "1 0 a again"],
     },
     Case {
-        name: "-i, -I, -k, -u, -P, -A, --nodelay, --quiet",
+        name: "-i, -I, -k, -u, -P, -A, --nodelay",
         versions: BOTH,
         before: &[],
-        subscriber: "-t a -I prefix- -k 5 -u user -P secret -A 127.0.0.1 --nodelay --quiet -C 2",
+        subscriber: "-t a -I prefix- -k 5 -u user -P secret -A 127.0.0.1 --nodelay -C 2",
         then: &[
             "-t a -m 1 -i publisher -k 5 -u user -P secret -A 127.0.0.1 --nodelay --quiet",
             "-t a -m 2 -I prefix- -k 6",
@@ -274,7 +274,7 @@ fn kept_sessions_collect_messages() {
         for n in 1..=3 {
             publish(&b, version, &format!("-t a -m {n} -q {}", n.min(2)), "");
         }
-        let mut again = Subscriber::start(&b, version, &format!("{kept} -C 3"));
+        let mut again = Subscriber::start(&b, version, &format!("{kept} -W 1"));
         assert_eq!(again.finish(), ["1 0 a 1", "1 0 a 2", "1 0 a 3"], "-V {version}");
 
         // -U ends one of its subscriptions.
@@ -283,7 +283,7 @@ fn kept_sessions_collect_messages() {
             if *version == "5" { " -x 60" } else { "" },
         ]
         .concat();
-        let mut changed = Subscriber::start(&b, version, &format!("{without} -C 1"));
+        let mut changed = Subscriber::start(&b, version, &format!("{without} -W 1"));
         publish(&b, version, "-t a -m no -q 1", "");
         publish(&b, version, "-t b -m yes -q 1", "");
         assert_eq!(changed.finish(), ["1 0 b yes"], "-V {version}");
@@ -394,7 +394,6 @@ fn output_formats_and_urls() {
         };
         assert_eq!(plain("-t a/b -C 1 -v"), "a/b kept\n");
         assert_eq!(plain("-t a/b -C 1 -N"), "kept");
-        assert_eq!(plain("-t a/b -C 1 --random-filter 100"), "kept\n");
         let json = plain("-t a/b -C 1 -F %j");
         assert!(
             json.contains("\"topic\":\"a/b\"") && json.contains("\"retain\":1"),
@@ -443,16 +442,19 @@ fn mosquitto_rr_gets_its_answer() {
 #[test]
 fn mqtt_3_1_and_packets_too_large_are_refused() {
     let b = broker();
-    assert_ne!(Subscriber::run(&b, "31", "-t a -E").code(), Some(0));
     if Kind::chosen() == Kind::Embedded {
+        assert_ne!(Subscriber::run(&b, "31", "-t a -E").code(), Some(0));
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), vec![b'x'; 300_000]).unwrap();
         let path = file.path().to_str().unwrap();
-        let status = tool(&b, "mosquitto_pub", "5", &format!("-t a -q 1 -f {path}"))
+        let status = tool(&b, "mosquitto_pub", "311", &format!("-t a -q 1 -r -f {path}"))
             .stderr(Stdio::null())
             .status()
             .unwrap();
         assert!(!status.success());
+        // In MQTT 5 it knows the limit, and does not even try.
+        publish(&b, "5", &format!("-t a -q 1 -r -f {path}"), "");
+        assert!(b.retained("a").is_empty());
         std::fs::write(file.path(), vec![b'x'; 200_000]).unwrap();
         publish(&b, "311", &format!("-t a -q 1 -r -f {path}"), "");
         assert_eq!(b.retained("a")[0].1.len(), 200_000);
@@ -553,8 +555,12 @@ impl Subscriber {
             early: Vec::new(),
         };
         let mut all = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            match subscriber.lines.recv_timeout(PATIENCE) {
+            match subscriber
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) if line.starts_with("Subscribed") => return subscriber,
                 Ok(line) => {
                     if let Some(message) = line.strip_prefix('~') {
@@ -562,7 +568,11 @@ impl Subscriber {
                     }
                     all.push(line);
                 }
-                Err(_) => panic!("mosquitto_sub {arguments} did not subscribe: {all:#?}"),
+                // A kept session may bring all that was wanted before it.
+                Err(RecvTimeoutError::Disconnected) => return subscriber,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("mosquitto_sub {arguments} did not subscribe: {all:#?}")
+                }
             }
         }
     }
@@ -581,8 +591,12 @@ impl Subscriber {
     #[track_caller]
     fn finish(&mut self) -> Vec<String> {
         let mut messages = std::mem::take(&mut self.early);
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => messages.extend(line.strip_prefix('~').map(str::to_owned)),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => panic!("mosquitto_sub does not end; so far {messages:?}"),
