@@ -26,6 +26,8 @@ mod session;
 mod shared;
 mod sys;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

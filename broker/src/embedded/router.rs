@@ -313,7 +313,8 @@ impl Router {
     }
 
     /// The connection takes that many more PUBLISH. It begins with none.
-    pub(crate) fn credit(&mut self, client: ClientKey, packets: u32) {
+    pub(crate) fn credit(&mut self, now: Instant, client: ClientKey, packets: u32) {
+        self.advance(now);
         if let Some(session) = self.session_of(client) {
             if let Some(attached) = &mut self.sessions[session as usize].attached {
                 attached.credit = attached.credit.saturating_add(packets);
@@ -391,6 +392,31 @@ impl Router {
 
     pub(crate) fn stats(&self) -> &Stats {
         &self.out.stats
+    }
+
+    /// Messages that a client's session holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self, client_id: &str) -> usize {
+        let session = self.by_id.get(client_id);
+        session.map_or(0, |session| self.sessions[*session as usize].held().0)
+    }
+
+    /// Whether nothing at all is kept but retained messages.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+            && self.sessions.is_empty()
+            && self.by_id.is_empty()
+            && self.timers.is_empty()
+            && self.pending.is_empty()
+            && self.out.replies.is_empty()
+            && self.filters.is_empty()
+    }
+
+    /// Whether no publisher waits for its acknowledgement.
+    #[cfg(test)]
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.pending.is_empty()
     }
 
     fn advance(&mut self, now: Instant) {

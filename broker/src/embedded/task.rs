@@ -120,7 +120,7 @@ impl Task {
         loop {
             self.hand_out();
             if events.is_none() {
-                events = self.local.poll_events(&mut self.router);
+                events = self.local.poll_events(self.now(), &mut self.router);
                 if events.is_some() {
                     // It may have told the router that there is room again.
                     self.hand_out();
@@ -176,7 +176,7 @@ impl Task {
             if let Some(events) = events {
                 let _ = self.inputs.send(events).await;
             }
-            while let Some(events) = self.local.poll_events(&mut self.router) {
+            while let Some(events) = self.local.poll_events(now, &mut self.router) {
                 let _ = self.inputs.send(Input::Broker(events)).await;
             }
         };
@@ -197,7 +197,7 @@ impl Task {
         match message {
             FromConnection::Connect { connect, mailbox } => {
                 let client = self.router.connect(now, connect);
-                self.router.credit(client, CREDIT);
+                self.router.credit(now, client, CREDIT);
                 self.connections.insert(
                     client,
                     Outbox {
@@ -217,7 +217,7 @@ impl Task {
             } => {
                 // Credit first: what the packets bring may use it.
                 if credit > 0 {
-                    self.router.credit(client, credit);
+                    self.router.credit(now, client, credit);
                 }
                 if let (false, Some(outbox)) = (packets.is_empty(), self.connections.get_mut(&client)) {
                     outbox.worked_off = true;
