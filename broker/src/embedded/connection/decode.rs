@@ -50,8 +50,13 @@ impl Fault {
 
 impl From<MqttError> for Fault {
     fn from(error: MqttError) -> Self {
-        // Above 0xFF are the library's own: a packet too short, mostly.
-        u8::try_from(error as u16).map_or(Fault::MALFORMED, Fault)
+        match error as u16 {
+            // The parser names the field in which a CONNECT is cut short or no UTF-8; a client id or credentials that
+            // are merely unwelcome are another matter (MQTT-3.1.4-1).
+            0x85 | 0x86 => Fault::MALFORMED,
+            // Above 0xFF are the library's own: a packet too short, mostly.
+            code => u8::try_from(code).map_or(Fault::MALFORMED, Fault),
+        }
     }
 }
 
