@@ -582,7 +582,13 @@ impl Router {
 
     /// Ends a connection from our side.
     fn end(&mut self, client: ClientKey, reason: u8) {
-        tracing::debug!(target: "broker", slot = client.slot, rc = reason, "client disconnected by the broker");
+        if let Some(session) = self.session_of(client) {
+            tracing::debug!(
+                target: "broker", client = %self.sessions[session as usize].client_id,
+                rc = reason,
+                "client disconnected by the broker"
+            );
+        }
         self.out.push(client, Reply::Disconnect { reason });
         self.detach(client, true);
     }
