@@ -455,13 +455,14 @@ fn guarded_client_that_is_lost_meanwhile_frees_its_id() {
 
 #[test]
 fn strict_client_moves_only_once_it_is_lost() {
-    let mut config = GatewayConfig::default();
-    config.clients = vec![ClientRule {
-        pattern: "a".into(),
-        address_change: Some(AddressChange::Strict),
-        ..ClientRule::default()
-    }];
-    let mut bench = Bench::up(config);
+    let mut bench = Bench::up(GatewayConfig {
+        clients: vec![ClientRule {
+            pattern: "a".into(),
+            address_change: Some(AddressChange::Strict),
+            ..ClientRule::default()
+        }],
+        ..GatewayConfig::default()
+    });
     bench.connect_with(A, connect("a", false, 60));
     bench.packet(B, Packet::Connect(connect("a", false, 60)));
     bench.congestion(B);
