@@ -151,7 +151,8 @@ pub enum SleepQos0 {
     Drop,
 }
 
-/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16).
+/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16; A17 for what an address
+/// is worth).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChange {
     /// The client is there from now on.

@@ -112,6 +112,8 @@ impl Gateway {
     }
 
     /// One datagram arrived.
+    ///
+    /// The codec decides what can be read (readings A2 to A7, A9, A37), encapsulated or not (reading A82).
     pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
         let (encapsulation, message) = match Encapsulation::split(datagram) {
             Ok(split) => split,
@@ -150,7 +152,7 @@ impl Gateway {
                 return;
             }
             Packet::SearchGw(_) => return self.on_search_gw(now, via()),
-            Packet::Advertise(_) | Packet::GwInfo(_) => return, // Other gateways, overheard.
+            Packet::Advertise(_) | Packet::GwInfo(_) => return, // Other gateways, overheard (reading A81).
             Packet::Connect(connect) => return self.on_connect(now, via(), bound, connect),
             Packet::Connack(_)
             | Packet::WillTopicReq

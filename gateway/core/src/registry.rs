@@ -110,7 +110,7 @@ impl Predefined {
             .map_or(NO_RULE, RuleIx)
     }
 
-    /// The highest QoS granted under a rule.
+    /// The highest QoS granted under a rule (reading A54).
     pub(crate) fn max_qos(&self, rule: RuleIx) -> QoS {
         self.rules
             .get(usize::from(rule.0))
@@ -237,7 +237,7 @@ fn glob(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// The topic ids of one client (§7.3: ids are the client's own).
+/// The topic ids of one client (§7.3, reading A33: ids are the client's own).
 #[derive(Debug)]
 pub(crate) struct ClientTopics {
     normal: Vec<NormalTopic>,
