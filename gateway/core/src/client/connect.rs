@@ -147,7 +147,7 @@ impl Gateway {
             .via
             .as_ref()
             .is_some_and(|own| Peer::from(own) != Peer::from(via));
-        if !elsewhere || !client.state.is_connected() {
+        if !elsewhere || !client.has_session() {
             return true;
         }
         let refused = match self.cx.address_change(client.rule) {
