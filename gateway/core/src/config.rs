@@ -104,9 +104,9 @@ pub struct ClientRule {
 /// (§6.14, reading A70). [`Limits::buffer_bytes`] bounds all clients together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SleepRules {
-    /// Messages.
+    /// Messages, the one on its way to the client included; at least 1.
     pub max_messages: usize,
-    /// Octets of their topics and payloads.
+    /// Octets of their topics and payloads. A message that is larger reaches no client, asleep or not.
     pub max_bytes: usize,
     /// A message that waited this long is dropped.
     pub max_age: Duration,
