@@ -17,7 +17,8 @@ use crate::peer::{LinkAddr, LinkId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ClientIx(pub(crate) u32);
 
-/// All client records. The two indexes hold places only: keys are read from the records.
+/// All client records: found by the address they are bound to, or by client id (reading A10). The two indexes hold
+/// places only: keys are read from the records.
 #[derive(Debug)]
 pub(crate) struct ClientTable {
     /// Counts the clients behind each.

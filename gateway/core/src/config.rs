@@ -120,9 +120,9 @@ pub struct ClientRule {
 /// (§6.14, reading A70). [`Limits::buffer_bytes`] bounds all clients together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SleepRules {
-    /// Messages.
+    /// Messages, the one on its way to the client included; at least 1.
     pub max_messages: usize,
-    /// Octets of their topics and payloads.
+    /// Octets of their topics and payloads. A message that is larger reaches no client, asleep or not.
     pub max_bytes: usize,
     /// A message that waited this long is dropped.
     pub max_age: Duration,
@@ -167,7 +167,8 @@ pub enum SleepQos0 {
     Drop,
 }
 
-/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16).
+/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16; A17 for what an address
+/// is worth).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChange {
     /// The client is there from now on.

@@ -110,7 +110,7 @@ impl Predefined {
             .map_or(NO_RULE, RuleIx)
     }
 
-    /// The highest QoS granted under a rule.
+    /// The highest QoS granted under a rule (reading A54).
     pub(crate) fn max_qos(&self, rule: RuleIx) -> QoS {
         self.rules
             .get(usize::from(rule.0))
@@ -247,7 +247,7 @@ fn glob(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// The topic ids of one client (§7.3: ids are the client's own).
+/// The topic ids of one client (§7.3, reading A33: ids are the client's own).
 #[derive(Debug)]
 pub(crate) struct ClientTopics {
     normal: Vec<NormalTopic>,
@@ -341,6 +341,13 @@ impl ClientTopics {
             topic.confirmed = true;
             topic.told = true;
             topic.rejected = false;
+        }
+    }
+
+    /// The client does not know the id of `name`: it is registered again before its next use (reading A41).
+    pub(crate) fn unconfirm(&mut self, name: &str) {
+        if let Some(topic) = self.normal.iter_mut().find(|topic| &*topic.name == name) {
+            topic.confirmed = false;
         }
     }
 
