@@ -106,6 +106,11 @@ impl OpenRequests {
             .is_some_and(|released| released.contains(&(msg_id, digest)))
     }
 
+    /// Frees memory that the client does not need for now.
+    pub(crate) fn shrink(&mut self) {
+        self.requests.shrink_to_fit();
+    }
+
     /// A new session: nothing of the old one is open any more.
     pub(crate) fn clear(&mut self) {
         *self = OpenRequests::default();
