@@ -44,7 +44,7 @@ install() {
 }
 
 # Debian installs mosquitto where only root's PATH looks.
-found() { PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null; }
+found() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
 
 setup() {
     local missing=()
@@ -52,6 +52,7 @@ setup() {
     found mosquitto || missing+=(mosquitto)
     found mosquitto_sub || missing+=(mosquitto-clients)
     found tshark || missing+=(tshark)
+    found ip || missing+=(iproute2)
     if ! found python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3 python3-venv); fi
     if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}"; fi
 

@@ -28,7 +28,7 @@ mod v5;
 
 use core::time::Duration;
 
-pub use embedded::{Embedded, EmbeddedConfig, EmbeddedLimits, OpenError};
+pub use embedded::{Embedded, EmbeddedConfig, EmbeddedLimits, EmbeddedStats, OpenError};
 pub use pool::{RequestSender, spawn};
 pub use port::{CREDIT, MAX_PACKET_BYTES};
 

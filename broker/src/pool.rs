@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gateway_core::io::{BrokerRequest, ConnId, ConnectOptions, Input};
 use tokio::runtime::Handle;
@@ -14,7 +14,7 @@ use crate::mqtt::Mqtt;
 use crate::port::Port;
 use crate::v3::V3;
 use crate::v5::V5;
-use crate::{Protocol, RemoteConfig};
+use crate::{EmbeddedStats, Protocol, RemoteConfig};
 
 /// How long [`RequestSender::close`] takes at most: the gateway stops within a second.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -48,13 +48,30 @@ enum Kind {
     Embedded {
         requests: UnboundedSender<Vec<BrokerRequest>>,
         broker: JoinHandle<()>,
+        stats: Arc<Mutex<EmbeddedStats>>,
     },
 }
 
 impl RequestSender {
     /// To the embedded broker. Its task ends when the sender of `requests` is dropped.
-    pub(crate) fn embedded(requests: UnboundedSender<Vec<BrokerRequest>>, broker: JoinHandle<()>) -> Self {
-        RequestSender(Kind::Embedded { requests, broker })
+    pub(crate) fn embedded(
+        requests: UnboundedSender<Vec<BrokerRequest>>,
+        broker: JoinHandle<()>,
+        stats: Arc<Mutex<EmbeddedStats>>,
+    ) -> Self {
+        RequestSender(Kind::Embedded {
+            requests,
+            broker,
+            stats,
+        })
+    }
+
+    /// What the embedded broker counts; `None` if it is another.
+    pub fn embedded_stats(&self) -> Option<EmbeddedStats> {
+        match &self.0 {
+            Kind::Remote(_) => None,
+            Kind::Embedded { stats, .. } => stats.lock().ok().map(|stats| stats.clone()),
+        }
     }
 
     /// Hands requests to their connections. Never waits: the core's credit bounds what lies here.
@@ -76,7 +93,7 @@ impl RequestSender {
     pub async fn close(self) {
         let tasks = match self.0 {
             Kind::Remote(pool) => pool.close(),
-            Kind::Embedded { requests, broker } => {
+            Kind::Embedded { requests, broker, .. } => {
                 drop(requests);
                 vec![broker]
             }

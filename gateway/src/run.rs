@@ -377,6 +377,9 @@ impl Shell {
     fn answer(&mut self, now: Instant, question: Question) {
         let mut reply = self.gateway.handle_admin(now, question.command);
         if let gateway_core::admin::AdminReply::Metrics(rows) = &mut reply {
+            if let Some(stats) = self.broker.embedded_stats() {
+                rows.extend(telemetry::broker_rows(&stats));
+            }
             for (at, link) in self.links.iter().enumerate() {
                 rows.extend(telemetry::udp_rows(
                     self.notices.radio(LinkId(at as u16)),

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::sync::Mutex;
 
 use anyhow::Context as _;
+use broker::EmbeddedStats;
 use gateway_core::io::{ForwarderRefusal, Notice};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
@@ -305,6 +306,39 @@ pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
             ",reason=\"kernel\"",
             stats.kernel_dropped().unwrap_or(0),
         ),
+    ]
+}
+
+/// What the embedded broker counted, with exported names.
+pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
+    let row = |name: &str, value: u64| (format!("snipe_broker_{name}"), value);
+    let dropped = |reason: &str, value: u64| {
+        (
+            format!("snipe_broker_dropped_total{{reason=\"{reason}\"}}"),
+            value,
+        )
+    };
+    vec![
+        row("clients", stats.clients_connected as u64),
+        row("sessions", stats.sessions as u64),
+        row("subscriptions", stats.subscriptions as u64),
+        row("retained", stats.retained as u64),
+        row("packets_received_total", stats.packets_received),
+        row("packets_sent_total", stats.packets_sent),
+        row("publish_received_total", stats.publish_received),
+        row("publish_sent_total", stats.publish_sent),
+        row("bytes_received_total", stats.bytes_received),
+        row("refused_full_total", stats.refused_full),
+        row("clients_too_slow_total", stats.clients_too_slow),
+        row("sessions_expired_total", stats.sessions_expired),
+        dropped("qos0", stats.dropped_qos0),
+        dropped("full", stats.dropped_full),
+        dropped("offline", stats.dropped_offline),
+        dropped("disconnected", stats.dropped_disconnected),
+        dropped("expired", stats.dropped_expired),
+        dropped("too_large", stats.dropped_too_large),
+        dropped("retained", stats.dropped_retained),
+        dropped("unshared", stats.dropped_unshared),
     ]
 }
 

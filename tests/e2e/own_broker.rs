@@ -3,7 +3,12 @@
 //! Who names no broker and no port gets port 1883, which on this machine may be somebody else's: those tests run in a
 //! network of their own.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use sn_codec::{Packet, PublishQoS, QoS, TopicFilter, TopicRef};
 use system_tests::{
@@ -288,6 +293,60 @@ fn what_was_acknowledged_before_a_stop_reaches_subscribers() {
     // Server shutting down (MQTT 5 §3.14.2.1): clients know that it is not their fault, and may come back.
     observer.wait_for_debug("Received DISCONNECT (139)");
     assert_eq!(gateway.process().wait_for_exit(PATIENCE).code(), Some(0));
+}
+
+/// Only the broker inside has clients of its own.
+#[test]
+fn an_mqtt_client_that_does_not_read_does_not_delay_the_end() {
+    let broker = Broker::start_new(BrokerKind::Embedded);
+    let mut gateway = Setup::beside(&broker).start();
+    let observer = broker.subscribe("demo/#");
+    observer.process().signal(Signal::STOP);
+
+    let since = Instant::now();
+    gateway.process().signal(Signal::TERM);
+    assert_eq!(gateway.process().wait_for_exit(PATIENCE).code(), Some(0));
+
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(1), "it took {took:?}");
+    observer.process().signal(Signal::CONT);
+}
+
+#[test]
+fn what_the_broker_holds_and_passes_on_is_counted() {
+    let broker = Broker::start_new(BrokerKind::Embedded);
+    let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/#");
+    let before = gateway.metric("snipe_broker_publish_sent_total");
+
+    broker.publish_with("demo/kept", "x", &["-r", "-q", "1"]);
+    observer.expect(Message::new("demo/kept", "x", 1));
+
+    // The gateway is a client too.
+    assert_eq!(gateway.metric("snipe_broker_clients"), 2);
+    assert_eq!(gateway.metric("snipe_broker_subscriptions"), 1);
+    assert_eq!(gateway.metric("snipe_broker_retained"), 1);
+    assert_eq!(gateway.metric("snipe_broker_publish_sent_total"), before + 1);
+    gateway.stop();
+}
+
+#[test]
+fn as_many_files_may_be_open_as_mqtt_clients_may_connect() {
+    let machine = Machine::new();
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=100:4096").arg(snipe().get_program());
+    command.env("HOME", machine.home.path());
+    let gateway = machine.network.spawn("snipe", &command);
+    gateway.wait_for_line("the gateway to be ready", 0, PATIENCE, |line| {
+        line.starts_with("ready")
+    });
+
+    let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.id())).expect("it runs");
+
+    let row = limits.lines().find(|line| line.starts_with("Max open files"));
+    let soft = row.and_then(|row| row.split_whitespace().nth(3)?.parse::<u64>().ok());
+    // connections_max is 1,000.
+    assert!(soft.is_some_and(|soft| soft > 1000), "{limits}");
 }
 
 #[test]

@@ -366,6 +366,11 @@ impl Subscriber {
         parse(&line.text).expect("checked by is_message")
     }
 
+    /// The `mosquitto_sub`.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// Waits for a line of its debug output that contains this.
     #[track_caller]
     pub fn wait_for_debug(&self, text: &str) {

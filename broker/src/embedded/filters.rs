@@ -277,6 +277,11 @@ impl Filters {
             .find(|group| *group.filter == *filter.text)
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.len() == 1 && self.edges.is_empty() && self.sys == 0
+    }
+
     fn child(&self, parent: u32, level: &str) -> Option<u32> {
         self.edges.get(&EdgeRef { parent, level }).copied()
     }
@@ -375,5 +380,175 @@ fn visit(
     }
     if let Some(child) = edges.get(&EdgeRef { parent: node, level }) {
         visit(nodes, edges, *child, rest, true, each);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn subscriber(session: u32) -> Subscriber {
+        Subscriber {
+            session,
+            qos: QoS::AtMostOnce,
+            no_local: false,
+            retain_as_published: false,
+            id: None,
+        }
+    }
+
+    /// Sessions found, those of groups too, in order.
+    fn found(filters: &mut Filters, topic: &str) -> Vec<u32> {
+        let mut sessions = Vec::new();
+        filters.matching(topic, |found| match found {
+            Match::Subscriber(subscriber) => sessions.push(subscriber.session),
+            Match::Group(group) => sessions.extend(group.members.iter().map(|member| member.session)),
+        });
+        sessions.sort_unstable();
+        sessions
+    }
+
+    #[test]
+    fn mqtt_4_7_1_filters_match_topics() {
+        let matches = |filter: &str, topic: &str| Filter::parse(filter).unwrap().matches(topic);
+        for (filter, topic) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1"),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking"),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon"),
+            ("sport/#", "sport"),
+            ("#", "a/b"),
+            ("sport/tennis/+", "sport/tennis/player1"),
+            ("sport/+", "sport/"),
+            ("+/+", "/finance"),
+            ("/+", "/finance"),
+            ("$SYS/#", "$SYS/x"),
+            ("$SYS/monitor/+", "$SYS/monitor/clients"),
+            ("$share/g/a/+", "a/b"),
+            ("a//b", "a//b"),
+            ("+//#", "a//b/c"),
+        ] {
+            assert!(matches(filter, topic), "{filter} {topic}");
+        }
+        for (filter, topic) in [
+            ("sport/tennis/+", "sport/tennis/player1/ranking"),
+            ("sport/+", "sport"),
+            ("+", "/finance"),
+            ("#", "$SYS/x"),
+            ("+/monitor/clients", "$SYS/monitor/clients"),
+            ("a", "A"),
+            ("/a", "a"),
+            ("a/#", "ab"),
+            ("a", "a/"),
+        ] {
+            assert!(!matches(filter, topic), "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn mqtt_4_7_and_4_8_2_filters_that_are_not_valid() {
+        let deepest = vec!["a"; LEVELS_MAX].join("/");
+        assert!(Filter::parse(&deepest).is_some());
+        let deep = deepest + "/a";
+        let long = "a".repeat(65_536);
+        for filter in [
+            "",
+            "a#",
+            "#/a",
+            "a/#/b",
+            "a+",
+            "a/+b",
+            "++",
+            "##",
+            "a\0",
+            "$share",
+            "$share/",
+            "$share/g",
+            "$share/g/",
+            "$share//a",
+            "$share/+/a",
+            "$share/g#/a",
+            "$share/g/a#",
+            &deep,
+            &long,
+        ] {
+            assert_eq!(Filter::parse(filter), None, "{filter:?}");
+        }
+        for filter in [
+            "$share/g//",
+            "$shared/a",
+            "/",
+            "//",
+            "+",
+            "#",
+            "+/#",
+            "$share/g/#",
+        ] {
+            assert!(Filter::parse(filter).is_some(), "{filter:?}");
+        }
+    }
+
+    #[test]
+    fn prefix_is_what_every_matching_topic_begins_with() {
+        for (filter, prefix) in [
+            ("a/b", "a/b"),
+            ("a/+", "a/"),
+            ("a/#", "a"),
+            ("#", ""),
+            ("+/a", ""),
+            ("$share/g/a/+", "a/"),
+        ] {
+            assert_eq!(Filter::parse(filter).unwrap().prefix(), prefix, "{filter}");
+        }
+    }
+
+    /// Filters and topics of few levels and words, so that they often meet.
+    fn levels(words: &'static [&'static str]) -> impl Strategy<Value = String> {
+        prop::collection::vec(prop::sample::select(words), 1..5).prop_map(|levels| levels.join("/"))
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        let plain = levels(&["a", "b", "", "+", "$x"]);
+        let share = prop::sample::select(&["", "$share/g/", "$share/h/"][..]);
+        (share, plain, any::<bool>())
+            .prop_map(|(share, plain, below)| format!("{share}{plain}{}", if below { "/#" } else { "" }))
+            .prop_filter("valid", |filter| Filter::parse(filter).is_some())
+    }
+
+    proptest! {
+        #[test]
+        fn tree_finds_what_matches_and_forgets_what_is_removed(
+            filters in prop::collection::hash_set(filter(), 0..20),
+            topics in prop::collection::vec(levels(&["a", "b", "", "$x"]), 1..10),
+            removed in 0_usize..20,
+        ) {
+            let filters: Vec<_> = filters.into_iter().collect();
+            let filters: Vec<_> = filters.iter().map(|filter| Filter::parse(filter).unwrap()).collect();
+            let mut tree = Filters::new();
+            for (session, filter) in (0..).zip(&filters) {
+                prop_assert!(!tree.subscribe(filter, subscriber(session)));
+                prop_assert!(tree.subscribe(filter, subscriber(session)));
+            }
+            let gone = removed.min(filters.len());
+            for (session, filter) in (0..).zip(&filters[..gone]) {
+                prop_assert!(tree.unsubscribe(filter, session));
+                prop_assert!(!tree.unsubscribe(filter, session));
+            }
+            for topic in &topics {
+                let expected: Vec<u32> = (0..)
+                    .zip(&filters)
+                    .skip(gone)
+                    .filter(|(_, filter)| filter.matches(topic))
+                    .map(|(session, _)| session)
+                    .collect();
+                prop_assert_eq!(found(&mut tree, topic), expected);
+            }
+            for (session, filter) in (0..).zip(&filters).skip(gone) {
+                prop_assert_eq!(tree.group(filter).is_some(), filter.shared);
+                prop_assert!(tree.unsubscribe(filter, session));
+            }
+            prop_assert!(tree.is_empty());
+        }
     }
 }

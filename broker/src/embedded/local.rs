@@ -167,7 +167,7 @@ impl Local {
     }
 
     /// The next batch for the gateway, if there is something worth one. Call it when it can be handed over at once.
-    pub(crate) fn poll_events(&mut self, router: &mut Router) -> Option<Vec<BrokerEvent>> {
+    pub(crate) fn poll_events(&mut self, now: Instant, router: &mut Router) -> Option<Vec<BrokerEvent>> {
         if self.events.is_empty() && !self.urgent {
             return None;
         }
@@ -180,7 +180,7 @@ impl Local {
             // Messages handed over make place for others.
             let messages = core::mem::take(&mut connection.messages);
             if let Some(key) = connection.key {
-                router.credit(key, messages);
+                router.credit(now, key, messages);
             }
             let requests = core::mem::take(&mut connection.requests);
             if requests > 0 {
@@ -219,7 +219,7 @@ impl Local {
                 unsettled: Slab::new(),
             },
         );
-        router.credit(key, CREDIT);
+        router.credit(now, key, CREDIT);
     }
 
     fn close_one(&mut self, now: Instant, router: &mut Router, conn: ConnId) {
@@ -289,7 +289,7 @@ impl Local {
             connection.attachment = self.attachments;
             self.by_key.insert(key, conn);
             // Credit for messages that are still to be handed over comes with that.
-            router.credit(key, CREDIT.saturating_sub(connection.messages));
+            router.credit(now, key, CREDIT.saturating_sub(connection.messages));
         }
         self.lose(unsettled);
     }

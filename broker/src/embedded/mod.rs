@@ -26,14 +26,18 @@ mod session;
 mod shared;
 mod sys;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use gateway_core::io::Input;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
 
 use self::listener::Listening;
+pub use self::router::Stats as EmbeddedStats;
 use self::router::{Router, RouterLimits};
 use self::task::Task;
 use crate::pool::RequestSender;
@@ -149,15 +153,57 @@ impl Embedded {
         let listening = Listening::start(self.listeners, &self.limits, broker);
         let router = Router::new(RouterLimits::from(&self.limits), rand::random());
         let task = Task::new(router, from_connections, from_gateway, inputs);
+        let stats = task.stats();
         let task = tokio::spawn(task.run(Some(listening)));
-        RequestSender::embedded(requests, task)
+        RequestSender::embedded(requests, task, stats)
     }
 }
 
+/// Connections that may wait to be accepted: all sensors of a site after a power cut, say.
+const BACKLOG: i32 = 1024;
+
 fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    // On Unix with SO_REUSEADDR, so that a restart need not wait for old connections to time out.
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        // So that 0.0.0.0 and [::] can be listened on side by side.
+        socket.set_only_v6(true)?;
+    }
+    // A restart need not wait for old connections to time out.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let listener = TcpListener::from(socket);
     let bound = listener.local_addr()?;
     Ok((listener, bound))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_and_ipv6_are_listened_on_side_by_side() {
+        let everywhere = |port| EmbeddedConfig {
+            bind: vec![
+                SocketAddr::from(([0, 0, 0, 0], port)),
+                SocketAddr::from(([0; 8], port)),
+            ],
+            limits: EmbeddedLimits::default(),
+        };
+        // A port that is free now; another process may be quicker, so more than one try.
+        let opened = (0..5).find_map(|_| {
+            let free = Embedded::open(&EmbeddedConfig {
+                bind: vec![SocketAddr::from(([0, 0, 0, 0], 0))],
+                limits: EmbeddedLimits::default(),
+            });
+            let port = free.unwrap().local_addrs()[0].port();
+            Embedded::open(&everywhere(port)).ok()
+        });
+        assert_eq!(opened.unwrap().local_addrs().len(), 2);
+    }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Properties {
 }
 
 impl Message {
-    /// Octets it counts in a queue.
+    /// Octets it counts in a queue: about those of memory it takes beyond a fixed part.
     pub(crate) fn size(&self) -> usize {
         self.topic.len() + self.payload.len() + self.properties.as_deref().map_or(0, Properties::size)
     }
@@ -50,7 +50,7 @@ impl Properties {
         let user: usize = self
             .user
             .iter()
-            .map(|(name, value)| name.len() + value.len())
+            .map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len())
             .sum();
         text(&self.content_type)
             + text(&self.response_topic)

@@ -71,51 +71,51 @@ impl ClientKey {
 
 /// What happened so far and what is held now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Stats {
+pub struct Stats {
     /// Clients connected now, the gateway's own connections included.
-    pub(crate) clients_connected: usize,
+    pub clients_connected: usize,
     /// The most there were.
-    pub(crate) clients_maximum: usize,
+    pub clients_maximum: usize,
     /// Sessions now, connected or not.
-    pub(crate) sessions: usize,
+    pub sessions: usize,
     /// Sessions that ended because their client did not come back in time.
-    pub(crate) sessions_expired: u64,
+    pub sessions_expired: u64,
     /// Connections ended because their clients took messages too slowly.
-    pub(crate) clients_too_slow: u64,
+    pub clients_too_slow: u64,
     /// Subscriptions now.
-    pub(crate) subscriptions: usize,
+    pub subscriptions: usize,
     /// Of these, shared ones.
-    pub(crate) shared_subscriptions: usize,
+    pub shared_subscriptions: usize,
     /// Retained messages now.
-    pub(crate) retained: usize,
+    pub retained: usize,
     /// Packets of any type.
-    pub(crate) packets_received: u64,
+    pub packets_received: u64,
     /// Packets of any type.
-    pub(crate) packets_sent: u64,
+    pub packets_sent: u64,
     /// PUBLISH of clients.
-    pub(crate) publish_received: u64,
+    pub publish_received: u64,
     /// Octets of their payload.
-    pub(crate) bytes_received: u64,
+    pub bytes_received: u64,
     /// PUBLISH to clients.
-    pub(crate) publish_sent: u64,
+    pub publish_sent: u64,
     /// PUBLISH of clients refused because a subscriber had no place even beyond its bound.
-    pub(crate) refused_full: u64,
+    pub refused_full: u64,
     /// QoS 0 messages for a client whose queue was full.
-    pub(crate) dropped_qos0: u64,
+    pub dropped_qos0: u64,
     /// QoS 1 and 2 messages that nobody could be told about, wills mostly, for a connected client without any place.
-    pub(crate) dropped_full: u64,
+    pub dropped_full: u64,
     /// QoS 1 and 2 messages for a client without a connection whose queue was full.
-    pub(crate) dropped_offline: u64,
+    pub dropped_offline: u64,
     /// QoS 0 messages that waited for a client when its connection ended.
-    pub(crate) dropped_disconnected: u64,
+    pub dropped_disconnected: u64,
     /// Messages that expired before they could be sent.
-    pub(crate) dropped_expired: u64,
+    pub dropped_expired: u64,
     /// Messages larger than their client takes.
-    pub(crate) dropped_too_large: u64,
+    pub dropped_too_large: u64,
     /// Messages not retained because there are too many already.
-    pub(crate) dropped_retained: u64,
+    pub dropped_retained: u64,
     /// Messages of a shared subscription whose last member's session ended.
-    pub(crate) dropped_unshared: u64,
+    pub dropped_unshared: u64,
 }
 
 impl Stats {
@@ -313,7 +313,8 @@ impl Router {
     }
 
     /// The connection takes that many more PUBLISH. It begins with none.
-    pub(crate) fn credit(&mut self, client: ClientKey, packets: u32) {
+    pub(crate) fn credit(&mut self, now: Instant, client: ClientKey, packets: u32) {
+        self.advance(now);
         if let Some(session) = self.session_of(client) {
             if let Some(attached) = &mut self.sessions[session as usize].attached {
                 attached.credit = attached.credit.saturating_add(packets);
@@ -391,6 +392,31 @@ impl Router {
 
     pub(crate) fn stats(&self) -> &Stats {
         &self.out.stats
+    }
+
+    /// Messages that a client's session holds.
+    #[cfg(test)]
+    pub(crate) fn held(&self, client_id: &str) -> usize {
+        let session = self.by_id.get(client_id);
+        session.map_or(0, |session| self.sessions[*session as usize].held().0)
+    }
+
+    /// Whether nothing at all is kept but retained messages.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+            && self.sessions.is_empty()
+            && self.by_id.is_empty()
+            && self.timers.is_empty()
+            && self.pending.is_empty()
+            && self.out.replies.is_empty()
+            && self.filters.is_empty()
+    }
+
+    /// Whether no publisher waits for its acknowledgement.
+    #[cfg(test)]
+    pub(crate) fn owes_nothing(&self) -> bool {
+        self.pending.is_empty()
     }
 
     fn advance(&mut self, now: Instant) {

@@ -9,6 +9,7 @@
 use core::future::pending;
 use core::time::Duration;
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use gateway_core::io::{BrokerRequest, Input};
 use gateway_core::time::Instant as RouterInstant;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::listener::Listening;
 use super::local::Local;
 use super::packet::{Connect, Received, Reply};
-use super::router::{ClientKey, Router};
+use super::router::{ClientKey, Router, Stats};
 
 /// PUBLISH that may be on their way to a connection: a few writes' worth, small beside a session's queue.
 pub(crate) const CREDIT: u32 = 64;
@@ -69,6 +70,8 @@ pub(crate) struct Task {
     from_connections: UnboundedReceiver<FromConnection>,
     requests: UnboundedReceiver<Vec<BrokerRequest>>,
     inputs: Sender<Input>,
+    /// As they were when the task last went to sleep.
+    stats: Arc<Mutex<Stats>>,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,13 @@ impl Task {
             from_connections,
             requests,
             inputs,
+            stats: Arc::default(),
         }
+    }
+
+    /// Where the router's counters can be read at any time.
+    pub(crate) fn stats(&self) -> Arc<Mutex<Stats>> {
+        self.stats.clone()
     }
 
     /// Runs until the sender of the gateway's requests is dropped; then ends all connections, and the `listener`.
@@ -111,11 +120,14 @@ impl Task {
         loop {
             self.hand_out();
             if events.is_none() {
-                events = self.local.poll_events(&mut self.router);
+                events = self.local.poll_events(self.now(), &mut self.router);
                 if events.is_some() {
                     // It may have told the router that there is room again.
                     self.hand_out();
                 }
+            }
+            if let Ok(mut stats) = self.stats.lock() {
+                stats.clone_from(self.router.stats());
             }
             let due = self
                 .router
@@ -164,7 +176,7 @@ impl Task {
             if let Some(events) = events {
                 let _ = self.inputs.send(events).await;
             }
-            while let Some(events) = self.local.poll_events(&mut self.router) {
+            while let Some(events) = self.local.poll_events(now, &mut self.router) {
                 let _ = self.inputs.send(Input::Broker(events)).await;
             }
         };
@@ -185,7 +197,7 @@ impl Task {
         match message {
             FromConnection::Connect { connect, mailbox } => {
                 let client = self.router.connect(now, connect);
-                self.router.credit(client, CREDIT);
+                self.router.credit(now, client, CREDIT);
                 self.connections.insert(
                     client,
                     Outbox {
@@ -205,7 +217,7 @@ impl Task {
             } => {
                 // Credit first: what the packets bring may use it.
                 if credit > 0 {
-                    self.router.credit(client, credit);
+                    self.router.credit(now, client, credit);
                 }
                 if let (false, Some(outbox)) = (packets.is_empty(), self.connections.get_mut(&client)) {
                     outbox.worked_off = true;
