@@ -117,6 +117,8 @@ struct ClientModel {
     sleep_answer_due: bool,
     /// The PINGREQ that began this wake-up.
     woken: Instant,
+    /// The PINGREQ before it, if this one may as well be a repeat of that.
+    woken_first: Instant,
     /// PUBLISHes begun in this wake-up.
     wake_messages: usize,
     /// The last PINGRESP that ended a wake-up: its sleep timer starts there (§6.14).
@@ -601,13 +603,12 @@ impl Reference {
     /// may have had to make room.
     pub fn on_overflow(&mut self, payload: &Bytes) {
         let drops_oldest = self.config.sleep.when_full == WhenFull::DropOldest;
+        let topic = self.messages.get(payload).map_or("", |message| &message.topic);
         for client in &mut self.clients {
-            if client.owed.remove(payload).is_some() {
-                self.given_up += 1;
-                if drops_oldest {
-                    self.given_up += client.owed.len();
-                    client.owed.clear();
-                }
+            self.given_up += usize::from(client.owed.remove(payload).is_some());
+            if drops_oldest && client.subs.keys().any(|filter| topic::matches(filter, topic)) {
+                self.given_up += client.owed.len();
+                client.owed.clear();
             }
         }
     }
@@ -1436,6 +1437,11 @@ impl Reference {
         }
     }
 
+    /// The gateway sends to a client there.
+    pub fn is_bound(&self, client: ClientIx, address: &Address) -> bool {
+        self.clients[client.0].bound.as_ref() == Some(address)
+    }
+
     /// Whoever was silent for too long is lost by now, so that its will is published when it should be.
     ///
     /// # Errors
@@ -1538,6 +1544,7 @@ impl ClientModel {
             sleep: Duration::ZERO,
             sleep_answer_due: false,
             woken: Instant::START,
+            woken_first: Instant::START,
             wake_messages: 0,
             asleep_since: Instant::START,
             clean: config.clean,
@@ -1759,7 +1766,7 @@ impl ClientModel {
             self.owed
                 .retain(|_, owed| owed.topic != gone && !(skips && unknown(&owed.topic)));
         }
-        let long = now.since(self.woken) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
+        let long = now.since(self.woken_first) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
         ensure(kept.is_none() || long, "PINGRESP when nothing waits (A71)", || {
             format!("{kept:?} for {}", self.id)
@@ -1844,6 +1851,7 @@ impl ClientModel {
                     Phase::Asleep => {
                         self.phase = Phase::Awake;
                         self.woken = now;
+                        self.woken_first = now;
                         self.wake_messages = 0;
                     }
                     Phase::Awake => {
@@ -1856,7 +1864,6 @@ impl ClientModel {
                             // The wake-up may have been given up, and this begins another.
                             self.interrupt();
                             self.woken = now;
-                            self.wake_messages = 0;
                         } else if let Some(down) = &mut self.down {
                             // Its way of saying that the last message did not arrive (section 5 of the page).
                             down.due = true;
@@ -1950,8 +1957,15 @@ impl ClientModel {
             }
             ReturnCode::Accepted => {}
             ReturnCode::InvalidTopicId => {
-                // A41: REGISTER and once more.
-                self.confirmed.remove(&puback.topic_id);
+                // A41: REGISTER and once more; to who does not answer that it cannot be given. What comes late may be
+                // overlooked, for it is said again.
+                if !down.stale {
+                    self.confirmed.remove(&puback.topic_id);
+                }
+                if self.ignores_register {
+                    let payload = down.payload.clone();
+                    self.owed.retain(|owed, _| Some(owed) != payload.as_ref());
+                }
                 self.interrupt();
             }
             ReturnCode::Congestion => {}
