@@ -18,7 +18,7 @@ use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::{
-    Connect, Direction, Disconnect, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register,
+    Connect, Direction, Disconnect, Encapsulation, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register,
     ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
@@ -397,8 +397,10 @@ impl Reference {
 
     /// A datagram is about to be handed to the gateway.
     pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
-        let Ok((encapsulation, packet)) = sn_codec::decode_for_gateway(datagram) else {
-            return;
+        let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
+            Ok(decoded) => decoded,
+            Err(error) if error.answer.is_some() => return self.on_bad_value(now, from, datagram),
+            Err(_) => return,
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
@@ -417,8 +419,14 @@ impl Reference {
             client.bound = Some(from.clone());
         }
         let bound = client.bound.as_ref() == Some(from);
-        client.fresh &= matches!(packet, Packet::Connect(_)) || !bound;
         if bound {
+            let setting_up = client.phase == Phase::Setup && !client.handshake_done;
+            client.fresh = match packet {
+                Packet::Connect(_) => true,
+                Packet::WillTopic(_) | Packet::WillMsg(_) if setting_up => true,
+                Packet::WillMsg(_) => client.fresh,
+                _ => client.fresh && setting_up,
+            };
             client.last_heard = now;
             if let Some(down) = &mut client.down {
                 down.unheard = 0;
@@ -439,6 +447,21 @@ impl Reference {
             {
                 asked.broker_was_away |= self.conns.get(&ConnId(0)).is_none_or(|conn| !conn.up);
             }
+        }
+    }
+
+    /// The layout of a message and a value that is none: its sender was heard all the same.
+    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+        let Ok((encapsulation, _)) = Encapsulation::split(datagram) else {
+            return;
+        };
+        let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
+        let from = Address::new(from.clone(), node);
+        if let Some(client) = self.by_addr.get(&from).map(|ix| &mut self.clients[*ix])
+            && client.bound.as_ref() == Some(&from)
+        {
+            client.last_heard = now;
+            client.fresh = false;
         }
     }
 
@@ -794,7 +817,6 @@ impl Reference {
         client.connacks_due -= 1;
         if code == ReturnCode::Accepted {
             client.phase = Phase::Active;
-            client.fresh = true;
             client.said_goodbye = false;
             client.sent_away = false;
             client.resumes_since = None;
