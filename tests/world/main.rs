@@ -6,4 +6,5 @@
 mod delivery;
 mod families;
 mod histories;
+mod networks;
 mod scenarios;

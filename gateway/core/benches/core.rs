@@ -1,4 +1,4 @@
-//! What the core costs: CPU per PUBLISH QoS 1 and its PUBACK, and memory per idle client.
+//! What the core costs: CPU per PUBLISH QoS 1 and its PUBACK, and memory per idle and per sleeping client.
 //!
 //! `cargo bench -p gateway-core`. Time goes by the CPU clock of the one thread; memory by the resident set of the
 //! process.
@@ -14,7 +14,10 @@ use gateway_core::config::GatewayConfig;
 use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, LinkEvent, LinkProfile, Output, Token};
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
-use sn_codec::{Connect, MsgId, Packet, Publish, PublishQoS, QoS, Register, TopicId, TopicRef};
+use sn_codec::{
+    Connect, Disconnect, MsgId, Packet, Pingreq, Publish, PublishQoS, QoS, Register, Subscribe, TopicFilter,
+    TopicId, TopicRef,
+};
 
 const LINK: LinkId = LinkId(0);
 const CONN: ConnId = ConnId(0);
@@ -106,6 +109,45 @@ impl World {
         self.buf.clear();
     }
 
+    /// The client subscribes to a topic of its own, sleeps and wakes up once.
+    fn sleeper(&mut self, at: usize) {
+        let filter = format!("plant/sensor-{at}/set");
+        self.packet(
+            at,
+            Packet::Subscribe(Subscribe {
+                dup: false,
+                qos: QoS::AtLeastOnce,
+                msg_id: MsgId(2),
+                topic: TopicFilter::Name(&filter),
+            }),
+        );
+        self.gateway.handle_broker(
+            self.now,
+            BrokerEvent::Credit {
+                conn: CONN,
+                requests: 1,
+            },
+        );
+        let mut asked = None;
+        while let Some(output) = self.gateway.poll_output(self.now, &mut self.buf) {
+            if let Output::Broker(BrokerRequest::Subscribe { token, .. }) = output {
+                asked = Some(token);
+            }
+        }
+        self.gateway.handle_broker(
+            self.now,
+            BrokerEvent::Settled {
+                token: asked.unwrap(),
+                result: Ok(Some(QoS::AtLeastOnce)),
+            },
+        );
+        let duration = Some(u16::MAX);
+        self.packet(at, Packet::Disconnect(Disconnect { duration }));
+        self.packet(at, Packet::Pingreq(Pingreq { client_id: None }));
+        self.drain();
+        self.buf.clear();
+    }
+
     fn packet(&mut self, at: usize, packet: Packet<'_>) {
         let mut datagram = [0_u8; 256];
         let len = packet.encoded_len();
@@ -188,10 +230,21 @@ fn resident() -> usize {
 fn memory(_: &mut Criterion) {
     const CLIENTS: usize = 100_000;
     let before = resident();
-    let world = World::new(CLIENTS);
+    let mut world = World::new(CLIENTS);
     let own = world.routes.capacity() * size_of::<Route>() + world.topics.capacity() * size_of::<TopicId>();
     let per_client = (resident() - before - own) / CLIENTS;
     println!("memory: {per_client} octets per idle client of {CLIENTS}, with one registered topic each");
+    for at in 0..CLIENTS {
+        world.sleeper(at);
+        if at % 2000 == 0 {
+            // What a SUBSCRIBE needs is freed after 10 s, and is used for others then.
+            world.now = world.now + Duration::from_secs(11);
+        }
+    }
+    let per_client = (resident() - before - own) / CLIENTS;
+    println!(
+        "memory: {per_client} octets per sleeping client of {CLIENTS}, which also subscribed to one topic"
+    );
     black_box(world);
 }
 

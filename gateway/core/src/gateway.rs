@@ -405,9 +405,8 @@ impl Gateway {
             let Some(filter) = self.cx.subscriptions.get_mut(key) else {
                 continue;
             };
-            let mut askers = core::mem::take(&mut filter.asking);
-            filter.ask_again |= !filter.asking_next.is_empty();
-            askers.append(&mut filter.asking_next);
+            filter.ask_again |= filter.asks_next();
+            let askers = filter.take_askers();
             self.answer_askers(now, key, askers, None);
         }
     }
@@ -451,15 +450,15 @@ impl Gateway {
             return;
         };
         filter.pending = Pending::Nothing;
-        let askers = core::mem::take(&mut filter.asking);
+        let askers = filter.take_asking();
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
                 filter.active = Some(granted);
-                filter.start_retained_window(now);
                 for subscriber in &mut filter.subscribers {
                     subscriber.granted = subscriber.asked.min(granted);
                 }
+                self.cx.subscriptions.start_retained_window(now, key);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
             Err(refusal) => {
@@ -537,8 +536,7 @@ impl Gateway {
             Some(Settled::Subscribe { filter } | Settled::Unsubscribe { filter }) => {
                 if let Some(filter) = self.cx.subscriptions.get_mut(filter) {
                     filter.pending = Pending::Nothing;
-                    let mut asking = core::mem::take(&mut filter.asking);
-                    filter.asking_next.append(&mut asking);
+                    filter.ask_once_more();
                 }
                 drive(&mut self.cx, filter);
             }
@@ -599,6 +597,7 @@ impl Gateway {
             }
             self.after(now, ix);
         }
+        self.cx.subscriptions.close_windows(now);
         self.advertise_due(now);
     }
 

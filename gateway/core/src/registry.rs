@@ -143,14 +143,16 @@ impl Predefined {
         if !is_template(template) {
             return Some(template.clone());
         }
-        if let Some((_, name)) = client.expanded.iter().find(|(expanded, _)| *expanded == id) {
+        let mut expanded = client.expanded.iter().flat_map(|expanded| &expanded.names);
+        if let Some((_, name)) = expanded.find(|(expanded, _)| *expanded == id) {
             return Some(name.clone());
         }
         let name: Arc<str> = expand(template, client_id).into();
         if !sn_codec::topic::is_valid_name(&name) {
             return None; // A client id with a wildcard must not smuggle one into a topic name.
         }
-        client.expanded.push((id, name.clone()));
+        let expanded = client.expanded.get_or_insert_default();
+        expanded.names.push((id, name.clone()));
         Some(name)
     }
 
@@ -240,8 +242,13 @@ fn glob(pattern: &str, text: &str) -> bool {
 pub(crate) struct ClientTopics {
     normal: Vec<NormalTopic>,
     next_id: u16,
-    /// Predefined templates filled in for this client, as they are used.
-    expanded: Vec<(TopicId, Arc<str>)>,
+    /// Predefined templates filled in for this client, as they are used; few clients use any.
+    expanded: Option<Box<Expanded>>,
+}
+
+#[derive(Debug, Default)]
+struct Expanded {
+    names: Vec<(TopicId, Arc<str>)>,
 }
 
 /// A normal topic id.
@@ -271,7 +278,7 @@ impl ClientTopics {
             normal: Vec::new(),
             // Spread evenly, so that a new record rarely repeats the ids of the client's last one (reading A35).
             next_id: FIRST_NORMAL_ID + start % 0x7000,
-            expanded: Vec::new(),
+            expanded: None,
         }
     }
 
@@ -311,8 +318,8 @@ impl ClientTopics {
             told: false,
             rejected: false,
         };
-        if self.normal.is_empty() {
-            self.normal.reserve_exact(1); // Most clients publish under one name, and there may be a million of them.
+        if self.normal.len() < 4 {
+            self.normal.reserve_exact(1); // Most clients have one or two names, and there may be a million of them.
         }
         self.normal.push(topic);
         Ok(id)
@@ -324,6 +331,13 @@ impl ClientTopics {
             topic.confirmed = true;
             topic.told = true;
             topic.rejected = false;
+        }
+    }
+
+    /// The client does not know the id of `name`: it is registered again before its next use (reading A41).
+    pub(crate) fn unconfirm(&mut self, name: &str) {
+        if let Some(topic) = self.normal.iter_mut().find(|topic| &*topic.name == name) {
+            topic.confirmed = false;
         }
     }
 
@@ -440,7 +454,7 @@ mod tests {
         let mut topics = ClientTopics {
             normal: Vec::new(),
             next_id: 0xFFFE,
-            expanded: Vec::new(),
+            expanded: None,
         };
         let names: Vec<Arc<str>> = (0..4).map(|n| format!("n/{n}").into()).collect();
         assert_eq!(topics.assign(&names[0], 3), Ok(TopicId(0xFFFE)));

@@ -1,33 +1,43 @@
 //! The aggregated filter table: many subscribers, one subscription at the broker.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use core::hash::BuildHasher as _;
+use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashSet};
+use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
 use sn_codec::{MsgId, QoS, topic};
 
 use crate::clients::ClientIx;
-use crate::io::{FilterId, Token};
+use crate::io::FilterId;
 use crate::time::Instant;
 
 /// How long after a SUBACK its retained messages are still told from others'. A broker sends them at once.
 const RETAINED_WINDOW: Duration = Duration::from_secs(10);
 
 /// Index of a filter in the table.
-pub(crate) type FilterKey = usize;
+pub(crate) type FilterKey = u32;
 
 /// Every filter that clients subscribed to.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     filters: Slab<Filter>,
-    by_name: HashMap<Arc<str>, FilterKey>,
-    by_id: HashMap<FilterId, FilterKey>,
+    /// Keys only: the names are read from the filters.
+    by_name: HashTable<u32>,
+    hasher: RandomState,
+    by_id: HashMap<FilterId, u32>,
+    /// Filters with wildcards; the others are found by their name.
     trie: Trie,
     last_id: u32,
+    /// When the retained messages of a filter are no longer told from others', in order of time.
+    windows: VecDeque<(Instant, FilterKey)>,
 }
 
-/// One filter and what the broker knows of it.
+/// One filter and what the broker knows of it. There may be one for every client, so it is small.
 #[derive(Debug)]
 pub(crate) struct Filter {
     pub(crate) name: Arc<str>,
@@ -35,14 +45,21 @@ pub(crate) struct Filter {
     /// It stands at the broker, with this QoS.
     pub(crate) active: Option<QoS>,
     pub(crate) pending: Pending,
-    pub(crate) subscribers: Vec<Subscriber>,
-    /// Clients whose SUBACK waits for the SUBSCRIBE under way.
-    pub(crate) asking: Vec<Asker>,
-    /// Clients that came after it was sent: they need one more, for the retained messages.
-    pub(crate) asking_next: Vec<Asker>,
     /// A client was accepted while the broker was away (reading A31): one more SUBSCRIBE is owed, for its QoS and for
     /// the retained messages.
     pub(crate) ask_again: bool,
+    pub(crate) subscribers: SmallVec<[Subscriber; 2]>,
+    /// What is under way; seldom anything.
+    busy: Option<Box<Busy>>,
+}
+
+/// What is under way for a filter.
+#[derive(Debug, Default)]
+struct Busy {
+    /// Clients whose SUBACK waits for the SUBSCRIBE under way.
+    asking: Vec<Asker>,
+    /// Clients that came after it was sent: they need one more, for the retained messages.
+    asking_next: Vec<Asker>,
     /// Clients that are to be given the retained messages.
     retained_for: Vec<RetainedFor>,
 }
@@ -51,8 +68,8 @@ pub(crate) struct Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pending {
     Nothing,
-    Subscribe(Token),
-    Unsubscribe(Token),
+    Subscribe,
+    Unsubscribe,
 }
 
 /// A client with a filter.
@@ -94,23 +111,94 @@ impl Filter {
             .unwrap_or_default()
     }
 
-    /// The broker answered with SUBACK: the retained messages follow at once, or came already.
-    pub(crate) fn start_retained_window(&mut self, now: Instant) {
-        self.retained_for
-            .retain(|waiting| waiting.until.is_none_or(|until| until > now));
-        for waiting in &mut self.retained_for {
-            waiting.until.get_or_insert(now + RETAINED_WINDOW);
+    /// Adds a client, or replaces what it asked for before.
+    pub(crate) fn subscribe(&mut self, entry: Subscriber) {
+        let same = |subscriber: &&mut Subscriber| subscriber.client == entry.client;
+        match self.subscribers.iter_mut().find(same) {
+            Some(subscriber) => *subscriber = entry,
+            None => self.subscribers.push(entry),
+        }
+    }
+
+    /// The client waits for the SUBACK of the next SUBSCRIBE.
+    pub(crate) fn ask(&mut self, asker: Asker) {
+        self.busy.get_or_insert_default().asking_next.push(asker);
+    }
+
+    pub(crate) fn asks_next(&self) -> bool {
+        self.busy
+            .as_ref()
+            .is_some_and(|busy| !busy.asking_next.is_empty())
+    }
+
+    /// The client was answered already.
+    pub(crate) fn forget_asker(&mut self, client: ClientIx) {
+        if let Some(busy) = &mut self.busy {
+            busy.asking_next.retain(|asker| asker.client != client);
+        }
+    }
+
+    /// The SUBSCRIBE for those who ask goes out.
+    pub(crate) fn asked(&mut self) {
+        if let Some(busy) = &mut self.busy {
+            busy.asking = core::mem::take(&mut busy.asking_next);
+        }
+    }
+
+    /// Those whose SUBACK waits for the SUBSCRIBE under way.
+    pub(crate) fn take_asking(&mut self) -> Vec<Asker> {
+        self.busy
+            .as_mut()
+            .map(|busy| core::mem::take(&mut busy.asking))
+            .unwrap_or_default()
+    }
+
+    /// Those who wait for a SUBACK at all.
+    pub(crate) fn take_askers(&mut self) -> Vec<Asker> {
+        let mut askers = self.take_asking();
+        if let Some(busy) = &mut self.busy {
+            askers.append(&mut busy.asking_next);
+        }
+        askers
+    }
+
+    /// The SUBSCRIBE under way is lost: who waited for it waits for the next.
+    pub(crate) fn ask_once_more(&mut self) {
+        if let Some(busy) = &mut self.busy {
+            let mut asking = core::mem::take(&mut busy.asking);
+            busy.asking_next.append(&mut asking);
         }
     }
 
     /// The client is to be given retained messages.
     pub(crate) fn want_retained(&mut self, client: ClientIx) {
-        self.retained_for.retain(|waiting| waiting.client != client);
-        self.retained_for.push(RetainedFor {
+        let busy = self.busy.get_or_insert_default();
+        busy.retained_for.retain(|waiting| waiting.client != client);
+        busy.retained_for.push(RetainedFor {
             client,
             until: None,
             seen: HashSet::default(),
         });
+    }
+
+    /// Takes the client off.
+    fn unsubscribe(&mut self, client: ClientIx) {
+        self.subscribers.retain(|subscriber| subscriber.client != client);
+        if let Some(busy) = &mut self.busy {
+            busy.asking.retain(|asker| asker.client != client);
+            busy.asking_next.retain(|asker| asker.client != client);
+            busy.retained_for.retain(|waiting| waiting.client != client);
+        }
+    }
+
+    /// Frees what is not used any more.
+    fn tidy(&mut self, now: Instant) {
+        let Some(busy) = &mut self.busy else { return };
+        busy.retained_for
+            .retain(|waiting| waiting.until.is_none_or(|until| until > now));
+        if busy.retained_for.is_empty() && busy.asking.is_empty() && busy.asking_next.is_empty() {
+            self.busy = None;
+        }
     }
 
     /// A live message: what is retained under its topic has passed for those who have their SUBACK.
@@ -118,7 +206,7 @@ impl Filter {
     /// Brokers send retained messages ahead of later live ones, so what comes with RETAIN set from now on was asked
     /// for by somebody else.
     fn pass_live(&mut self, topic: &Arc<str>, now: Instant) {
-        for waiting in &mut self.retained_for {
+        for waiting in self.busy.iter_mut().flat_map(|busy| &mut busy.retained_for) {
             if waiting.until.is_some_and(|until| now < until) {
                 waiting.seen.insert(topic.clone());
             }
@@ -127,7 +215,8 @@ impl Filter {
 
     /// True if this retained message is for the client and it has not had it from this subscription.
     fn take_retained(&mut self, client: ClientIx, topic: &Arc<str>, now: Instant) -> bool {
-        self.retained_for.iter_mut().any(|waiting| {
+        let mut waiting = self.busy.iter_mut().flat_map(|busy| &mut busy.retained_for);
+        waiting.any(|waiting| {
             waiting.client == client
                 && waiting.until.is_none_or(|until| now < until)
                 && waiting.seen.insert(topic.clone())
@@ -141,16 +230,47 @@ impl Subscriptions {
     }
 
     pub(crate) fn get_mut(&mut self, key: FilterKey) -> Option<&mut Filter> {
-        self.filters.get_mut(key)
+        self.filters.get_mut(key as usize)
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<FilterKey> {
-        self.by_name.get(name).copied()
+        let is = |key: &u32| {
+            let filter = self.filters.get(*key as usize);
+            filter.is_some_and(|filter| &*filter.name == name)
+        };
+        self.by_name.find(self.hasher.hash_one(name), is).copied()
+    }
+
+    /// The broker answered with SUBACK: the retained messages follow at once, or came already.
+    pub(crate) fn start_retained_window(&mut self, now: Instant, key: FilterKey) {
+        self.close_windows(now);
+        let until = now + RETAINED_WINDOW;
+        let Some(busy) = self
+            .filters
+            .get_mut(key as usize)
+            .and_then(|filter| filter.busy.as_mut())
+        else {
+            return;
+        };
+        for waiting in &mut busy.retained_for {
+            waiting.until.get_or_insert(until);
+        }
+        self.windows.push_back((until, key));
+    }
+
+    /// Forgets who waited for retained messages that do not come any more.
+    pub(crate) fn close_windows(&mut self, now: Instant) {
+        while let Some(&(_, key)) = self.windows.front().filter(|(until, _)| *until <= now) {
+            self.windows.pop_front();
+            if let Some(filter) = self.filters.get_mut(key as usize) {
+                filter.tidy(now);
+            }
+        }
     }
 
     /// Keys of all filters, in an order that depends on nothing but the history.
     pub(crate) fn keys(&self) -> Vec<FilterKey> {
-        self.filters.iter().map(|(key, _)| key).collect()
+        self.filters.iter().map(|(key, _)| key as FilterKey).collect()
     }
 
     /// The filter of that name, a new one if there is none.
@@ -166,37 +286,48 @@ impl Subscriptions {
             id,
             active: None,
             pending: Pending::Nothing,
-            subscribers: Vec::new(),
-            asking: Vec::new(),
-            asking_next: Vec::new(),
             ask_again: false,
-            retained_for: Vec::new(),
+            subscribers: SmallVec::new(),
+            busy: None,
+        }) as FilterKey;
+        let (filters, hasher) = (&self.filters, &self.hasher);
+        self.by_name.insert_unique(hasher.hash_one(&**name), key, |key| {
+            let filter = filters.get(*key as usize);
+            filter.map_or(0, |filter| hasher.hash_one(&*filter.name))
         });
-        self.by_name.insert(name.clone(), key);
         self.by_id.insert(id, key);
-        self.trie.insert(name, key);
+        if !is_exact(name) {
+            self.trie.insert(name, key);
+        }
         key
     }
 
     /// Forgets a filter without subscribers.
     pub(crate) fn remove(&mut self, key: FilterKey) {
-        if let Some(filter) = self.filters.try_remove(key) {
-            self.by_name.remove(&filter.name);
+        if let Some(filter) = self.filters.try_remove(key as usize) {
+            let hash = self.hasher.hash_one(&*filter.name);
+            if let Ok(entry) = self.by_name.find_entry(hash, |entry| *entry == key) {
+                entry.remove();
+            }
             self.by_id.remove(&filter.id);
-            self.trie.remove(&filter.name);
+            if !is_exact(&filter.name) {
+                self.trie.remove(&filter.name);
+            }
         }
     }
 
     /// Takes the client off the filter.
     pub(crate) fn unsubscribe(&mut self, key: FilterKey, client: ClientIx) {
-        if let Some(filter) = self.filters.get_mut(key) {
-            filter
-                .subscribers
-                .retain(|subscriber| subscriber.client != client);
-            filter.asking.retain(|asker| asker.client != client);
-            filter.asking_next.retain(|asker| asker.client != client);
-            filter.retained_for.retain(|waiting| waiting.client != client);
+        if let Some(filter) = self.filters.get_mut(key as usize) {
+            filter.unsubscribe(client);
         }
+    }
+
+    /// The filters that match a name, in key order.
+    fn matching(&self, name: &str, keys: &mut Vec<FilterKey>) {
+        self.trie.matching(name, keys);
+        keys.extend(self.find(name));
+        keys.sort_unstable();
     }
 
     /// Who gets a message, each client once, at the highest QoS granted.
@@ -213,26 +344,27 @@ impl Subscriptions {
         into: &mut Vec<(ClientIx, QoS)>,
     ) {
         into.clear();
+        self.close_windows(now);
         let mut keys: Vec<FilterKey> = Vec::new();
         if ids.is_empty() {
-            self.trie.matching(name, &mut keys);
+            self.matching(name, &mut keys);
         } else {
             keys.extend(ids.iter().filter_map(|id| self.by_id.get(id).copied()));
         }
         // One identifier: the broker sends a copy per filter, if several of ours match.
         let mut matching: Vec<FilterKey> = Vec::new();
         if ids.len() == 1 && !retain && self.filters.len() > 1 {
-            self.trie.matching(name, &mut matching);
+            self.matching(name, &mut matching);
         }
         for &key in &keys {
             if !retain {
-                self.filters[key].pass_live(name, now);
+                self.filters[key as usize].pass_live(name, now);
             }
-            let count = self.filters[key].subscribers.len();
+            let count = self.filters[key as usize].subscribers.len();
             for at in 0..count {
-                let Subscriber { client, granted, .. } = self.filters[key].subscribers[at];
+                let Subscriber { client, granted, .. } = self.filters[key as usize].subscribers[at];
                 let wanted = if retain {
-                    self.filters[key].take_retained(client, name, now)
+                    self.filters[key as usize].take_retained(client, name, now)
                 } else {
                     matching.len() < 2 || self.best_filter(client, &matching, key) == key
                 };
@@ -252,7 +384,7 @@ impl Subscriptions {
     /// One that is being given back may get no copy any more, even if the client wants it again by now.
     fn best_filter(&self, client: ClientIx, matching: &[FilterKey], of: FilterKey) -> FilterKey {
         let granted = |key: FilterKey| {
-            let filter = &self.filters[key];
+            let filter = &self.filters[key as usize];
             let own = filter
                 .subscribers
                 .iter()
@@ -268,8 +400,8 @@ impl Subscriptions {
             .iter()
             .copied()
             .filter(|&key| {
-                let filter = &self.filters[key];
-                let leaving = matches!(filter.pending, Pending::Unsubscribe(_));
+                let filter = &self.filters[key as usize];
+                let leaving = filter.pending == Pending::Unsubscribe;
                 (key == of || filter.active.is_some()) && !leaving
             })
             .filter_map(|key| Some((granted(key)?, core::cmp::Reverse(key))))
@@ -338,10 +470,9 @@ impl Trie {
         }
     }
 
-    /// Appends the keys of every filter that matches `name`, in key order.
+    /// Appends the keys of every filter that matches `name`.
     fn matching(&self, name: &str, keys: &mut Vec<FilterKey>) {
         self.descend(self.root, Some(name), name.starts_with('$'), keys);
-        keys.sort_unstable();
     }
 
     fn descend(&self, at: usize, rest: Option<&str>, system: bool, keys: &mut Vec<FilterKey>) {
@@ -380,11 +511,14 @@ mod tests {
     fn matching(filters: &[&str], name: &str) -> Vec<String> {
         let mut trie = Trie::default();
         for (key, filter) in filters.iter().enumerate() {
-            trie.insert(filter, key);
+            trie.insert(filter, key as FilterKey);
         }
         let mut keys = Vec::new();
         trie.matching(name, &mut keys);
-        keys.into_iter().map(|key| filters[key].to_owned()).collect()
+        keys.sort_unstable();
+        keys.into_iter()
+            .map(|key| filters[key as usize].to_owned())
+            .collect()
     }
 
     #[test]

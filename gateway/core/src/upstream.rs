@@ -158,8 +158,8 @@ impl Upstream {
     }
 
     /// Which connection a client publishes on.
-    pub(crate) fn connection_for(&self, client_hash: u64) -> ConnId {
-        ConnId((client_hash % self.connections.len() as u64) as u32)
+    pub(crate) fn connection_for(&self, client_hash: u32) -> ConnId {
+        ConnId(client_hash % self.connections.len() as u32)
     }
 
     pub(crate) fn is_up(&self, conn: ConnId) -> bool {
@@ -201,8 +201,8 @@ impl Upstream {
         Ok(())
     }
 
-    /// Asks for a subscription at the broker; the answer comes under the token.
-    pub(crate) fn subscribe(&mut self, filter: FilterKey, name: Arc<str>, id: FilterId, qos: QoS) -> Token {
+    /// Asks for a subscription at the broker.
+    pub(crate) fn subscribe(&mut self, filter: FilterKey, name: Arc<str>, id: FilterId, qos: QoS) {
         let key = self.insert(RequestKind::Subscribe {
             filter,
             name,
@@ -212,16 +212,14 @@ impl Upstream {
         self.connections[SUBSCRIPTIONS.0 as usize]
             .subscriptions
             .push_back(key);
-        self.token(key)
     }
 
-    /// Asks for the end of a subscription; the answer comes under the token.
-    pub(crate) fn unsubscribe(&mut self, filter: FilterKey, name: Arc<str>) -> Token {
+    /// Asks for the end of a subscription.
+    pub(crate) fn unsubscribe(&mut self, filter: FilterKey, name: Arc<str>) {
         let key = self.insert(RequestKind::Unsubscribe { filter, name });
         self.connections[SUBSCRIPTIONS.0 as usize]
             .subscriptions
             .push_back(key);
-        self.token(key)
     }
 
     /// A delivery was taken.

@@ -53,9 +53,8 @@ pub(crate) struct Queued {
 /// What goes to the client and what waits.
 #[derive(Debug, Default)]
 pub(crate) struct Downlink {
-    pub(crate) queue: VecDeque<Queued>,
-    pub(crate) exchange: Option<Box<Exchange>>,
-    bytes: usize,
+    /// Most clients have nothing most of the time.
+    work: Option<Box<Work>>,
     last_msg_id: u16,
     /// The client refuses DUP (reading A61).
     no_dup: bool,
@@ -65,6 +64,14 @@ pub(crate) struct Downlink {
     answers_register: bool,
     /// A round was spent: deliveries go on with the next packet from the client (reading A60).
     parked: bool,
+}
+
+/// Messages for the client, and what keeps them back.
+#[derive(Debug, Default)]
+struct Work {
+    queue: VecDeque<Queued>,
+    exchange: Option<Exchange>,
+    bytes: usize,
     /// The client answered "congestion" (reading A62).
     paused_until: Option<Instant>,
     /// A SUBSCRIBE is open: what matches it waits for the SUBACK (reading A57).
@@ -112,8 +119,45 @@ impl Downlink {
         }
     }
 
+    /// Messages that wait or are on their way.
     pub(crate) fn len(&self) -> usize {
-        self.queue.len() + usize::from(self.exchange.is_some())
+        let work = self.work.as_deref();
+        work.map_or(0, |work| work.queue.len() + usize::from(work.exchange.is_some()))
+    }
+
+    /// True if no message waits.
+    pub(crate) fn queue_is_empty(&self) -> bool {
+        self.work.as_ref().is_none_or(|work| work.queue.is_empty())
+    }
+
+    /// True if a message is on its way.
+    pub(crate) fn has_exchange(&self) -> bool {
+        self.exchange().is_some()
+    }
+
+    fn exchange(&self) -> Option<&Exchange> {
+        self.work.as_ref()?.exchange.as_ref()
+    }
+
+    fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        self.work.as_mut()?.exchange.as_mut()
+    }
+
+    /// Octets of topic and payload.
+    fn bytes(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.bytes)
+    }
+
+    fn queue(&self) -> impl Iterator<Item = &Queued> {
+        self.work.iter().flat_map(|work| &work.queue)
+    }
+
+    /// Frees memory that the client does not need for now.
+    pub(crate) fn shrink(&mut self) {
+        let waits = |work: &Work| work.paused_until.is_some() || work.held_until.is_some();
+        if self.len() == 0 && !self.work.as_deref().is_some_and(waits) {
+            self.work = None;
+        }
     }
 
     /// When delivery wants to be looked at.
@@ -121,12 +165,13 @@ impl Downlink {
         if self.parked {
             return None;
         }
-        let retry = self
+        let work = self.work.as_ref()?;
+        let retry = work
             .exchange
             .as_ref()
             .filter(|exchange| !exchange.due)
             .and_then(|exchange| exchange.retry_at);
-        [retry, self.paused_until, self.held_until]
+        [retry, work.paused_until, work.held_until]
             .into_iter()
             .flatten()
             .min()
@@ -134,7 +179,14 @@ impl Downlink {
 
     /// Holds deliveries back for a SUBACK, at most Tretry.
     pub(crate) fn hold(&mut self, now: Instant, timers: &Timers) {
-        self.held_until = Some(now + timers.retry_first);
+        self.work.get_or_insert_default().held_until = Some(now + timers.retry_first);
+    }
+
+    /// No SUBACK is waited for any more.
+    pub(crate) fn release_hold(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.held_until = None;
+        }
     }
 
     /// The connection ended: what was open goes back to the front of the queue.
@@ -143,24 +195,28 @@ impl Downlink {
         self.no_dup = false;
         self.no_register = false;
         self.parked = false;
-        self.paused_until = None;
-        self.held_until = None;
+        if let Some(work) = &mut self.work {
+            (work.paused_until, work.held_until) = (None, None);
+        }
     }
 
     /// The message that was sent under this id and went back into the queue, when its answer comes late.
     fn requeued(&mut self, msg_id: MsgId, qos: QoS) -> Option<&mut Queued> {
-        self.queue
+        self.work
+            .as_mut()?
+            .queue
             .front_mut()
             .filter(|item| item.msg_id == Some(msg_id) && item.qos == qos)
     }
 
     /// Puts the message of the open exchange back to the front.
     pub(crate) fn requeue(&mut self) {
-        if let Some(exchange) = self.exchange.take() {
+        let Some(work) = &mut self.work else { return };
+        if let Some(exchange) = work.exchange.take() {
             let mut item = exchange.item;
             item.msg_id = exchange.published.then_some(exchange.msg_id);
             item.received = exchange.step == Step::Pubrel;
-            self.queue.push_front(item);
+            work.queue.push_front(item);
         }
     }
 
@@ -174,14 +230,15 @@ impl Downlink {
 
     /// A request of the client ends the pause it asked for (reading A62).
     pub(crate) fn unpause(&mut self) {
-        if self.paused_until.take().is_some() {
+        let paused = self.work.as_mut().and_then(|work| work.paused_until.take());
+        if paused.is_some() {
             self.repeat_now();
         }
     }
 
     /// Sends the open exchange again, as a new round.
     pub(crate) fn repeat_now(&mut self) {
-        if let Some(exchange) = &mut self.exchange {
+        if let Some(exchange) = self.exchange_mut() {
             exchange.due = true;
             exchange.sends = 0;
         }
@@ -200,7 +257,7 @@ impl Downlink {
         topic_id: TopicId,
         msg_id: MsgId,
     ) -> Option<TopicId> {
-        let exchange = self.exchange.as_ref()?;
+        let exchange = self.exchange()?;
         let Step::Register(ours) = exchange.step else {
             return None;
         };
@@ -238,7 +295,6 @@ impl Client {
             cx.metrics.buffer_dropped_total += 1;
             return;
         }
-        self.down.bytes += message.size();
         cx.metrics.buffer_messages += 1;
         cx.metrics.buffer_bytes += message.size() as u64;
         let item = Queued {
@@ -249,7 +305,9 @@ impl Client {
             msg_id: None,
             received: false,
         };
-        self.down.queue.push_back(item);
+        let work = self.down.work.get_or_insert_default();
+        work.bytes += message.size();
+        work.queue.push_back(item);
     }
 
     /// True if a QoS 0 message waits in this state; the one it replaces, if it replaces one, is dropped (reading A70).
@@ -264,7 +322,8 @@ impl Client {
             SleepQos0::Drop => false,
             SleepQos0::LatestPerTopic => {
                 let same = |item: &Queued| item.qos == QoS::AtMostOnce && item.message.topic == *topic;
-                if let Some(at) = self.down.queue.iter().position(same) {
+                let earlier = self.down.queue().position(same);
+                if let Some(at) = earlier {
                     self.drop_queued(cx, at);
                     cx.metrics.buffer_superseded_total += 1;
                 }
@@ -286,21 +345,17 @@ impl Client {
         }
         loop {
             let fits = self.down.len() < max_messages
-                && self.down.bytes + size <= max_bytes
+                && self.down.bytes() + size <= max_bytes
                 && cx.metrics.buffer_bytes as usize + size <= cx.config.limits.buffer_bytes;
             if fits {
                 return true;
             }
-            let oldest_qos0 = self
-                .down
-                .queue
-                .iter()
-                .position(|item| item.qos == QoS::AtMostOnce);
+            let oldest_qos0 = self.down.queue().position(|item| item.qos == QoS::AtMostOnce);
             let goes = match when_full {
                 WhenFull::Refuse | WhenFull::DropNewest => oldest_qos0,
                 // A QoS 0 message never pushes another QoS out: it is itself the one that goes first.
                 WhenFull::DropOldest if qos == QoS::AtMostOnce => oldest_qos0,
-                WhenFull::DropOldest => oldest_qos0.or((!self.down.queue.is_empty()).then_some(0)),
+                WhenFull::DropOldest => oldest_qos0.or((!self.down.queue_is_empty()).then_some(0)),
             };
             let Some(at) = goes else { return false };
             self.drop_queued(cx, at);
@@ -313,8 +368,8 @@ impl Client {
         let max_age = cx.sleep_rules(self.rule).max_age;
         while self
             .down
-            .queue
-            .front()
+            .queue()
+            .next()
             .is_some_and(|item| now >= item.since + max_age)
         {
             self.drop_queued(cx, 0);
@@ -324,18 +379,21 @@ impl Client {
 
     /// When the message that waits longest has waited too long.
     pub(crate) fn expires_at(&self, cx: &Context) -> Option<Instant> {
-        let oldest = self.down.queue.front()?;
+        let oldest = self.down.queue().next()?;
         Some(oldest.since + cx.sleep_rules(self.rule).max_age)
     }
 
     fn drop_queued(&mut self, cx: &mut Context, at: usize) {
-        if let Some(item) = self.down.queue.remove(at) {
+        let work = self.down.work.as_mut();
+        if let Some(item) = work.and_then(|work| work.queue.remove(at)) {
             self.forget(cx, &item);
         }
     }
 
     fn forget(&mut self, cx: &mut Context, item: &Queued) {
-        self.down.bytes -= item.message.size();
+        if let Some(work) = &mut self.down.work {
+            work.bytes -= item.message.size();
+        }
         cx.metrics.buffer_messages -= 1;
         cx.metrics.buffer_bytes -= item.message.size() as u64;
     }
@@ -343,7 +401,7 @@ impl Client {
     /// Forgets everything that waits for the client.
     pub(crate) fn clear_queue(&mut self, cx: &mut Context) {
         self.down.abort();
-        for item in core::mem::take(&mut self.down.queue) {
+        for item in self.down.work.take().into_iter().flat_map(|work| work.queue) {
             self.forget(cx, &item);
             cx.metrics.buffer_cleared_total += 1;
         }
@@ -356,17 +414,19 @@ impl Client {
 
     /// True if a datagram can go out now.
     pub(crate) fn wants_to_deliver(&self, now: Instant) -> bool {
-        let down = &self.down;
+        let Some(work) = self.down.work.as_ref().filter(|_| !self.down.parked) else {
+            return false;
+        };
         let waiting = |until: Option<Instant>| until.is_some_and(|until| now < until);
-        let held = waiting(down.held_until) && self.open.any_subscribe();
-        if !self.may_deliver() || down.parked || waiting(down.paused_until) || held {
+        let held = waiting(work.held_until) && self.open.any_subscribe();
+        if !self.may_deliver() || waiting(work.paused_until) || held {
             return false;
         }
-        match &down.exchange {
+        match &work.exchange {
             Some(exchange) => exchange.due,
             None => match &self.state {
-                State::Awake(wake) => !down.queue.is_empty() && wake.takes_more(),
-                _ => !down.queue.is_empty(),
+                State::Awake(wake) => !work.queue.is_empty() && wake.takes_more(),
+                _ => !work.queue.is_empty(),
             },
         }
     }
@@ -374,11 +434,11 @@ impl Client {
     /// Encodes the next datagram of the delivery; `None` if there is nothing to send after all.
     pub(crate) fn next_delivery(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> Option<()> {
         while self.wants_to_deliver(now) {
-            if self.down.exchange.is_none() {
+            if !self.down.has_exchange() {
                 self.drop_expired(cx, now);
                 self.begin(cx);
             }
-            if self.down.exchange.as_ref().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {
+            if self.down.exchange().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {
                 return Some(());
             }
         }
@@ -387,9 +447,8 @@ impl Client {
 
     /// Takes the next message from the queue and opens its exchange.
     fn begin(&mut self, cx: &mut Context) {
-        let Some(item) = self.down.queue.pop_front() else {
-            return;
-        };
+        let next = self.down.work.as_mut().and_then(|work| work.queue.pop_front());
+        let Some(item) = next else { return };
         if let State::Awake(wake) = &mut self.state {
             wake.left = wake.left.saturating_sub(1);
         }
@@ -400,7 +459,7 @@ impl Client {
         };
         let step = if item.received { Step::Pubrel } else { step };
         let msg_id = known.unwrap_or_else(|| self.down.next_msg_id());
-        self.down.exchange = Some(Box::new(Exchange {
+        self.down.work.get_or_insert_default().exchange = Some(Exchange {
             step,
             msg_id,
             topic,
@@ -411,7 +470,7 @@ impl Client {
             retry_at: None,
             tried_register: false,
             item,
-        }));
+        });
     }
 
     /// How the client is told the topic (reading A42), or `None` if it refused the name.
@@ -458,12 +517,12 @@ impl Client {
 
     /// Encodes what the open exchange is at; false if it ended instead.
     fn send(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> bool {
-        let mtu = self.mtu(cx);
-        let Some(exchange) = &mut self.down.exchange else {
+        let (mtu, no_dup) = (self.mtu(cx), self.down.no_dup);
+        let Some(exchange) = self.down.exchange_mut() else {
             return false;
         };
         let again = exchange.sends > 0 || exchange.item.rounds > 0;
-        let dup = exchange.published && !self.down.no_dup;
+        let dup = exchange.published && !no_dup;
         let item = &exchange.item;
         let packet = match exchange.step {
             Step::Register(topic_id) => Packet::Register(Register {
@@ -520,12 +579,14 @@ impl Client {
     /// A deadline of the delivery passed.
     pub(crate) fn on_delivery_deadline(&mut self, cx: &mut Context, now: Instant) {
         let passed = |until: &mut Option<Instant>| until.take_if(|until| now >= *until).is_some();
-        passed(&mut self.down.held_until);
-        if passed(&mut self.down.paused_until) {
-            self.down.repeat_now();
+        if let Some(work) = &mut self.down.work {
+            passed(&mut work.held_until);
+            if passed(&mut work.paused_until) {
+                self.down.repeat_now();
+            }
         }
         let sends_max = cx.config.timers.retry_count.saturating_add(1);
-        if let Some(exchange) = &mut self.down.exchange
+        if let Some(exchange) = self.down.exchange_mut()
             && !exchange.due
             && exchange.retry_at.is_some_and(|at| now >= at)
         {
@@ -541,7 +602,7 @@ impl Client {
 
     /// Nretry is spent: the client is left alone until it is heard of again (reading A60).
     fn end_round(&mut self, cx: &mut Context) {
-        let Some(exchange) = &mut self.down.exchange else {
+        let Some(exchange) = self.down.exchange_mut() else {
             return;
         };
         exchange.item.rounds += 1;
@@ -572,7 +633,7 @@ impl Client {
 
     /// The id is known: the PUBLISH itself goes out.
     pub(crate) fn publish_now(&mut self) {
-        if let Some(exchange) = &mut self.down.exchange {
+        if let Some(exchange) = self.down.exchange_mut() {
             exchange.step = Step::Publish;
             exchange.due = true;
             exchange.sends = 0;
@@ -582,7 +643,8 @@ impl Client {
 
     /// The message is done with, delivered or not.
     pub(crate) fn finish_exchange(&mut self, cx: &mut Context) {
-        if let Some(exchange) = self.down.exchange.take() {
+        let done = self.down.work.as_mut().and_then(|work| work.exchange.take());
+        if let Some(exchange) = done {
             self.forget(cx, &exchange.item);
         }
         self.down.parked = false;
@@ -590,8 +652,8 @@ impl Client {
 
     /// The client wants to be left alone for T_WAIT, or until it asks for something itself (reading A62).
     pub(crate) fn pause_deliveries(&mut self, now: Instant) {
-        self.down.paused_until = Some(now + T_WAIT);
-        if let Some(exchange) = &mut self.down.exchange {
+        self.down.work.get_or_insert_default().paused_until = Some(now + T_WAIT);
+        if let Some(exchange) = self.down.exchange_mut() {
             (exchange.due, exchange.retry_at) = (false, None);
         }
     }
@@ -608,8 +670,7 @@ impl Client {
         }
         let Some(exchange) = self
             .down
-            .exchange
-            .as_mut()
+            .exchange_mut()
             .filter(|exchange| exchange.answers(cx, &puback))
         else {
             let late =
@@ -628,51 +689,47 @@ impl Client {
             }
             ReturnCode::Accepted => cx.metrics.unexpected_total += 1,
             ReturnCode::Congestion => self.pause_deliveries(now),
-            ReturnCode::InvalidTopicId if !exchange.tried_register => {
-                exchange.tried_register = true;
-                self.register_again(cx);
+            ReturnCode::InvalidTopicId => {
+                let tried = core::mem::replace(&mut exchange.tried_register, true);
+                let name = exchange.item.message.topic.clone();
+                self.topics.unconfirm(&name);
+                match tried {
+                    false => self.register_again(cx, &name),
+                    true => self.reject(cx),
+                }
             }
             // Reading A61: emcute refuses any PUBLISH with DUP.
             ReturnCode::NotSupported if exchange.sent_dup => {
                 self.down.no_dup = true;
                 self.publish_now();
             }
-            ReturnCode::InvalidTopicId | ReturnCode::NotSupported | ReturnCode::Reserved(_) => {
-                cx.metrics.rejected_by_client_total += 1;
-                self.finish_exchange(cx);
-            }
+            ReturnCode::NotSupported | ReturnCode::Reserved(_) => self.reject(cx),
         }
     }
 
+    /// The client does not want the message.
+    fn reject(&mut self, cx: &mut Context) {
+        cx.metrics.rejected_by_client_total += 1;
+        self.finish_exchange(cx);
+    }
+
     /// The client does not know the id: the same id is registered again, and the message sent once more (A41).
-    fn register_again(&mut self, cx: &mut Context) {
-        let Some(exchange) = &self.down.exchange else {
-            return;
-        };
-        let name = exchange.item.message.topic.clone();
-        if let Some(topic) = self.topics.by_name(&name).map(|topic| topic.id)
-            && let Some(topic) = self.topics.by_id_mut(topic)
-        {
-            topic.confirmed = false;
-        }
-        match self.register_for(cx, &name) {
+    fn register_again(&mut self, cx: &mut Context, name: &Arc<str>) {
+        match self.register_for(cx, name) {
             Some((step, topic)) => {
                 let msg_id = self.down.next_msg_id();
-                if let Some(exchange) = &mut self.down.exchange {
+                if let Some(exchange) = self.down.exchange_mut() {
                     (exchange.step, exchange.topic, exchange.msg_id) = (step, topic, msg_id);
                     (exchange.due, exchange.sends, exchange.published) = (true, 0, false);
                 }
             }
-            None => {
-                cx.metrics.rejected_by_client_total += 1;
-                self.finish_exchange(cx);
-            }
+            None => self.reject(cx),
         }
     }
 
     /// QoS 2: G→C PUBLISH(m)   C→G PUBREC(m)   G→C PUBREL(m)   C→G PUBCOMP(m).
     pub(crate) fn on_pubrec(&mut self, cx: &mut Context, msg_id: MsgId) {
-        match &mut self.down.exchange {
+        match self.down.exchange_mut() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.item.qos == QoS::ExactlyOnce => {
                 exchange.step = Step::Pubrel;
                 exchange.due = true;
@@ -692,7 +749,7 @@ impl Client {
 
     /// The last step of QoS 2.
     pub(crate) fn on_pubcomp(&mut self, cx: &mut Context, msg_id: MsgId) {
-        match &self.down.exchange {
+        match self.down.exchange() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.step == Step::Pubrel => {
                 cx.metrics.delivered_total += 1;
                 self.finish_exchange(cx);

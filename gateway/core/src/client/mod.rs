@@ -12,6 +12,7 @@ pub(crate) mod uplink;
 use core::time::Duration;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use sn_codec::{
     Connack, Disconnect, MsgId, Packet, Pingreq, Puback, QoS, Regack, ReturnCode, Suback, TopicId,
 };
@@ -39,7 +40,7 @@ pub(crate) struct Client {
     pub(crate) serial: u32,
     pub(crate) id: Arc<str>,
     /// Hash of the id: decides the broker connection.
-    pub(crate) id_hash: u64,
+    pub(crate) id_hash: u32,
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
@@ -57,7 +58,7 @@ pub(crate) struct Client {
     /// Somebody else says to be this client.
     pub(crate) challenge: Option<Box<Challenge>>,
     pub(crate) topics: ClientTopics,
-    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) subscriptions: SmallVec<[Subscription; 2]>,
     pub(crate) open: OpenRequests,
     /// Answers that wait in the line of its link.
     pub(crate) owed: u8,
@@ -159,7 +160,7 @@ impl From<Reply> for Packet<'static> {
 
 impl Client {
     /// A record without a session.
-    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u64) -> Self {
+    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u32) -> Self {
         use rand::RngExt as _;
         Client {
             ix: ClientIx(0),
@@ -178,7 +179,7 @@ impl Client {
             will: None,
             challenge: None,
             topics: ClientTopics::new(cx.rng.random()),
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
             down: Downlink::new(cx.rng.random()),

@@ -48,6 +48,7 @@ impl Client {
     /// C→G DISCONNECT(d)   G→C DISCONNECT, and nothing more until PINGREQ or CONNECT.
     pub(crate) fn fall_asleep(&mut self, cx: &mut Context, duration: u16) {
         self.down.requeue();
+        self.shrink();
         self.state = State::Asleep { duration };
         self.clear_replies(cx);
         self.reply(cx, Reply::Disconnect);
@@ -73,8 +74,8 @@ impl Client {
     /// PINGRESP once the messages of this wake-up are delivered and acknowledged.
     pub(crate) fn end_wake_if_drained(&mut self, cx: &mut Context, now: Instant) {
         let State::Awake(wake) = &self.state else { return };
-        let done = self.down.queue.is_empty() || !wake.takes_more();
-        if done && self.down.exchange.is_none() {
+        let done = self.down.queue_is_empty() || !wake.takes_more();
+        if done && !self.down.has_exchange() {
             self.back_to_sleep(now);
             self.reply(cx, Reply::Pingresp);
         }
@@ -103,6 +104,12 @@ impl Client {
         self.back_to_sleep(self.last_seen);
     }
 
+    /// A client that sleeps for long keeps only what it needs.
+    fn shrink(&mut self) {
+        self.open.shrink();
+        self.down.shrink();
+    }
+
     /// Asleep again: the sleep timer starts anew, with or without PINGRESP.
     pub(crate) fn back_to_sleep(&mut self, now: Instant) {
         if let State::Awake(wake) = &self.state {
@@ -110,6 +117,7 @@ impl Client {
             self.state = State::Asleep {
                 duration: wake.duration,
             };
+            self.shrink();
         }
     }
 }

@@ -78,22 +78,14 @@ impl Client {
         let Some(filter) = cx.subscriptions.get_mut(key) else {
             return;
         };
-        let entry = Subscriber {
+        filter.subscribe(Subscriber {
             client: self.ix,
             asked,
             granted: asked,
-        };
-        match filter
-            .subscribers
-            .iter_mut()
-            .find(|subscriber| subscriber.client == self.ix)
-        {
-            Some(subscriber) => *subscriber = entry,
-            None => filter.subscribers.push(entry),
-        }
+        });
         filter.want_retained(self.ix);
         // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
-        filter.asking_next.push(Asker {
+        filter.ask(Asker {
             client: self.ix,
             serial: self.serial,
             msg_id,
@@ -106,7 +98,7 @@ impl Client {
             drive(cx, key);
         } else {
             // Accepted and carried out when the broker returns (reading A31).
-            filter.asking_next.retain(|asker| asker.client != self.ix);
+            filter.forget_asker(self.ix);
             filter.ask_again = true;
             self.on_subscribed(cx, msg_id, Ok(asked));
         }
@@ -117,6 +109,9 @@ impl Client {
         let Some(request) = self.open.close_subscribe(msg_id) else {
             return;
         };
+        if !self.open.any_subscribe() {
+            self.down.release_hold();
+        }
         let answer = match granted {
             Ok(qos) => {
                 if self.topics.by_id(request.topic_id).is_some() {
@@ -220,17 +215,16 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
         match filter.active {
             None => cx.subscriptions.remove(key),
             Some(_) if up => {
-                let token = cx.upstream.unsubscribe(key, filter.name.clone());
-                filter.pending = Pending::Unsubscribe(token);
+                cx.upstream.unsubscribe(key, filter.name.clone());
+                filter.pending = Pending::Unsubscribe;
             }
             Some(_) => {}
         }
-    } else if up && (filter.active.is_none() || filter.ask_again || !filter.asking_next.is_empty()) {
+    } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;
-        let token = cx
-            .upstream
+        cx.upstream
             .subscribe(key, filter.name.clone(), filter.id, filter.wanted_qos());
-        filter.asking = core::mem::take(&mut filter.asking_next);
-        filter.pending = Pending::Subscribe(token);
+        filter.asked();
+        filter.pending = Pending::Subscribe;
     }
 }

@@ -119,6 +119,11 @@ impl OpenRequests {
         self.released.as_ref()?.iter().rfind(same).map(|released| released.at)
     }
 
+    /// Frees memory that the client does not need for now.
+    pub(crate) fn shrink(&mut self) {
+        self.requests.shrink_to_fit();
+    }
+
     /// A new session: nothing of the old one is open any more.
     pub(crate) fn clear(&mut self) {
         *self = OpenRequests::default();
