@@ -22,7 +22,7 @@ pub(crate) struct OpenRequests {
 }
 
 /// How many released QoS 2 publishes are remembered; a client has one under way, Zephyr up to five.
-const RELEASED_MAX: usize = 16;
+const RELEASED_MAX: usize = 8;
 
 /// A QoS 2 publish after its PUBREL.
 #[derive(Debug, Clone, Copy)]
