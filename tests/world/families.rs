@@ -80,9 +80,19 @@ fn asymcute_uses_the_long_form_where_the_short_one_would_do() {
     let mut world = world();
     let node = connected(&mut world, Family::Asymcute);
     for octets in [241, 242, 248, 249, 400] {
-        let sent = world.publish_as(node, "a/b".into(), sn_codec::PublishQoS::Level(QOS1), false, octets);
+        let sent = world.publish_as(
+            node,
+            "a/b".into(),
+            sn_codec::PublishQoS::Level(QOS1),
+            false,
+            octets,
+        );
         world.run_for(Duration::from_secs(2));
-        assert_eq!(outcome(&world, node, &sent), Some(Outcome::Acknowledged), "{octets}");
+        assert_eq!(
+            outcome(&world, node, &sent),
+            Some(Outcome::Acknowledged),
+            "{octets}"
+        );
         assert_eq!(world.broker.count(&sent), 1, "{octets}");
     }
     world.settle();
@@ -164,7 +174,11 @@ fn mqtt_sn_tools_without_keep_alive_is_not_taken_for_lost() {
     let message = world.external("a/b", QOS1, false);
     world.run_for(Duration::from_secs(5));
     assert_eq!(received(&world, node), [&message], "reading A27");
-    assert_eq!(world.client(node).power_losses, 0, "no DISCONNECT, which would end it");
+    assert_eq!(
+        world.client(node).power_losses,
+        0,
+        "no DISCONNECT, which would end it"
+    );
 }
 
 // Zephyr.
@@ -202,7 +216,11 @@ fn zephyr_knows_predefined_and_short_topics_by_what_the_suback_carried() {
     subscribe(&mut world, node, TopicForm::Short(*b"xy"), QOS1);
     let messages = ["five", "xy"].map(|topic| world.external(topic, QOS1, false));
     world.settle();
-    assert_eq!(received(&world, node), messages.iter().collect::<Vec<_>>(), "reading A53");
+    assert_eq!(
+        received(&world, node),
+        messages.iter().collect::<Vec<_>>(),
+        "reading A53"
+    );
 }
 
 #[test]
@@ -217,7 +235,11 @@ fn zephyr_without_a_place_for_another_topic_keeps_its_session_and_its_other_topi
     world.external("s/3", QOS1, false);
     let after = world.external("s/1", QOS1, false);
     world.settle();
-    assert_eq!(received(&world, node), [&known[0], &known[1], &after], "reading A40");
+    assert_eq!(
+        received(&world, node),
+        [&known[0], &known[1], &after],
+        "reading A40"
+    );
     assert_eq!(world.client(node).kicked, 0);
 }
 
@@ -228,7 +250,11 @@ fn zephyr_sleeps_at_once_and_gets_everything_when_it_wakes() {
     subscribe(&mut world, node, "a/+", QOS2);
     world.sleep(node, 60, u32::MAX);
     world.run_for(Duration::from_millis(1));
-    assert_eq!(world.client(node).presence(), Presence::Asleep, "before any answer");
+    assert_eq!(
+        world.client(node).presence(),
+        Presence::Asleep,
+        "before any answer"
+    );
     world.run_for(Duration::from_secs(5));
     let messages: Vec<Bytes> = [QOS1, QOS2, QOS0, QOS2]
         .map(|qos| world.external("a/b", qos, false))
@@ -354,7 +380,9 @@ fn ty4tw_repeats_its_publish_after_pubrec_and_it_counts_once() {
             ..Family::Ty4tw.client("ty4tw")
         });
         let sent: Vec<Bytes> = (0..20).map(|_| world.publish(node, "a/b", QOS2)).collect();
-        world.run_until(Duration::from_secs(4 * 3600), |world| world.client(node).is_idle());
+        world.run_until(Duration::from_secs(4 * 3600), |world| {
+            world.client(node).is_idle()
+        });
         world.settle();
         for sent in &sent {
             assert_eq!(outcome(&world, node, sent), Some(Outcome::Acknowledged));
@@ -372,7 +400,11 @@ fn donovan_swaps_the_octets_of_its_acknowledgements_and_they_count() {
     subscribe(&mut world, node, "a/b", QOS1);
     let messages: Vec<Bytes> = (0..5).map(|_| world.external("a/b", QOS1, false)).collect();
     world.run_for(Duration::from_secs(5));
-    assert_eq!(received(&world, node), messages.iter().collect::<Vec<_>>(), "reading A64");
+    assert_eq!(
+        received(&world, node),
+        messages.iter().collect::<Vec<_>>(),
+        "reading A64"
+    );
     assert_eq!(
         world.gateway().metrics().swapped_acks_total,
         5,
@@ -431,10 +463,18 @@ fn bt_mqtt_sn_turns_its_flags_around_counts_from_zero_and_is_heard() {
     subscribe(&mut world, node, "a/+", QOS0);
     let sent = world.publish(node, "a/b", QOS0);
     world.run_for(Duration::from_secs(5));
-    assert_eq!(world.broker.count(&sent), 1, "QoS 1 by its flags, under message id 0");
+    assert_eq!(
+        world.broker.count(&sent),
+        1,
+        "QoS 1 by its flags, under message id 0"
+    );
     let message = world.external("a/c", QOS1, false);
     world.settle();
-    assert_eq!(received(&world, node), [&sent, &message], "its own message matches too");
+    assert_eq!(
+        received(&world, node),
+        [&sent, &message],
+        "its own message matches too"
+    );
 }
 
 // Helpers.
@@ -475,5 +515,10 @@ fn outcome(world: &World, client: ClientIx, payload: &Bytes) -> Option<Outcome> 
 }
 
 fn received(world: &World, client: ClientIx) -> Vec<&Bytes> {
-    world.client(client).delivered.iter().map(|d| &d.payload).collect()
+    world
+        .client(client)
+        .delivered
+        .iter()
+        .map(|d| &d.payload)
+        .collect()
 }

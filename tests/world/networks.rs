@@ -242,7 +242,11 @@ fn sleeper_of_an_earlier_gateway_is_told_and_connects() {
     let node = sleeper(&mut world, ClientConfig::new("node"), QOS1);
     world.restart_gateway();
     world.run_for(Duration::from_secs(120));
-    assert_eq!(world.client(node).kicked, 1, "reading A16: no PINGRESP from a stranger");
+    assert_eq!(
+        world.client(node).kicked,
+        1,
+        "reading A16: no PINGRESP from a stranger"
+    );
     assert_eq!(world.client(node).presence(), Presence::Asleep, "and sleeps on");
     let message = world.external("a/b", QOS1, false);
     world.run_for(Duration::from_secs(70));
@@ -308,5 +312,10 @@ fn outcome(world: &World, client: ClientIx, payload: &Bytes) -> Option<Outcome> 
 }
 
 fn received(world: &World, client: ClientIx) -> Vec<&Bytes> {
-    world.client(client).delivered.iter().map(|d| &d.payload).collect()
+    world
+        .client(client)
+        .delivered
+        .iter()
+        .map(|d| &d.payload)
+        .collect()
 }

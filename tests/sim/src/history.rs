@@ -156,7 +156,11 @@ impl History {
         }
         let plan = Plan {
             families,
-            forwarders: if rng.random_bool(0.4) { rng.random_range(1..=2) } else { 0 },
+            forwarders: if rng.random_bool(0.4) {
+                rng.random_range(1..=2)
+            } else {
+                0
+            },
             gateway_restarts: rng.random_bool(0.15),
         };
         let mut steps: Vec<(Duration, Step)> = (0..clients.len())
@@ -542,7 +546,11 @@ fn random_step(plan: &Plan, rng: &mut SmallRng) -> Step {
         99..=108 if plan.families[client].is_none_or(Family::sleeps) => Step::Sleep {
             client,
             duration: rng.random_range(10..=300),
-            naps: if rng.random_bool(0.3) { u32::MAX } else { rng.random_range(0..=5) },
+            naps: if rng.random_bool(0.3) {
+                u32::MAX
+            } else {
+                rng.random_range(0..=5)
+            },
         },
         109..=111 => Step::Rebind(client),
         112..=114 if plan.forwarders > 0 => Step::MoveBehind {

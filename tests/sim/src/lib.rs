@@ -700,7 +700,11 @@ impl World {
             }
         }
         // QoS 0 messages, to which nobody has a claim, wait for the next wake-up too.
-        let nap = self.clients.iter().filter_map(|station| station.client.nap()).max();
+        let nap = self
+            .clients
+            .iter()
+            .filter_map(|station| station.client.nap())
+            .max();
         self.advance(self.now + nap.map_or(Duration::ZERO, |nap| nap * 2))?;
         self.check_quiet()?;
         self.check_end()

@@ -18,8 +18,8 @@ use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::{
-    Connect, Direction, Disconnect, Encapsulation, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register,
-    ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
+    Connect, Direction, Disconnect, Encapsulation, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS,
+    Regack, Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
 use crate::sim_broker::Publication;
@@ -383,6 +383,9 @@ impl Reference {
         self.conns.clear();
         self.tokens.clear();
         self.filters.clear();
+        for uplink in self.uplinks.values_mut() {
+            uplink.order = None;
+        }
         for client in &mut self.clients {
             client.restart();
         }
@@ -1180,9 +1183,11 @@ impl Reference {
                 };
                 let expected = format!("{}{}", self.config.upstream.topic_prefix, uplink.topic);
                 let by_chance = self.clients[uplink.client].ids_collided;
-                ensure(**topic == *expected || by_chance, "a message keeps its topic", || {
-                    format!("{expected}: {}", told())
-                })?;
+                ensure(
+                    **topic == *expected || by_chance,
+                    "a message keeps its topic",
+                    || format!("{expected}: {}", told()),
+                )?;
                 let level = match uplink.qos {
                     PublishQoS::MinusOne => QoS::AtMostOnce,
                     PublishQoS::Level(level) => level,
@@ -1781,7 +1786,11 @@ impl ClientModel {
             || format!("{:?} to {}", self.down, self.id),
         )?;
         // A40: what it cannot be told the name of was dropped, and is from now on if it never answers.
-        if let Some(down) = self.down.as_ref().filter(|d| d.kind == DownKind::Register && !d.closed) {
+        if let Some(down) = self
+            .down
+            .as_ref()
+            .filter(|d| d.kind == DownKind::Register && !d.closed)
+        {
             self.ignores_register = !self.answers_register;
             let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
             let (gone, skips) = (down.topic.clone(), self.ignores_register);
@@ -1790,9 +1799,11 @@ impl ClientModel {
         }
         let long = now.since(self.woken_first) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
-        ensure(kept.is_none() || long, "PINGRESP when nothing waits (A71)", || {
-            format!("{kept:?} for {}", self.id)
-        })
+        ensure(
+            kept.is_none() || long,
+            "PINGRESP when nothing waits (A71)",
+            || format!("{kept:?} for {}", self.id),
+        )
     }
 
     fn on_packet(&mut self, now: Instant, packet: Packet<'_>, names: &Names<'_>) {
@@ -1878,7 +1889,7 @@ impl ClientModel {
                     }
                     Phase::Awake => {
                         let spent = |d: &DownExchange| {
-                            let round = d.sends > 0 && d.sends % self.sends_per_round == 0;
+                            let round = d.sends > 0 && d.sends.is_multiple_of(self.sends_per_round);
                             round || now.since(d.last_sent) > WAKE_TIME
                         };
                         let over = now.since(self.woken) >= WAKE_TIME_MAX;
@@ -1945,7 +1956,9 @@ impl ClientModel {
                     self.close(DownKind::Register, regack.msg_id);
                 }
             }
-            Packet::Disconnect(Disconnect { duration: Some(seconds) }) if active && seconds > 0 => {
+            Packet::Disconnect(Disconnect {
+                duration: Some(seconds),
+            }) if active && seconds > 0 => {
                 self.phase = Phase::Asleep;
                 self.sleep = Duration::from_secs(u64::from(seconds));
                 self.asleep_since = now;
@@ -2099,7 +2112,9 @@ impl ClientModel {
                 let waited = now.since(down.last_sent) >= first_retry;
                 // A60: after a round the next packet from the client begins another.
                 let new_round = down.sends % sends_per_round == 0 && down.unheard == 0;
-                ensure(waited || new_round || down.due, "repeated after Tretry", || told(down))?;
+                ensure(waited || new_round || down.due, "repeated after Tretry", || {
+                    told(down)
+                })?;
                 ensure(
                     next.dup != Some(false) || self.no_dup,
                     "a repeat has DUP (A61)",

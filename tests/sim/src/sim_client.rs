@@ -12,7 +12,8 @@ use gateway_core::io::Will;
 use gateway_core::time::Instant;
 use sn_codec::{
     Connect, Disconnect, MsgId, MsgType, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register,
-    ReturnCode, ShortTopic, Suback, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg, WillTopic,
+    ReturnCode, ShortTopic, Suback, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg,
+    WillTopic,
 };
 
 /// Wake-ups in a row without an answer after which a sleeper connects anew.
@@ -769,7 +770,10 @@ impl SimClient {
         // Back to sleep once everything is done.
         let nap = self.nap.take().filter(|nap| nap.left > 0);
         if let Some(Nap { duration, left: naps }) = nap
-            && !self.todo.iter().any(|action| matches!(action, Action::Sleep { .. }))
+            && !self
+                .todo
+                .iter()
+                .any(|action| matches!(action, Action::Sleep { .. }))
         {
             self.todo.push_back(Action::Sleep { duration, naps });
         }
@@ -1131,7 +1135,11 @@ impl SimClient {
             return;
         };
         let topic = self.sent_topic(topic);
-        let msg_id = if self.config.quirks.counts_qos0 { self.new_msg_id() } else { MsgId(0) };
+        let msg_id = if self.config.quirks.counts_qos0 {
+            self.new_msg_id()
+        } else {
+            MsgId(0)
+        };
         let (qos, retain, data) = (uplink.qos, uplink.retain, &uplink.payload[..]);
         self.send(
             now,
@@ -1515,7 +1523,8 @@ impl SimClient {
     /// One datagram as this client writes it.
     fn encode_own(&self, packet: &Packet<'_>) -> Vec<u8> {
         let mut datagram = encode(packet);
-        if self.config.quirks.long_disconnect && matches!(packet, Packet::Disconnect(d) if d.duration.is_some())
+        if self.config.quirks.long_disconnect
+            && matches!(packet, Packet::Disconnect(d) if d.duration.is_some())
         {
             datagram.extend([0, 0]);
             datagram[0] += 2;
@@ -1524,7 +1533,13 @@ impl SimClient {
             SimClient::reverse_flags(&mut datagram);
         }
         let short = datagram.first() != Some(&1);
-        if short && self.config.quirks.long_form_from.is_some_and(|from| datagram.len() >= from) {
+        if short
+            && self
+                .config
+                .quirks
+                .long_form_from
+                .is_some_and(|from| datagram.len() >= from)
+        {
             let total = datagram.len() as u16 + 2;
             datagram.splice(..1, [&[1], &total.to_be_bytes()[..]].concat());
         }
@@ -1534,7 +1549,9 @@ impl SimClient {
     /// The flags octet with the first field in the lowest bit, as some compilers lay it out, and CleanSession in PUBLISH.
     fn reverse_flags(datagram: &mut [u8]) {
         let header = if datagram.first() == Some(&1) { 4 } else { 2 };
-        let kind = datagram.get(header - 1).and_then(|code| MsgType::from_octet(*code));
+        let kind = datagram
+            .get(header - 1)
+            .and_then(|code| MsgType::from_octet(*code));
         let also = match kind {
             Some(MsgType::Publish) => 0x20,
             Some(MsgType::Connect | MsgType::Subscribe | MsgType::Unsubscribe) => 0,
