@@ -193,10 +193,7 @@ fn keeps_the_promise(qos: QoS) {
         }
     }
     assert!(outcomes.gave_up > 0, "clients that never give up would show less");
-    assert_eq!(
-        outcomes.sessions_lost, 0,
-        "no session is lost at the gateway"
-    );
+    assert_eq!(outcomes.sessions_lost, 0, "no session is lost at the gateway");
 }
 
 #[test]
@@ -212,9 +209,7 @@ fn a_day_at_thirty_percent_loss_qos_2() {
 /// Delivery and cost over loss, QoS and direction: 1,440 messages each, of the clients of the promise.
 #[test]
 fn table_of_delivery_and_transmissions() {
-    let mut table = String::from(
-        "loss  QoS  way   arrived  more than once  PUBLISH each  PUBREL each\n",
-    );
+    let mut table = String::from("loss  QoS  way   arrived  more than once  PUBLISH each  PUBREL each\n");
     for loss in [0, 1, 5, 10, 20, 30, 40] {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let traffic = Traffic {

@@ -4,6 +4,8 @@
 //! by `SNIPE_WORLD_HISTORIES=<how many>`; one is run again, with a trace, by `SNIPE_WORLD_SEED=<seed>`.
 
 mod delivery;
+mod families;
 mod histories;
+mod networks;
 mod scenarios;
 mod sleepers;

@@ -104,7 +104,7 @@ impl Family {
                 quirks: Quirks {
                     ignores_empty_publish: true,
                     keeps_suback_ids: true,
-                    register_slots: Some(8),
+                    register_slots: Some(20),
                     sleeps_at_once: true,
                     ..none
                 },

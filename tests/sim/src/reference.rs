@@ -18,8 +18,8 @@ use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::{
-    Connect, Direction, Disconnect, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack,
-    Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
+    Connect, Direction, Disconnect, Encapsulation, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS,
+    Regack, Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
 use crate::sim_broker::Publication;
@@ -117,6 +117,8 @@ struct ClientModel {
     sleep_answer_due: bool,
     /// The PINGREQ that began this wake-up.
     woken: Instant,
+    /// The PINGREQ before it, if this one may as well be a repeat of that.
+    woken_first: Instant,
     /// PUBLISHes begun in this wake-up.
     wake_messages: usize,
     /// The last PINGRESP that ended a wake-up: its sleep timer starts there (§6.14).
@@ -381,6 +383,9 @@ impl Reference {
         self.conns.clear();
         self.tokens.clear();
         self.filters.clear();
+        for uplink in self.uplinks.values_mut() {
+            uplink.order = None;
+        }
         for client in &mut self.clients {
             client.restart();
         }
@@ -395,8 +400,10 @@ impl Reference {
 
     /// A datagram is about to be handed to the gateway.
     pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
-        let Ok((encapsulation, packet)) = sn_codec::decode_for_gateway(datagram) else {
-            return;
+        let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
+            Ok(decoded) => decoded,
+            Err(error) if error.answer.is_some() => return self.on_bad_value(now, from, datagram),
+            Err(_) => return,
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
@@ -415,8 +422,14 @@ impl Reference {
             client.bound = Some(from.clone());
         }
         let bound = client.bound.as_ref() == Some(from);
-        client.fresh &= matches!(packet, Packet::Connect(_)) || !bound;
         if bound {
+            let setting_up = client.phase == Phase::Setup && !client.handshake_done;
+            client.fresh = match packet {
+                Packet::Connect(_) => true,
+                Packet::WillTopic(_) | Packet::WillMsg(_) if setting_up => true,
+                Packet::WillMsg(_) => client.fresh,
+                _ => client.fresh && setting_up,
+            };
             client.last_heard = now;
             if let Some(down) = &mut client.down {
                 down.unheard = 0;
@@ -437,6 +450,21 @@ impl Reference {
             {
                 asked.broker_was_away |= self.conns.get(&ConnId(0)).is_none_or(|conn| !conn.up);
             }
+        }
+    }
+
+    /// The layout of a message and a value that is none: its sender was heard all the same.
+    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+        let Ok((encapsulation, _)) = Encapsulation::split(datagram) else {
+            return;
+        };
+        let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
+        let from = Address::new(from.clone(), node);
+        if let Some(client) = self.by_addr.get(&from).map(|ix| &mut self.clients[*ix])
+            && client.bound.as_ref() == Some(&from)
+        {
+            client.last_heard = now;
+            client.fresh = false;
         }
     }
 
@@ -601,13 +629,12 @@ impl Reference {
     /// may have had to make room.
     pub fn on_overflow(&mut self, payload: &Bytes) {
         let drops_oldest = self.config.sleep.when_full == WhenFull::DropOldest;
+        let topic = self.messages.get(payload).map_or("", |message| &message.topic);
         for client in &mut self.clients {
-            if client.owed.remove(payload).is_some() {
-                self.given_up += 1;
-                if drops_oldest {
-                    self.given_up += client.owed.len();
-                    client.owed.clear();
-                }
+            self.given_up += usize::from(client.owed.remove(payload).is_some());
+            if drops_oldest && client.subs.keys().any(|filter| topic::matches(filter, topic)) {
+                self.given_up += client.owed.len();
+                client.owed.clear();
             }
         }
     }
@@ -793,7 +820,6 @@ impl Reference {
         client.connacks_due -= 1;
         if code == ReturnCode::Accepted {
             client.phase = Phase::Active;
-            client.fresh = true;
             client.said_goodbye = false;
             client.sent_away = false;
             client.resumes_since = None;
@@ -1441,6 +1467,11 @@ impl Reference {
         }
     }
 
+    /// The gateway sends to a client there.
+    pub fn is_bound(&self, client: ClientIx, address: &Address) -> bool {
+        self.clients[client.0].bound.as_ref() == Some(address)
+    }
+
     /// Whoever was silent for too long is lost by now, so that its will is published when it should be.
     ///
     /// # Errors
@@ -1543,6 +1574,7 @@ impl ClientModel {
             sleep: Duration::ZERO,
             sleep_answer_due: false,
             woken: Instant::START,
+            woken_first: Instant::START,
             wake_messages: 0,
             asleep_since: Instant::START,
             clean: config.clean,
@@ -1757,14 +1789,18 @@ impl ClientModel {
             || format!("{:?} to {}", self.down, self.id),
         )?;
         // A40: what it cannot be told the name of was dropped, and is from now on if it never answers.
-        if let Some(down) = self.down.as_ref().filter(|d| d.kind == DownKind::Register && !d.closed) {
+        if let Some(down) = self
+            .down
+            .as_ref()
+            .filter(|d| d.kind == DownKind::Register && !d.closed)
+        {
             self.ignores_register = !self.answers_register;
             let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
             let (gone, skips) = (down.topic.clone(), self.ignores_register);
             self.owed
                 .retain(|_, owed| owed.topic != gone && !(skips && unknown(&owed.topic)));
         }
-        let long = now.since(self.woken) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
+        let long = now.since(self.woken_first) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
         ensure(
             kept.is_none() || long,
@@ -1851,11 +1887,12 @@ impl ClientModel {
                     Phase::Asleep => {
                         self.phase = Phase::Awake;
                         self.woken = now;
+                        self.woken_first = now;
                         self.wake_messages = 0;
                     }
                     Phase::Awake => {
                         let spent = |d: &DownExchange| {
-                            let round = d.sends > 0 && d.sends % self.sends_per_round == 0;
+                            let round = d.sends > 0 && d.sends.is_multiple_of(self.sends_per_round);
                             round || now.since(d.last_sent) > WAKE_TIME
                         };
                         let over = now.since(self.woken) >= WAKE_TIME_MAX;
@@ -1863,7 +1900,6 @@ impl ClientModel {
                             // The wake-up may have been given up, and this begins another.
                             self.interrupt();
                             self.woken = now;
-                            self.wake_messages = 0;
                         } else if let Some(down) = &mut self.down {
                             // Its way of saying that the last message did not arrive (section 5 of the page).
                             down.due = true;
@@ -1959,8 +1995,15 @@ impl ClientModel {
             }
             ReturnCode::Accepted => {}
             ReturnCode::InvalidTopicId => {
-                // A41: REGISTER and once more.
-                self.confirmed.remove(&puback.topic_id);
+                // A41: REGISTER and once more; to who does not answer that it cannot be given. What comes late may be
+                // overlooked, for it is said again.
+                if !down.stale {
+                    self.confirmed.remove(&puback.topic_id);
+                }
+                if self.ignores_register {
+                    let payload = down.payload.clone();
+                    self.owed.retain(|owed, _| Some(owed) != payload.as_ref());
+                }
                 self.interrupt();
             }
             ReturnCode::Congestion => {}

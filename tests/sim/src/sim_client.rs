@@ -456,6 +456,12 @@ impl SimClient {
         }
     }
 
+    /// How long it sleeps between two wake-ups, if it does.
+    pub fn nap(&self) -> Option<Duration> {
+        let nap = self.nap.filter(|_| self.presence() == Presence::Asleep)?;
+        Some(Duration::from_secs(u64::from(nap.duration)))
+    }
+
     /// The datagrams it may be answered with in this time with nothing to do: one for each keep-alive or wake-up.
     pub fn pings_within(&self, time: Duration) -> usize {
         if self.presence() == Presence::Away {
@@ -704,6 +710,7 @@ impl SimClient {
     }
 
     fn begin_session(&mut self, now: Instant) {
+        let again = self.state == State::Active;
         self.state = State::Active;
         self.paused_until = Instant::START;
         // Requests that were open come first again, in their order; answers to them may be lost for ever.
@@ -743,8 +750,10 @@ impl SimClient {
         if self.config.clean && !returning {
             self.ids.clear();
             self.names.clear();
-            self.received.clear();
-            self.released.clear();
+            if !again {
+                self.received.clear();
+                self.released.clear();
+            }
         }
         if self.config.clean && !(returning && self.config.quirks.trusts_session) {
             self.subscribed.clear();
@@ -1365,8 +1374,8 @@ impl SimClient {
             self.send(
                 now,
                 Packet::Puback(Puback {
-                    topic_id,
-                    msg_id,
+                    topic_id: acked_topic,
+                    msg_id: acked_msg,
                     return_code,
                 }),
             );

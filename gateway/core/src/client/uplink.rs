@@ -22,7 +22,7 @@ pub(crate) struct OpenRequests {
 }
 
 /// How many released QoS 2 publishes are remembered; a client has one under way, Zephyr up to five.
-const RELEASED_MAX: usize = 16;
+const RELEASED_MAX: usize = 8;
 
 /// A QoS 2 publish after its PUBREL.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +116,11 @@ impl OpenRequests {
     /// When the same message was released last under the same id.
     fn released_at(&self, msg_id: MsgId, digest: u32) -> Option<Instant> {
         let same = |released: &&Released| released.msg_id == msg_id && released.digest == digest;
-        self.released.as_ref()?.iter().rfind(same).map(|released| released.at)
+        self.released
+            .as_ref()?
+            .iter()
+            .rfind(same)
+            .map(|released| released.at)
     }
 
     /// Frees memory that the client does not need for now.
