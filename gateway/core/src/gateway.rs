@@ -1015,7 +1015,7 @@ mod tests {
         );
         assert_eq!(
             gateway.poll_timeout(),
-            Some(NOW + core::time::Duration::from_millis(1500))
+            Some(NOW + Duration::from_millis(1500))
         );
     }
 
