@@ -262,7 +262,7 @@ async fn connects_that_are_refused_are_answered_in_their_version() {
         ),
         (
             "3.1.1, cut short in the client id",
-            b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x09shor",
+            b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x09sh",
             b"",
         ),
         (
