@@ -21,6 +21,10 @@ use mqtt::Version::{V3, V5};
 use mqtt::{Broker, Client, Connect, Event, Kind, Packet, Publish, Version};
 use rand::RngExt;
 
+/// How far a publisher may get ahead of a subscriber whose connections are cut: of what comes while it is away, its
+/// session keeps `queue_messages`, 1000.
+const LEAD: u32 = 900;
+
 /// Unacknowledged at once; fewer than any broker's Receive Maximum here.
 const WINDOW: usize = 40;
 
@@ -58,14 +62,25 @@ fn over_cuts(version: Version, qos: u8, count: u32) {
     let relay = Relay::start(broker.address);
     let address = relay.address;
 
-    let publisher = thread::spawn(move || Publisher::new(version, qos).run(address, count));
-    let seen = subscribe_over_cuts(version, address, count);
+    let arrived = Arc::new(AtomicU32::new(0));
+    let publisher = Publisher::new(version, qos, Arc::clone(&arrived));
+    let publisher = thread::spawn(move || publisher.run(address, count));
+    let seen = subscribe_over_cuts(version, address, count, &arrived);
     publisher.join().unwrap();
     let cuts = relay.stop();
     println!(
         "{count} messages of QoS {qos}, {} deliveries, {cuts} connections cut",
         seen.len()
     );
+    let arrived: BTreeSet<u32> = seen.iter().copied().collect();
+    let missing: Vec<u32> = (0..count).filter(|n| !arrived.contains(n)).collect();
+    if !missing.is_empty() {
+        let dropped = broker.retained("$SYS/broker/publish/messages/dropped");
+        panic!(
+            "{} are missing, the broker knows of {dropped:?}: {missing:?}",
+            missing.len()
+        );
+    }
     assert!(cuts > 10, "only {cuts} connections were cut");
 
     let mut last = broker.kept("subscriber");
@@ -90,19 +105,15 @@ fn over_cuts(version: Version, qos: u8, count: u32) {
 }
 
 /// All payloads in the order of their first or every arrival (QoS 2 or 1), until the last.
-fn subscribe_over_cuts(version: Version, address: SocketAddr, count: u32) -> Vec<u32> {
+fn subscribe_over_cuts(version: Version, address: SocketAddr, count: u32, arrived: &AtomicU32) -> Vec<u32> {
     let mut seen = Vec::new();
     // QoS 2 messages whose PUBREL has not come yet.
     let mut unreleased = BTreeSet::new();
     let started = Instant::now();
     loop {
-        if started.elapsed() > Duration::from_secs(20) * scale() {
-            let all: BTreeSet<u32> = (0..count).collect();
-            let missing: Vec<u32> = all.difference(&seen.iter().copied().collect()).copied().collect();
-            panic!(
-                "still missing {} of {count}: {missing:?}, and PUBREL for {unreleased:?}",
-                missing.len()
-            );
+        if started.elapsed() > Duration::from_secs(60) * scale() {
+            println!("waiting in vain; PUBREL is due for {unreleased:?}");
+            return seen;
         }
         let mut client = Client::open(address, version);
         if !client.try_connect(&Connect::kept(version, "subscriber")) {
@@ -113,6 +124,7 @@ fn subscribe_over_cuts(version: Version, address: SocketAddr, count: u32) -> Vec
             match client.event(mqtt::PATIENCE) {
                 Event::Packet(Packet::Publish(publish)) => {
                     let n = publish.text().parse().unwrap();
+                    arrived.fetch_max(n + 1, Ordering::Relaxed);
                     if publish.qos == 1 {
                         seen.push(n);
                         client.send(&Packet::pub_ack(publish.id));
@@ -148,16 +160,19 @@ struct Publisher {
     qos: u8,
     /// The next message.
     next: u32,
+    /// How many the subscriber has.
+    arrived: Arc<AtomicU32>,
     /// Those on their way, in order; `true` after PUBREC.
     unacknowledged: VecDeque<(u16, u32, bool)>,
 }
 
 impl Publisher {
-    fn new(version: Version, qos: u8) -> Self {
+    fn new(version: Version, qos: u8, arrived: Arc<AtomicU32>) -> Self {
         Publisher {
             version,
             qos,
             next: 0,
+            arrived,
             unacknowledged: VecDeque::new(),
         }
     }
@@ -201,13 +216,20 @@ impl Publisher {
     /// Until all is done or the connection breaks.
     fn work(&mut self, client: &mut Client, count: u32) {
         while self.next < count || !self.unacknowledged.is_empty() {
-            while self.next < count && self.unacknowledged.len() < WINDOW {
+            let limit = count.min(self.arrived.load(Ordering::Relaxed) + LEAD);
+            while self.next < limit && self.unacknowledged.len() < WINDOW {
                 let id = (self.next % 60_000) as u16 + 1;
                 client.send_raw(self.publish(id, self.next, false));
                 self.unacknowledged.push_back((id, self.next, false));
                 self.next += 1;
             }
-            match client.event(mqtt::PATIENCE) {
+            let patience = if self.unacknowledged.is_empty() {
+                Duration::from_millis(1)
+            } else {
+                mqtt::PATIENCE
+            };
+            match client.event(patience) {
+                Event::Silence if self.unacknowledged.is_empty() => {}
                 Event::Packet(Packet::PubAck(ack) | Packet::PubComp(ack)) => {
                     self.unacknowledged.retain(|(id, ..)| *id != ack.id);
                 }

@@ -219,6 +219,10 @@ impl Protocol {
 
     /// Takes the next packet and returns its length; 0 if it is not complete.
     fn next(&mut self, octets: &[u8], opened: &mut Option<Opened>, out: &mut Vec<u8>) -> Result<usize, End> {
+        // What stands behind CONNECT is not looked at before that is answered.
+        if let State::Connecting(_) | State::Closed = self.state {
+            return Ok(0);
+        }
         let Some(header) = decode::header(octets)? else {
             return Ok(0);
         };
