@@ -1026,6 +1026,7 @@ const BAD: &[(&str, &str)] = &[
         "embedded_addresses",
         "[broker]\nkind = \"embedded\"\nembedded.anonymous = true\nembedded.bind = [\"0.0.0.0:1883\", \"127.0.0.1:1883\", \"225.1.1.1:1883\"]\n",
     ),
+    ("embedded_key_elsewhere", "[broker]\nretained_max = 5\n"),
     ("embedded_without_address", "[broker.embedded]\nbind = []\n"),
     (
         "embedded_bounds",

@@ -502,7 +502,13 @@ fn home_of(shape: &Shape, name: &str) -> Option<String> {
         return Some(format!("kind = \"{}\"", kinds.join("\" or \"")));
     }
     let mut homes = ROOT.fields.iter().filter_map(|section| match section.kind {
-        Kind::Table(shape) => has(shape.fields).then(|| format!("[{}]", section.name)),
+        Kind::Table(shape) if has(shape.fields) => Some(format!("[{}]", section.name)),
+        Kind::Table(shape) => shape.fields.iter().find_map(|inner| match inner.kind {
+            Kind::Table(shape) if shape.is_section() && has(shape.fields) => {
+                Some(format!("[{}.{}]", section.name, inner.name))
+            }
+            _ => None,
+        }),
         Kind::Tables(shape) => {
             let special = shape.variants.iter().any(|variant| has(variant.fields));
             (special || has(shape.fields)).then(|| format!("[[{}]]", section.name))

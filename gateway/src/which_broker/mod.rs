@@ -150,7 +150,7 @@ fn cannot_listen(error: &OpenError) -> String {
         }
         ErrorKind::PermissionDenied => format!(
             "{title}: ports below 1024 are for root\n  use another: {}",
-            elsewhere(SocketAddr::new(address.ip(), 1882))
+            listen_on(SocketAddr::new(address.ip(), 1883))
         ),
         _ => format!("{error}\n  see the key bind in [broker.embedded]"),
     }
@@ -158,8 +158,14 @@ fn cannot_listen(error: &OpenError) -> String {
 
 /// The option that moves the broker inside to the next port.
 fn elsewhere(address: SocketAddr) -> String {
-    let next = SocketAddr::new(address.ip(), address.port().checked_add(1).unwrap_or(1883));
-    format!("--broker embedded --set 'broker.embedded.bind=[\"{next}\"]'")
+    listen_on(SocketAddr::new(
+        address.ip(),
+        address.port().checked_add(1).unwrap_or(1883),
+    ))
+}
+
+fn listen_on(address: SocketAddr) -> String {
+    format!("--broker embedded --set 'broker.embedded.bind=[\"{address}\"]'")
 }
 
 /// Its URL and version.
@@ -184,5 +190,44 @@ fn refusal(code: u8, username: Option<&str>) -> String {
             format!("it does not take the user {username:?}, or not with this password")
         }
         _ => format!("its answer is 0x{code:02X}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn cannot(address: &str, kind: ErrorKind) -> String {
+        cannot_listen(&OpenError {
+            address: address.parse().unwrap(),
+            error: io::Error::from(kind),
+        })
+    }
+
+    #[test]
+    fn each_reason_not_to_listen_comes_with_what_to_do() {
+        // Nobody has this address, so nobody is named.
+        assert_eq!(
+            cannot("192.0.2.1:1883", ErrorKind::AddrInUse),
+            "the embedded broker cannot listen on 192.0.2.1:1883: the port is in use by another process\n  \
+             stop it, or use it as the broker: --broker mqtt://192.0.2.1:1883\n  \
+             or listen on another port: --broker embedded --set 'broker.embedded.bind=[\"192.0.2.1:1884\"]'"
+        );
+        assert!(cannot("[::]:1", ErrorKind::AddrInUse).contains("--broker mqtt://127.0.0.1:1\n"));
+        assert!(cannot("192.0.2.1:1883", ErrorKind::AddrNotAvailable).contains("does not have that address"));
+        assert!(cannot("127.0.0.1:80", ErrorKind::PermissionDenied).contains("[\"127.0.0.1:1883\"]"));
+        assert!(cannot("127.0.0.1:65535", ErrorKind::AddrInUse).contains("[\"127.0.0.1:1883\"]"));
+        assert!(cannot("127.0.0.1:1883", ErrorKind::OutOfMemory).contains("cannot listen on 127.0.0.1:1883"));
+    }
+
+    #[test]
+    fn a_refusal_says_whether_a_login_is_missing_or_wrong() {
+        assert_eq!(refusal(0x05, None), "it wants a user name and a password");
+        assert_eq!(
+            refusal(0x87, Some("ann")),
+            "it does not take the user \"ann\", or not with this password"
+        );
+        assert_eq!(refusal(0x8A, None), "its answer is 0x8A");
     }
 }
