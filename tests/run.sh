@@ -9,8 +9,9 @@ Usage: tests/run.sh [COMMAND]
 
   (none)         set up what is missing, build the gateway, run every test
   e2e [FILTER]   only the tests of the real binary, those whose name contains FILTER
-  world [N]      N random histories of the simulated world (default 100,000);
-                 SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_SEED=S runs only that one
+  world [N]      N random histories of the simulated world (default 1,000,000) on all cores;
+                 SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_MINUTES=M ends after M minutes,
+                 SNIPE_WORLD_SEED=S runs only that one
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
   --help         this text
@@ -133,8 +134,8 @@ case "${1:-}" in
         ;;
     world)
         say "simulating"
-        SNIPE_WORLD_HISTORIES=${2:-100000} cargo test --release --locked -p system-tests --test world -- \
-            --nocapture histories
+        SNIPE_WORLD_HISTORIES=${2:-1000000} cargo test --locked -p system-tests --test world -- \
+            --nocapture random_histories
         ;;
     arm)
         setup_arm

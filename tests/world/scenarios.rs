@@ -305,6 +305,29 @@ fn qos_2_exchange_is_not_ended_by_an_earlier_copy() {
 }
 
 #[test]
+fn late_copy_of_a_released_qos_2_message_is_not_published_again() {
+    let mut world = world(WorldConfig::default());
+    let sensor = world.add_connected(ClientConfig::new("sensor"));
+    let payload = world.publish(sensor, TopicForm::Short(*b"xy"), QOS2);
+    world.run_for(Duration::from_secs(2));
+    assert_eq!(outcome(&world, sensor, &payload), Some(Outcome::Acknowledged));
+    let route = world.route(sensor).clone();
+    for dup in [false, true] {
+        let publish = Publish {
+            dup,
+            qos: PublishQoS::Level(QOS2),
+            retain: false,
+            topic: TopicRef::Short(ShortTopic(*b"xy")),
+            msg_id: MsgId(1),
+            data: &payload,
+        };
+        world.inject(&route, &encoded(&Packet::Publish(publish)));
+    }
+    world.settle();
+    assert_eq!(world.broker.count(&payload), 1);
+}
+
+#[test]
 fn full_queue_answers_congestion_and_nothing_is_lost() {
     let mut world = world(WorldConfig {
         gateway: GatewayConfig {

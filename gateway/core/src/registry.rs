@@ -344,6 +344,13 @@ impl ClientTopics {
         }
     }
 
+    /// The client does not know the id of `name`: it is registered again before its next use (reading A41).
+    pub(crate) fn unconfirm(&mut self, name: &str) {
+        if let Some(topic) = self.normal.iter_mut().find(|topic| &*topic.name == name) {
+            topic.confirmed = false;
+        }
+    }
+
     /// A new connection with the old session: names are registered again before their first use (reading A39).
     pub(crate) fn unconfirm_all(&mut self) {
         for topic in &mut self.normal {

@@ -401,7 +401,7 @@ impl Subscriptions {
             .copied()
             .filter(|&key| {
                 let filter = &self.filters[key as usize];
-                let leaving = matches!(filter.pending, Pending::Unsubscribe);
+                let leaving = filter.pending == Pending::Unsubscribe;
                 (key == of || filter.active.is_some()) && !leaving
             })
             .filter_map(|key| Some((granted(key)?, core::cmp::Reverse(key))))

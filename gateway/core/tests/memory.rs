@@ -12,7 +12,7 @@ use gateway_core::config::GatewayConfig;
 use gateway_core::io::{BrokerEvent, BrokerRequest};
 use sn_codec::{Connect, Disconnect, MsgId, Packet, QoS, Subscribe, TopicFilter, TopicRef};
 
-const CLIENTS: u16 = 50_000;
+const CLIENTS: u16 = 25_000;
 
 /// Octets per client beside its messages.
 const MOST: usize = 700;

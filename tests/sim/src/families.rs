@@ -104,7 +104,7 @@ impl Family {
                 quirks: Quirks {
                     ignores_empty_publish: true,
                     keeps_suback_ids: true,
-                    register_slots: Some(8),
+                    register_slots: Some(20),
                     sleeps_at_once: true,
                     ..none
                 },
@@ -166,6 +166,14 @@ impl Family {
             max_qos: Some(QoS::AtLeastOnce),
             ..ClientRule::default()
         })
+    }
+
+    /// Some have no code for sleep.
+    pub fn sleeps(self) -> bool {
+        matches!(
+            self,
+            Family::Zephyr | Family::CcMqttsn | Family::Ty4tw | Family::Donovan
+        )
     }
 
     /// Some have no code for wills.

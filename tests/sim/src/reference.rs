@@ -18,8 +18,8 @@ use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::{
-    Connect, Direction, Disconnect, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS, Regack,
-    Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
+    Connect, Direction, Disconnect, Encapsulation, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS,
+    Regack, Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
 use crate::sim_broker::Publication;
@@ -32,6 +32,9 @@ const ROUNDS: u32 = 6;
 /// Reading A71: longest time and most messages of one wake-up.
 const WAKE_TIME: Duration = Duration::from_secs(60);
 const WAKE_MESSAGES: usize = 100;
+
+/// Longest wake-up with the exchange that is open when the first time is over.
+const WAKE_TIME_MAX: Duration = Duration::from_secs(240);
 
 /// How late a timer may be: inputs are handed over in batches.
 const LATE: Duration = Duration::from_secs(1);
@@ -114,6 +117,8 @@ struct ClientModel {
     sleep_answer_due: bool,
     /// The PINGREQ that began this wake-up.
     woken: Instant,
+    /// The PINGREQ before it, if this one may as well be a repeat of that.
+    woken_first: Instant,
     /// PUBLISHes begun in this wake-up.
     wake_messages: usize,
     /// The last PINGRESP that ended a wake-up: its sleep timer starts there (§6.14).
@@ -152,6 +157,8 @@ struct ClientModel {
     ever: BTreeMap<String, QoS>,
     /// Every normal id this client was ever told.
     names: BTreeMap<TopicId, String>,
+    /// Names the client refused in this connection (A40).
+    refused_names: BTreeSet<String>,
     /// Those of earlier records.
     stale_names: BTreeMap<TopicId, String>,
     /// An id of an earlier record came again for another name: without persistence that is left to chance (A35).
@@ -376,6 +383,9 @@ impl Reference {
         self.conns.clear();
         self.tokens.clear();
         self.filters.clear();
+        for uplink in self.uplinks.values_mut() {
+            uplink.order = None;
+        }
         for client in &mut self.clients {
             client.restart();
         }
@@ -390,8 +400,10 @@ impl Reference {
 
     /// A datagram is about to be handed to the gateway.
     pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
-        let Ok((encapsulation, packet)) = sn_codec::decode_for_gateway(datagram) else {
-            return;
+        let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
+            Ok(decoded) => decoded,
+            Err(error) if error.answer.is_some() => return self.on_bad_value(now, from, datagram),
+            Err(_) => return,
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
@@ -410,8 +422,14 @@ impl Reference {
             client.bound = Some(from.clone());
         }
         let bound = client.bound.as_ref() == Some(from);
-        client.fresh &= matches!(packet, Packet::Connect(_)) || !bound;
         if bound {
+            let setting_up = client.phase == Phase::Setup && !client.handshake_done;
+            client.fresh = match packet {
+                Packet::Connect(_) => true,
+                Packet::WillTopic(_) | Packet::WillMsg(_) if setting_up => true,
+                Packet::WillMsg(_) => client.fresh,
+                _ => client.fresh && setting_up,
+            };
             client.last_heard = now;
             if let Some(down) = &mut client.down {
                 down.unheard = 0;
@@ -432,6 +450,21 @@ impl Reference {
             {
                 asked.broker_was_away |= self.conns.get(&ConnId(0)).is_none_or(|conn| !conn.up);
             }
+        }
+    }
+
+    /// The layout of a message and a value that is none: its sender was heard all the same.
+    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+        let Ok((encapsulation, _)) = Encapsulation::split(datagram) else {
+            return;
+        };
+        let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
+        let from = Address::new(from.clone(), node);
+        if let Some(client) = self.by_addr.get(&from).map(|ix| &mut self.clients[*ix])
+            && client.bound.as_ref() == Some(&from)
+        {
+            client.last_heard = now;
+            client.fresh = false;
         }
     }
 
@@ -596,13 +629,12 @@ impl Reference {
     /// may have had to make room.
     pub fn on_overflow(&mut self, payload: &Bytes) {
         let drops_oldest = self.config.sleep.when_full == WhenFull::DropOldest;
+        let topic = self.messages.get(payload).map_or("", |message| &message.topic);
         for client in &mut self.clients {
-            if client.owed.remove(payload).is_some() {
-                self.given_up += 1;
-                if drops_oldest {
-                    self.given_up += client.owed.len();
-                    client.owed.clear();
-                }
+            self.given_up += usize::from(client.owed.remove(payload).is_some());
+            if drops_oldest && client.subs.keys().any(|filter| topic::matches(filter, topic)) {
+                self.given_up += client.owed.len();
+                client.owed.clear();
             }
         }
     }
@@ -636,7 +668,7 @@ impl Reference {
                 self.given_up += 1;
                 continue;
             }
-            if client.ignores_register {
+            if client.ignores_register || client.refused_names.contains(topic) {
                 // A40: an id it was never told cannot be used, so what needs a new one is dropped.
                 self.given_up += 1;
                 continue;
@@ -788,7 +820,6 @@ impl Reference {
         client.connacks_due -= 1;
         if code == ReturnCode::Accepted {
             client.phase = Phase::Active;
-            client.fresh = true;
             client.said_goodbye = false;
             client.sent_away = false;
             client.resumes_since = None;
@@ -1436,6 +1467,11 @@ impl Reference {
         }
     }
 
+    /// The gateway sends to a client there.
+    pub fn is_bound(&self, client: ClientIx, address: &Address) -> bool {
+        self.clients[client.0].bound.as_ref() == Some(address)
+    }
+
     /// Whoever was silent for too long is lost by now, so that its will is published when it should be.
     ///
     /// # Errors
@@ -1446,9 +1482,7 @@ impl Reference {
                 Phase::Active => c.last_heard,
                 Phase::Asleep => c.last_heard.max(c.asleep_since),
                 // A wake-up ends by itself, and what follows counts from the last message all the same.
-                Phase::Awake => {
-                    c.last_heard.max(c.woken) + WAKE_TIME + self.config.timers.retry_max * c.sends_per_round
-                }
+                Phase::Awake => c.last_heard.max(c.woken) + WAKE_TIME_MAX,
                 Phase::None | Phase::Setup | Phase::Lost => return false,
             };
             now > since + c.tolerated(&self.config) + LATE
@@ -1540,6 +1574,7 @@ impl ClientModel {
             sleep: Duration::ZERO,
             sleep_answer_due: false,
             woken: Instant::START,
+            woken_first: Instant::START,
             wake_messages: 0,
             asleep_since: Instant::START,
             clean: config.clean,
@@ -1564,6 +1599,7 @@ impl ClientModel {
             maybe: BTreeSet::new(),
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
+            refused_names: BTreeSet::new(),
             stale_names: BTreeMap::new(),
             ids_collided: false,
             confirmed: BTreeSet::new(),
@@ -1605,8 +1641,11 @@ impl ClientModel {
 
     /// Silence after which the client may be taken for lost; for ever without keep-alive.
     fn tolerated(&self, config: &GatewayConfig) -> Duration {
+        // Until its return from sleep is complete a client is asleep.
+        let returning = self.resumes_since.is_some() && self.resumed == Phase::Asleep;
         let every = match self.phase {
             Phase::Asleep | Phase::Awake => self.sleep,
+            Phase::Setup if returning => self.sleep,
             Phase::None | Phase::Setup | Phase::Active | Phase::Lost => self.keep_alive,
         };
         if every.is_zero() {
@@ -1652,6 +1691,7 @@ impl ClientModel {
             return;
         }
         self.confirmed.clear();
+        self.refused_names.clear();
         self.subscribes.clear();
         if connect.clean_session {
             self.last_finished = None;
@@ -1748,7 +1788,19 @@ impl ClientModel {
             "PINGRESP when everything is acknowledged",
             || format!("{:?} to {}", self.down, self.id),
         )?;
-        let long = now.since(self.woken) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
+        // A40: what it cannot be told the name of was dropped, and is from now on if it never answers.
+        if let Some(down) = self
+            .down
+            .as_ref()
+            .filter(|d| d.kind == DownKind::Register && !d.closed)
+        {
+            self.ignores_register = !self.answers_register;
+            let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+            let (gone, skips) = (down.topic.clone(), self.ignores_register);
+            self.owed
+                .retain(|_, owed| owed.topic != gone && !(skips && unknown(&owed.topic)));
+        }
+        let long = now.since(self.woken_first) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
         ensure(
             kept.is_none() || long,
@@ -1835,11 +1887,21 @@ impl ClientModel {
                     Phase::Asleep => {
                         self.phase = Phase::Awake;
                         self.woken = now;
+                        self.woken_first = now;
                         self.wake_messages = 0;
                     }
                     Phase::Awake => {
-                        // Its way of saying that the last message did not arrive (section 5 of the page).
-                        if let Some(down) = &mut self.down {
+                        let spent = |d: &DownExchange| {
+                            let round = d.sends > 0 && d.sends.is_multiple_of(self.sends_per_round);
+                            round || now.since(d.last_sent) > WAKE_TIME
+                        };
+                        let over = now.since(self.woken) >= WAKE_TIME_MAX;
+                        if over || self.down.as_ref().is_some_and(spent) {
+                            // The wake-up may have been given up, and this begins another.
+                            self.interrupt();
+                            self.woken = now;
+                        } else if let Some(down) = &mut self.down {
+                            // Its way of saying that the last message did not arrive (section 5 of the page).
                             down.due = true;
                             down.sends -= down.sends % self.sends_per_round;
                         }
@@ -1892,6 +1954,7 @@ impl ClientModel {
                         self.confirmed.insert(regack.topic_id);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
+                        self.refused_names.insert(topic);
                     }
                     self.close(DownKind::Register, regack.msg_id);
                 }
@@ -1932,8 +1995,15 @@ impl ClientModel {
             }
             ReturnCode::Accepted => {}
             ReturnCode::InvalidTopicId => {
-                // A41: REGISTER and once more.
-                self.confirmed.remove(&puback.topic_id);
+                // A41: REGISTER and once more; to who does not answer that it cannot be given. What comes late may be
+                // overlooked, for it is said again.
+                if !down.stale {
+                    self.confirmed.remove(&puback.topic_id);
+                }
+                if self.ignores_register {
+                    let payload = down.payload.clone();
+                    self.owed.retain(|owed, _| Some(owed) != payload.as_ref());
+                }
                 self.interrupt();
             }
             ReturnCode::Congestion => {}

@@ -16,6 +16,9 @@ use sn_codec::{
     WillTopic,
 };
 
+/// Wake-ups in a row without an answer after which a sleeper connects anew.
+const MISSED_WAKES: usize = 3;
+
 /// Who a client is and how it behaves.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
@@ -238,6 +241,7 @@ pub struct SimClient {
     pub wakes: usize,
     /// Wake-ups that it gave up, and went back to sleep.
     pub missed_wakes: usize,
+    missed_in_a_row: usize,
     /// Datagrams it sent, by what they were; what the network doubled counts once.
     pub sent: Sent,
     state: State,
@@ -246,7 +250,8 @@ pub struct SimClient {
     returning: bool,
     /// The gateway asked for the will since the last CONNECT.
     prompted: bool,
-    registers: usize,
+    /// Names that the gateway registered.
+    registers: BTreeSet<String>,
     /// Topic fields that SUBACKs carried for predefined ids and short names.
     suback_ids: BTreeSet<TopicId>,
     todo: VecDeque<Action>,
@@ -355,12 +360,13 @@ impl SimClient {
             power_losses: 0,
             wakes: 0,
             missed_wakes: 0,
+            missed_in_a_row: 0,
             sent: Sent::default(),
             state: State::Idle,
             nap: None,
             returning: false,
             prompted: false,
-            registers: 0,
+            registers: BTreeSet::new(),
             suback_ids: BTreeSet::new(),
             todo: VecDeque::new(),
             open: Vec::new(),
@@ -410,7 +416,7 @@ impl SimClient {
         self.outbox.clear();
         self.nap = None;
         self.returning = false;
-        self.registers = 0;
+        self.registers.clear();
         self.suback_ids.clear();
         if self.config.clean {
             // Who keeps a session must keep its message ids apart too; others start anew.
@@ -450,6 +456,12 @@ impl SimClient {
         }
     }
 
+    /// How long it sleeps between two wake-ups, if it does.
+    pub fn nap(&self) -> Option<Duration> {
+        let nap = self.nap.filter(|_| self.presence() == Presence::Asleep)?;
+        Some(Duration::from_secs(u64::from(nap.duration)))
+    }
+
     /// The datagrams it may be answered with in this time with nothing to do: one for each keep-alive or wake-up.
     pub fn pings_within(&self, time: Duration) -> usize {
         if self.presence() == Presence::Away {
@@ -460,10 +472,7 @@ impl SimClient {
         let Some(every) = [keep_alive, nap].into_iter().filter(|every| *every > 0).min() else {
             return 0;
         };
-        // Who has slept enough returns by CONNECT, perhaps with a will, and subscribes again.
-        let returns = self.nap.is_some_and(|nap| nap.left != u32::MAX);
-        let handshake = if returns { 3 + self.wanted.len() } else { 0 };
-        (time.as_secs() / every) as usize + 2 + handshake
+        (time.as_secs() / every) as usize + 2
     }
 
     /// How a message of its application reads on the wire: QoS and Retain.
@@ -480,12 +489,16 @@ impl SimClient {
         self.presence() != Presence::Away
     }
 
-    /// Nothing to do and nothing open.
+    /// Nothing to do and nothing open; asleep only if for ever.
     pub fn is_idle(&self) -> bool {
         match self.state {
             State::Off => true,
             State::Idle => self.open.is_empty(),
-            State::Active | State::Asleep { .. } => self.open.is_empty() && self.todo.is_empty(),
+            State::Active => self.open.is_empty() && self.todo.is_empty(),
+            State::Asleep { .. } => {
+                let returns = self.nap.is_none_or(|nap| nap.left != u32::MAX);
+                self.open.is_empty() && self.todo.is_empty() && !returns
+            }
             State::Waiting(_) | State::Connecting { .. } | State::Awake { .. } => false,
         }
     }
@@ -697,6 +710,7 @@ impl SimClient {
     }
 
     fn begin_session(&mut self, now: Instant) {
+        let again = self.state == State::Active;
         self.state = State::Active;
         self.paused_until = Instant::START;
         // Requests that were open come first again, in their order; answers to them may be lost for ever.
@@ -731,12 +745,15 @@ impl SimClient {
                 | Kind::Sleep => self.todo.push_front(exchange.action),
             }
         }
+        self.missed_in_a_row = 0;
         let returning = core::mem::take(&mut self.returning);
         if self.config.clean && !returning {
             self.ids.clear();
             self.names.clear();
-            self.received.clear();
-            self.released.clear();
+            if !again {
+                self.received.clear();
+                self.released.clear();
+            }
         }
         if self.config.clean && !(returning && self.config.quirks.trusts_session) {
             self.subscribed.clear();
@@ -807,6 +824,7 @@ impl SimClient {
             return;
         }
         self.wakes += 1;
+        self.missed_in_a_row = 0;
         if let Some(nap) = &mut self.nap
             && nap.left != u32::MAX
         {
@@ -831,11 +849,19 @@ impl SimClient {
                 self.send_wake_up(now, 1);
             }
             State::Awake { sends, deadline } if deadline <= now => {
-                if sends > self.config.retry_count {
-                    self.missed_wakes += 1;
+                if sends <= self.config.retry_count {
+                    self.send_wake_up(now, sends + 1);
+                    return;
+                }
+                // §6.14: it gives up and goes back to sleep; when that has not helped it begins anew.
+                self.missed_wakes += 1;
+                self.missed_in_a_row += 1;
+                if self.missed_in_a_row < MISSED_WAKES {
                     self.rest(now);
                 } else {
-                    self.send_wake_up(now, sends + 1);
+                    self.state = State::Idle;
+                    self.send_connect(now);
+                    return;
                 }
             }
             _ => {}
@@ -1283,8 +1309,11 @@ impl SimClient {
 
     fn on_register(&mut self, now: Instant, register: Register<'_>) {
         let quirks = self.config.quirks;
-        self.registers += 1;
-        if quirks.ignores_register || quirks.register_slots.is_some_and(|slots| self.registers > slots) {
+        self.registers.insert(register.topic_name.into());
+        let full = quirks
+            .register_slots
+            .is_some_and(|slots| self.registers.len() > slots);
+        if quirks.ignores_register || full {
             return;
         }
         let (topic_id, msg_id) = (register.topic_id, register.msg_id);
@@ -1345,8 +1374,8 @@ impl SimClient {
             self.send(
                 now,
                 Packet::Puback(Puback {
-                    topic_id,
-                    msg_id,
+                    topic_id: acked_topic,
+                    msg_id: acked_msg,
                     return_code,
                 }),
             );

@@ -689,34 +689,33 @@ impl Client {
             }
             ReturnCode::Accepted => cx.metrics.unexpected_total += 1,
             ReturnCode::Congestion => self.pause_deliveries(now),
-            ReturnCode::InvalidTopicId if !exchange.tried_register => {
-                exchange.tried_register = true;
-                self.register_again(cx);
+            ReturnCode::InvalidTopicId => {
+                let tried = core::mem::replace(&mut exchange.tried_register, true);
+                let name = exchange.item.message.topic.clone();
+                self.topics.unconfirm(&name);
+                match tried {
+                    false => self.register_again(cx, &name),
+                    true => self.reject(cx),
+                }
             }
             // Reading A61: emcute refuses any PUBLISH with DUP.
             ReturnCode::NotSupported if exchange.sent_dup => {
                 self.down.no_dup = true;
                 self.publish_now();
             }
-            ReturnCode::InvalidTopicId | ReturnCode::NotSupported | ReturnCode::Reserved(_) => {
-                cx.metrics.rejected_by_client_total += 1;
-                self.finish_exchange(cx);
-            }
+            ReturnCode::NotSupported | ReturnCode::Reserved(_) => self.reject(cx),
         }
     }
 
+    /// The client does not want the message.
+    fn reject(&mut self, cx: &mut Context) {
+        cx.metrics.rejected_by_client_total += 1;
+        self.finish_exchange(cx);
+    }
+
     /// The client does not know the id: the same id is registered again, and the message sent once more (A41).
-    fn register_again(&mut self, cx: &mut Context) {
-        let Some(exchange) = self.down.exchange() else {
-            return;
-        };
-        let name = exchange.item.message.topic.clone();
-        if let Some(topic) = self.topics.by_name(&name).map(|topic| topic.id)
-            && let Some(topic) = self.topics.by_id_mut(topic)
-        {
-            topic.confirmed = false;
-        }
-        match self.register_for(cx, &name) {
+    fn register_again(&mut self, cx: &mut Context, name: &Arc<str>) {
+        match self.register_for(cx, name) {
             Some((step, topic)) => {
                 let msg_id = self.down.next_msg_id();
                 if let Some(exchange) = self.down.exchange_mut() {
@@ -724,10 +723,7 @@ impl Client {
                     (exchange.due, exchange.sends, exchange.published) = (true, 0, false);
                 }
             }
-            None => {
-                cx.metrics.rejected_by_client_total += 1;
-                self.finish_exchange(cx);
-            }
+            None => self.reject(cx),
         }
     }
 

@@ -209,10 +209,10 @@ impl Client {
         self.seen(now);
         self.answers_challenge(cx);
         match packet {
-            Packet::Publish(publish) => self.on_publish(cx, publish),
+            Packet::Publish(publish) => self.on_publish(cx, now, publish),
             Packet::Puback(puback) => self.on_puback(cx, now, puback),
             Packet::Pubrec(msg_id) => self.on_pubrec(cx, msg_id),
-            Packet::Pubrel(msg_id) => self.on_pubrel(cx, msg_id),
+            Packet::Pubrel(msg_id) => self.on_pubrel(cx, now, msg_id),
             Packet::Pubcomp(msg_id) => self.on_pubcomp(cx, msg_id),
             Packet::Register(register) => self.on_register(cx, register),
             Packet::Regack(regack) => self.on_regack(cx, now, regack),

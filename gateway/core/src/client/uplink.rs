@@ -9,6 +9,7 @@ use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 use super::{Client, Reply};
 use crate::context::Context;
 use crate::io::{Notice, Refusal};
+use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
 
 /// Requests of a client that are not finished, and the last one that was.
@@ -17,11 +18,19 @@ pub(crate) struct OpenRequests {
     requests: Vec<OpenRequest>,
     last_done: Option<(MsgId, u32)>,
     /// The last QoS 2 publishes that were released: a late repeat of one is not another message (reading A46).
-    released: Option<Box<ArrayVec<(MsgId, u32), RELEASED_MAX>>>,
+    released: Option<Box<ArrayVec<Released, RELEASED_MAX>>>,
 }
 
 /// How many released QoS 2 publishes are remembered; a client has one under way, Zephyr up to five.
-const RELEASED_MAX: usize = 5;
+const RELEASED_MAX: usize = 8;
+
+/// A QoS 2 publish after its PUBREL.
+#[derive(Debug, Clone, Copy)]
+struct Released {
+    msg_id: MsgId,
+    digest: u32,
+    at: Instant,
+}
 
 /// One unfinished request.
 #[derive(Debug, Clone, Copy)]
@@ -91,19 +100,27 @@ impl OpenRequests {
     }
 
     /// The id of a QoS 2 publish is free again, for another message.
-    fn release(&mut self, at: usize) {
+    fn release(&mut self, at: usize, now: Instant) {
         let OpenRequest { msg_id, digest, .. } = self.requests.remove(at);
         let released = self.released.get_or_insert_default();
         if released.is_full() {
             released.remove(0);
         }
-        released.push((msg_id, digest));
+        released.push(Released {
+            msg_id,
+            digest,
+            at: now,
+        });
     }
 
-    fn was_released(&self, msg_id: MsgId, digest: u32) -> bool {
+    /// When the same message was released last under the same id.
+    fn released_at(&self, msg_id: MsgId, digest: u32) -> Option<Instant> {
+        let same = |released: &&Released| released.msg_id == msg_id && released.digest == digest;
         self.released
-            .as_ref()
-            .is_some_and(|released| released.contains(&(msg_id, digest)))
+            .as_ref()?
+            .iter()
+            .rfind(same)
+            .map(|released| released.at)
     }
 
     /// Frees memory that the client does not need for now.
@@ -128,7 +145,7 @@ impl OpenRequests {
 impl Client {
     /// QoS 1: C→G PUBLISH(m)   G→C PUBACK(m), once the broker has acknowledged.
     /// QoS 2: C→G PUBLISH(m)   G→C PUBREC(m), once the broker has; then PUBREL, PUBCOMP.
-    pub(crate) fn on_publish(&mut self, cx: &mut Context, publish: Publish<'_>) {
+    pub(crate) fn on_publish(&mut self, cx: &mut Context, now: Instant, publish: Publish<'_>) {
         let topic_id = echoed(publish.topic);
         let Some(name) = self.resolve(cx, publish.topic) else {
             cx.metrics.publish_unknown_topic_total += 1;
@@ -167,7 +184,7 @@ impl Client {
             PublishQoS::Level(QoS::ExactlyOnce) => (RequestKind::Publish2, QoS::ExactlyOnce),
         };
         let digest = digest(publish);
-        if self.is_repeat(cx, &publish, digest) {
+        if self.is_repeat(cx, now, &publish, digest) {
             cx.metrics.duplicates_suppressed_total += 1;
             return;
         }
@@ -196,7 +213,7 @@ impl Client {
     }
 
     /// True if the request was carried out or is under way; then its answer is owed or will be (reading A46).
-    fn is_repeat(&mut self, cx: &mut Context, publish: &Publish<'_>, digest: u32) -> bool {
+    fn is_repeat(&mut self, cx: &mut Context, now: Instant, publish: &Publish<'_>, digest: u32) -> bool {
         if let Some(at) = self.open.publish_position(publish.msg_id) {
             let request = self.open.requests[at];
             if request.digest != digest {
@@ -209,20 +226,26 @@ impl Client {
             }
             return true;
         }
-        // Without DUP it is a new message, under an id that is free again.
-        let answer = match publish.qos {
+        let (answer, repeated) = match publish.qos {
             PublishQoS::Level(QoS::AtLeastOnce) if self.open.last_done == Some((publish.msg_id, digest)) => {
-                Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted)
+                let answer = Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted);
+                (answer, publish.dup)
             }
-            PublishQoS::Level(QoS::ExactlyOnce) if self.open.was_released(publish.msg_id, digest) => {
-                Reply::Pubrec(publish.msg_id)
+            PublishQoS::Level(QoS::ExactlyOnce) => {
+                let Some(at) = self.open.released_at(publish.msg_id, digest) else {
+                    return false;
+                };
+                // Without DUP it may be a copy that the network held back, if it is soon after.
+                let copy = now < at + cx.config.timers.retry_first;
+                (Reply::Pubrec(publish.msg_id), publish.dup || copy)
             }
             _ => return false,
         };
-        if publish.dup {
+        // Otherwise it is a new message, under an id that is free again.
+        if repeated {
             self.reply(cx, answer);
         }
-        publish.dup
+        repeated
     }
 
     /// A client that never sends PUBREL must not make its list grow: the oldest held id goes.
@@ -288,11 +311,11 @@ impl Client {
     }
 
     /// C→G PUBREL(m)   G→C PUBCOMP(m), also for an id we do not know: its PUBCOMP was lost (reading A51).
-    pub(crate) fn on_pubrel(&mut self, cx: &mut Context, msg_id: MsgId) {
+    pub(crate) fn on_pubrel(&mut self, cx: &mut Context, now: Instant, msg_id: MsgId) {
         if let Some(at) = self.open.publish_position(msg_id)
             && self.open.requests[at].kind == RequestKind::Received
         {
-            self.open.release(at);
+            self.open.release(at, now);
         }
         self.reply(cx, Reply::Pubcomp(msg_id));
     }

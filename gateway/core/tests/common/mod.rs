@@ -15,8 +15,8 @@ use gateway_core::io::{
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use sn_codec::{
-    Connack, Connect, Disconnect, Encapsulation, MsgId, Packet, Publish, PublishQoS, QoS, Regack, Register,
-    ReturnCode, Subscribe, TopicFilter, TopicId, TopicRef,
+    Connack, Connect, Disconnect, Encapsulation, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS,
+    Regack, Register, ReturnCode, Subscribe, TopicFilter, TopicId, TopicRef, WillMsg, WillTopic,
 };
 
 pub const LINK: LinkId = LinkId(0);
@@ -159,6 +159,86 @@ impl Bench {
         assert_eq!(sent, expected);
     }
 
+    /// What was sent to the client since the last look, decoded; payloads are in `data`.
+    #[track_caller]
+    pub fn heard(&mut self, port: u16) -> Vec<Packet<'static>> {
+        let datagrams = self.take(port);
+        datagrams
+            .into_iter()
+            .map(|datagram| Packet::decode(datagram.leak()).unwrap())
+            .collect()
+    }
+
+    /// The one PUBLISH that was sent to the client since the last look.
+    #[track_caller]
+    pub fn heard_publish(&mut self, port: u16) -> Publish<'static> {
+        match self.heard(port)[..] {
+            [Packet::Publish(publish)] => publish,
+            ref other => panic!("{other:?}"),
+        }
+    }
+
+    /// The client acknowledges a PUBLISH of QoS 1.
+    pub fn puback(&mut self, port: u16, publish: Publish<'_>) {
+        self.packet(
+            port,
+            puback(topic_id(publish.topic), publish.msg_id.0, ReturnCode::Accepted),
+        );
+    }
+
+    /// DISCONNECT with a duration; the gateway answers.
+    #[track_caller]
+    pub fn sleep(&mut self, port: u16, seconds: u16) {
+        let duration = Some(seconds);
+        self.packet(port, Packet::Disconnect(Disconnect { duration }));
+        self.expect(port, &[disconnect()]);
+    }
+
+    pub fn pingreq(&mut self, port: u16, client_id: Option<&str>) {
+        self.packet(port, Packet::Pingreq(Pingreq { client_id }));
+    }
+
+    /// The broker accepts what it was asked for since the last look.
+    pub fn settle(&mut self) {
+        for request in std::mem::take(&mut self.requests) {
+            let (token, granted) = match request {
+                BrokerRequest::Publish {
+                    token: Some(token), ..
+                } => (token, None),
+                BrokerRequest::Subscribe { token, qos, .. } => (token, Some(qos)),
+                BrokerRequest::Unsubscribe { token, .. } => (token, None),
+                _ => continue,
+            };
+            self.broker(BrokerEvent::Settled {
+                token,
+                result: Ok(granted),
+            });
+        }
+    }
+
+    /// Connects with a will: topic `will/t`, message `gone`, QoS 1.
+    #[track_caller]
+    pub fn connect_with_will(&mut self, port: u16, id: &str, clean_session: bool, duration: u16) {
+        let connect = Connect {
+            will: true,
+            clean_session,
+            duration,
+            client_id: id,
+        };
+        self.packet(port, Packet::Connect(connect));
+        self.finish_will_handshake(port);
+    }
+
+    /// Answers the prompts for a will.
+    #[track_caller]
+    pub fn finish_will_handshake(&mut self, port: u16) {
+        self.expect(port, &[Packet::WillTopicReq]);
+        self.packet(port, will_topic("will/t"));
+        self.expect(port, &[Packet::WillMsgReq]);
+        self.packet(port, Packet::WillMsg(WillMsg { message: b"gone" }));
+        self.expect(port, &[connack(ReturnCode::Accepted)]);
+    }
+
     pub fn connect(&mut self, port: u16, id: &str) {
         self.connect_with(
             port,
@@ -251,6 +331,39 @@ impl Bench {
             retain,
             payload: Bytes::copy_from_slice(payload),
         });
+    }
+}
+
+pub fn will_topic(topic: &str) -> Packet<'_> {
+    Packet::WillTopic(Some(WillTopic {
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic,
+    }))
+}
+
+pub fn connect(id: &str, clean_session: bool, duration: u16) -> Connect<'_> {
+    Connect {
+        will: false,
+        clean_session,
+        duration,
+        client_id: id,
+    }
+}
+
+pub fn puback(topic_id: TopicId, msg_id: u16, return_code: ReturnCode) -> Packet<'static> {
+    Packet::Puback(Puback {
+        topic_id,
+        msg_id: MsgId(msg_id),
+        return_code,
+    })
+}
+
+/// The topic field as a number.
+pub fn topic_id(topic: TopicRef) -> TopicId {
+    match topic {
+        TopicRef::Normal(id) | TopicRef::Predefined(id) => id,
+        TopicRef::Short(short) => TopicId(u16::from_be_bytes(short.0)),
     }
 }
 
