@@ -15,8 +15,8 @@ use gateway_core::io::{
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use sn_codec::{
-    Connack, Connect, Disconnect, Encapsulation, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack,
-    Register, ReturnCode, Subscribe, TopicFilter, TopicId, TopicRef, WillMsg, WillTopic,
+    Connack, Connect, Disconnect, Encapsulation, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS,
+    Regack, Register, ReturnCode, Subscribe, TopicFilter, TopicId, TopicRef, WillMsg, WillTopic,
 };
 
 pub const LINK: LinkId = LinkId(0);
