@@ -142,6 +142,8 @@ struct ClientModel {
     sent_away: bool,
     /// The answer to a DISCONNECT has not left yet, and the next CONNECT is here.
     late_goodbye: bool,
+    /// Something else than CONNECT came from there without a session, so a DISCONNECT may be on its way.
+    stray: Option<Address>,
     /// PUBLISHes received, by message id.
     up: BTreeMap<MsgId, UpExchange>,
     last_finished: Option<(MsgId, Bytes)>,
@@ -422,6 +424,10 @@ impl Reference {
             client.bound = Some(from.clone());
         }
         let bound = client.bound.as_ref() == Some(from);
+        let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
+        if nowhere && !matches!(packet, Packet::Connect(_)) {
+            client.stray = Some(from.clone());
+        }
         if bound {
             let setting_up = client.phase == Phase::Setup && !client.handshake_done;
             client.fresh = match packet {
@@ -831,6 +837,7 @@ impl Reference {
 
     fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &Address) -> Check {
         let client = &mut self.clients[ix];
+        client.stray.take_if(|stray| stray == addr);
         if client.bound.as_ref() != Some(addr) {
             return Ok(());
         }
@@ -1587,6 +1594,7 @@ impl ClientModel {
             said_goodbye: false,
             sent_away: false,
             late_goodbye: false,
+            stray: None,
             up: BTreeMap::new(),
             last_finished: None,
             due: BTreeMap::new(),
@@ -1672,7 +1680,8 @@ impl ClientModel {
         }
         self.sleep_answer_due = false;
         self.resumes_since = resumes.then_some(now);
-        self.late_goodbye = self.said_goodbye && self.phase != Phase::None;
+        let strayed = self.stray.take().as_ref() == Some(from);
+        self.late_goodbye = strayed || (self.said_goodbye && self.phase != Phase::None);
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
         self.phase = Phase::Setup;
