@@ -139,6 +139,8 @@ struct ClientModel {
     /// Will, CleanSession and Duration of the last CONNECT.
     parameters: Option<(bool, bool, u16)>,
     said_goodbye: bool,
+    /// Nothing has come since its DISCONNECT that begins another session.
+    gone: bool,
     sent_away: bool,
     /// The answer to a DISCONNECT has not left yet, and the next CONNECT is here.
     late_goodbye: bool,
@@ -224,6 +226,8 @@ struct Sub {
 #[derive(Debug)]
 struct UpExchange {
     payload: Bytes,
+    /// The message that had the id before; the answer to it may be on its way.
+    previous: Option<Bytes>,
     qos: QoS,
     /// Handed to the broker.
     sent: bool,
@@ -513,10 +517,12 @@ impl Reference {
         uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
+            let previous = client.up.remove(&publish.msg_id).map(|before| before.payload);
             client.up.insert(
                 publish.msg_id,
                 UpExchange {
                     payload,
+                    previous,
                     qos,
                     sent: false,
                     finished: false,
@@ -1058,6 +1064,15 @@ impl Reference {
                 || format!("{puback:?} to {}", client.id),
             );
         };
+        let settled = |payload: &Bytes| {
+            self.uplinks
+                .get(payload)
+                .is_some_and(|uplink| uplink.settled_ok > 0)
+        };
+        let late = exchange.previous.as_ref().is_some_and(settled) && !settled(&exchange.payload);
+        if late && exchange.qos == QoS::AtLeastOnce {
+            return Ok(());
+        }
         exchange.finished = true;
         let Some(uplink) = self.uplinks.get_mut(&exchange.payload) else {
             return Ok(());
@@ -1592,6 +1607,7 @@ impl ClientModel {
             resumed: Phase::None,
             parameters: None,
             said_goodbye: false,
+            gone: false,
             sent_away: false,
             late_goodbye: false,
             stray: None,
@@ -1641,7 +1657,7 @@ impl ClientModel {
 
     /// What the client sends is processed.
     fn accepts(&self) -> bool {
-        self.phase.is_connected() || (self.phase == Phase::Setup && self.handshake_done)
+        !self.gone && (self.phase.is_connected() || (self.phase == Phase::Setup && self.handshake_done))
     }
 
     /// Silence after which the client may be taken for lost; for ever without keep-alive.
@@ -1682,6 +1698,7 @@ impl ClientModel {
         self.resumes_since = resumes.then_some(now);
         let strayed = self.stray.take().as_ref() == Some(from);
         self.late_goodbye = strayed || (self.said_goodbye && self.phase != Phase::None);
+        self.gone = false;
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
         self.phase = Phase::Setup;
@@ -1976,6 +1993,8 @@ impl ClientModel {
             }
             Packet::Disconnect(_) => {
                 self.said_goodbye = true;
+                self.gone = true;
+                self.interrupt();
             }
             _ => {}
         }
