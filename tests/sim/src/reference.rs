@@ -127,6 +127,8 @@ struct ClientModel {
     keep_alive: Duration,
     last_heard: Instant,
     connacks_due: u32,
+    /// CONNECTs with a value that cannot be used, not answered yet.
+    bad_connects: u32,
     /// Nothing of the handshake is missing: what follows counts, even if the CONNACK has not left yet.
     handshake_done: bool,
     will_topic_given: bool,
@@ -408,8 +410,12 @@ impl Reference {
     pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
         let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
             Ok(decoded) => decoded,
-            Err(error) if error.answer.is_some() => return self.on_bad_value(now, from, datagram),
-            Err(_) => return,
+            Err(error) => {
+                if let Some(answer) = error.answer {
+                    self.on_bad_value(now, from, datagram, &answer);
+                }
+                return;
+            }
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
@@ -464,7 +470,7 @@ impl Reference {
     }
 
     /// The layout of a message and a value that is none: its sender was heard all the same.
-    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8], answer: &Packet<'_>) {
         let Ok((encapsulation, _)) = Encapsulation::split(datagram) else {
             return;
         };
@@ -473,6 +479,16 @@ impl Reference {
         if let Some(client) = self.by_addr.get(&from).map(|ix| &mut self.clients[*ix])
             && client.bound.as_ref() == Some(&from)
         {
+            let msg_id = match answer {
+                // A CONNECT that cannot be used changes nothing for who is connected.
+                Packet::Connack(_) => return client.bad_connects += 1,
+                Packet::Regack(regack) => regack.msg_id,
+                Packet::Puback(puback) => puback.msg_id,
+                Packet::Suback(suback) => suback.msg_id,
+                Packet::Unsuback(msg_id) => *msg_id,
+                _ => MsgId(0),
+            };
+            *client.due.entry((answer.msg_type(), msg_id)).or_insert(0) += 1;
             client.last_heard = now;
             client.fresh = false;
         }
@@ -825,6 +841,10 @@ impl Reference {
                 "CONNACK goes where CONNECT came from",
                 || format!("{} at {addr}", client.id),
             );
+        }
+        if code != ReturnCode::Accepted && client.bad_connects > 0 {
+            client.bad_connects -= 1;
+            return Ok(());
         }
         ensure(client.connacks_due > 0, "CONNACK answers CONNECT", || {
             client.id.to_string()
@@ -1600,6 +1620,7 @@ impl ClientModel {
             keep_alive: Duration::ZERO,
             last_heard: Instant::START,
             connacks_due: 0,
+            bad_connects: 0,
             handshake_done: false,
             will_topic_given: false,
             fresh: false,
