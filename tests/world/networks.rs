@@ -3,8 +3,9 @@
 use core::time::Duration;
 
 use bytes::Bytes;
-use sn_codec::QoS;
+use sn_codec::{Connect, MsgId, MsgType, Packet, QoS, Subscribe, TopicFilter, WillMsg, WillTopic};
 use snipe_sim::net::{Burst, PathConfig};
+use snipe_sim::sim_broker::BrokerConfig;
 use snipe_sim::sim_client::{ClientConfig, Outcome, Presence, TopicForm};
 use snipe_sim::{ClientIx, ForwarderIx, World, WorldConfig, will};
 
@@ -107,6 +108,55 @@ fn broker_that_forgets_everything_costs_a_sleeper_nothing_that_came_before_or_af
         world.settle();
         assert_eq!(received(&world, node), [&before, &after]);
     }
+}
+
+#[test]
+fn topic_id_of_a_suback_that_was_never_sent_is_registered_before_its_use() {
+    let second = Duration::from_secs(1);
+    let mut world = World::new(WorldConfig {
+        broker: BrokerConfig {
+            latency_min: second,
+            latency_max: second,
+            ..BrokerConfig::default()
+        },
+        trace: true,
+        ..WorldConfig::default()
+    });
+    let node = world.add_connected(ClientConfig {
+        will: Some(will("wills/node", "gone")),
+        ..ClientConfig::new("node")
+    });
+    world.sleep(node, 60, u32::MAX);
+    world.run_for(second * 5);
+    // It asks while asleep and returns at once, so the broker answers in the middle of its handshake (§6.14).
+    let subscribe = Subscribe {
+        dup: false,
+        qos: QOS1,
+        msg_id: MsgId(500),
+        topic: TopicFilter::Name("a/b"),
+    };
+    let connect = Connect {
+        will: true,
+        clean_session: true,
+        duration: 60,
+        client_id: "node",
+    };
+    let topic = WillTopic {
+        qos: QOS1,
+        retain: false,
+        topic: "wills/node",
+    };
+    inject(&mut world, node, Packet::Subscribe(subscribe));
+    inject(&mut world, node, Packet::Connect(connect));
+    world.run_for(second * 3);
+    inject(&mut world, node, Packet::WillTopic(Some(topic)));
+    inject(&mut world, node, Packet::WillMsg(WillMsg { message: b"gone" }));
+    world.run_for(second);
+    world.external("a/b", QOS1, false);
+    // The world knows which ids the client was told.
+    world.run_for(second * 5);
+    let registers = world.sent_count(MsgType::Register);
+    assert_eq!(registers, 1);
 }
 
 // Forwarders.
@@ -305,6 +355,13 @@ fn subscribe(world: &mut World, client: ClientIx, topic: &str, qos: QoS) {
     world.run_until(Duration::from_secs(600), |world| {
         world.client(client).subscribed.contains_key(&form)
     });
+}
+
+fn inject(world: &mut World, client: ClientIx, packet: Packet<'_>) {
+    let mut datagram = Vec::new();
+    packet.encode(&mut datagram);
+    let route = world.route(client).clone();
+    world.inject(&route, &datagram);
 }
 
 fn outcome(world: &World, client: ClientIx, payload: &Bytes) -> Option<Outcome> {

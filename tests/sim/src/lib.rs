@@ -727,9 +727,9 @@ impl World {
             let unsupervised = client.config.keep_alive == 0;
             let (here, there) = (client.presence(), self.reference.presence(*ix));
             let moved = here != Presence::Away && !self.reference.is_bound(*ix, &self.address(*ix));
-            // Its DISCONNECT with a duration was lost and not repeated, or a copy of an earlier CONNECT came after it:
-            // nobody finds out, for its PINGREQs are those of an active client too (A16).
-            let overlooked = (here, there) == (Presence::Asleep, Presence::Active);
+            // A DISCONNECT with a duration was lost and not repeated, or a copy of it, or of a CONNECT, came after the
+            // next and its answer was lost: nobody finds out, for PINGREQs are answered in both states (A16, A69).
+            let overlooked = ![here, there].contains(&Presence::Away);
             ((here != there && !overlooked) || moved) && !unsupervised
         });
         left.extend(at_odds.map(|(_, client)| format!("{} is at odds with the gateway", client.config.id)));

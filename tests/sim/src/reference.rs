@@ -127,6 +127,8 @@ struct ClientModel {
     keep_alive: Duration,
     last_heard: Instant,
     connacks_due: u32,
+    /// CONNECTs with a value that cannot be used, not answered yet.
+    bad_connects: u32,
     /// Nothing of the handshake is missing: what follows counts, even if the CONNACK has not left yet.
     handshake_done: bool,
     will_topic_given: bool,
@@ -139,9 +141,13 @@ struct ClientModel {
     /// Will, CleanSession and Duration of the last CONNECT.
     parameters: Option<(bool, bool, u16)>,
     said_goodbye: bool,
+    /// Nothing has come since its DISCONNECT that begins another session.
+    gone: bool,
     sent_away: bool,
     /// The answer to a DISCONNECT has not left yet, and the next CONNECT is here.
     late_goodbye: bool,
+    /// Something else than CONNECT came from there without a session, so a DISCONNECT may be on its way.
+    stray: Option<Address>,
     /// PUBLISHes received, by message id.
     up: BTreeMap<MsgId, UpExchange>,
     last_finished: Option<(MsgId, Bytes)>,
@@ -222,6 +228,8 @@ struct Sub {
 #[derive(Debug)]
 struct UpExchange {
     payload: Bytes,
+    /// The message that had the id before; the answer to it may be on its way.
+    previous: Option<Bytes>,
     qos: QoS,
     /// Handed to the broker.
     sent: bool,
@@ -402,8 +410,12 @@ impl Reference {
     pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
         let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
             Ok(decoded) => decoded,
-            Err(error) if error.answer.is_some() => return self.on_bad_value(now, from, datagram),
-            Err(_) => return,
+            Err(error) => {
+                if let Some(answer) = error.answer {
+                    self.on_bad_value(now, from, datagram, &answer);
+                }
+                return;
+            }
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
@@ -422,6 +434,10 @@ impl Reference {
             client.bound = Some(from.clone());
         }
         let bound = client.bound.as_ref() == Some(from);
+        let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
+        if nowhere && !matches!(packet, Packet::Connect(_)) {
+            client.stray = Some(from.clone());
+        }
         if bound {
             let setting_up = client.phase == Phase::Setup && !client.handshake_done;
             client.fresh = match packet {
@@ -454,7 +470,7 @@ impl Reference {
     }
 
     /// The layout of a message and a value that is none: its sender was heard all the same.
-    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+    fn on_bad_value(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8], answer: &Packet<'_>) {
         let Ok((encapsulation, _)) = Encapsulation::split(datagram) else {
             return;
         };
@@ -463,6 +479,16 @@ impl Reference {
         if let Some(client) = self.by_addr.get(&from).map(|ix| &mut self.clients[*ix])
             && client.bound.as_ref() == Some(&from)
         {
+            let msg_id = match answer {
+                // A CONNECT that cannot be used changes nothing for who is connected.
+                Packet::Connack(_) => return client.bad_connects += 1,
+                Packet::Regack(regack) => regack.msg_id,
+                Packet::Puback(puback) => puback.msg_id,
+                Packet::Suback(suback) => suback.msg_id,
+                Packet::Unsuback(msg_id) => *msg_id,
+                _ => MsgId(0),
+            };
+            *client.due.entry((answer.msg_type(), msg_id)).or_insert(0) += 1;
             client.last_heard = now;
             client.fresh = false;
         }
@@ -507,10 +533,12 @@ impl Reference {
         uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
+            let previous = client.up.remove(&publish.msg_id).map(|before| before.payload);
             client.up.insert(
                 publish.msg_id,
                 UpExchange {
                     payload,
+                    previous,
                     qos,
                     sent: false,
                     finished: false,
@@ -814,6 +842,10 @@ impl Reference {
                 || format!("{} at {addr}", client.id),
             );
         }
+        if code != ReturnCode::Accepted && client.bad_connects > 0 {
+            client.bad_connects -= 1;
+            return Ok(());
+        }
         ensure(client.connacks_due > 0, "CONNACK answers CONNECT", || {
             client.id.to_string()
         })?;
@@ -831,6 +863,7 @@ impl Reference {
 
     fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &Address) -> Check {
         let client = &mut self.clients[ix];
+        client.stray.take_if(|stray| stray == addr);
         if client.bound.as_ref() != Some(addr) {
             return Ok(());
         }
@@ -1051,6 +1084,15 @@ impl Reference {
                 || format!("{puback:?} to {}", client.id),
             );
         };
+        let settled = |payload: &Bytes| {
+            self.uplinks
+                .get(payload)
+                .is_some_and(|uplink| uplink.settled_ok > 0)
+        };
+        let late = exchange.previous.as_ref().is_some_and(settled) && !settled(&exchange.payload);
+        if late && exchange.qos == QoS::AtLeastOnce {
+            return Ok(());
+        }
         exchange.finished = true;
         let Some(uplink) = self.uplinks.get_mut(&exchange.payload) else {
             return Ok(());
@@ -1581,6 +1623,7 @@ impl ClientModel {
             keep_alive: Duration::ZERO,
             last_heard: Instant::START,
             connacks_due: 0,
+            bad_connects: 0,
             handshake_done: false,
             will_topic_given: false,
             fresh: false,
@@ -1588,8 +1631,10 @@ impl ClientModel {
             resumed: Phase::None,
             parameters: None,
             said_goodbye: false,
+            gone: false,
             sent_away: false,
             late_goodbye: false,
+            stray: None,
             up: BTreeMap::new(),
             last_finished: None,
             due: BTreeMap::new(),
@@ -1636,7 +1681,7 @@ impl ClientModel {
 
     /// What the client sends is processed.
     fn accepts(&self) -> bool {
-        self.phase.is_connected() || (self.phase == Phase::Setup && self.handshake_done)
+        !self.gone && (self.phase.is_connected() || (self.phase == Phase::Setup && self.handshake_done))
     }
 
     /// Silence after which the client may be taken for lost; for ever without keep-alive.
@@ -1675,7 +1720,9 @@ impl ClientModel {
         }
         self.sleep_answer_due = false;
         self.resumes_since = resumes.then_some(now);
-        self.late_goodbye = self.said_goodbye && self.phase != Phase::None;
+        let strayed = self.stray.take().as_ref() == Some(from);
+        self.late_goodbye = strayed || (self.said_goodbye && self.phase != Phase::None);
+        self.gone = false;
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
         self.phase = Phase::Setup;
@@ -1970,6 +2017,8 @@ impl ClientModel {
             }
             Packet::Disconnect(_) => {
                 self.said_goodbye = true;
+                self.gone = true;
+                self.interrupt();
             }
             _ => {}
         }

@@ -638,7 +638,9 @@ impl SimClient {
     // Connecting: CONNECT, [WILLTOPICREQ, WILLTOPIC, WILLMSGREQ, WILLMSG], CONNACK (§6.2, 6.3).
 
     fn send_connect(&mut self, now: Instant) {
-        self.returning = self.presence() == Presence::Asleep;
+        // It may be asleep for the gateway before it hears so.
+        let asleep = self.presence() == Presence::Asleep || self.open.iter().any(|e| e.kind == Kind::Sleep);
+        self.returning |= asleep;
         self.prompted = false;
         let connect = Packet::Connect(Connect {
             will: self.config.will.is_some(),
@@ -797,6 +799,7 @@ impl SimClient {
             return;
         }
         self.kicked += 1;
+        self.returning = false;
         if quirks.exits_on_disconnect {
             self.vanish();
         } else {
@@ -859,9 +862,7 @@ impl SimClient {
                 if self.missed_in_a_row < MISSED_WAKES {
                     self.rest(now);
                 } else {
-                    self.state = State::Idle;
-                    self.send_connect(now);
-                    return;
+                    return self.send_connect(now);
                 }
             }
             _ => {}

@@ -114,7 +114,8 @@ impl Client {
         }
         let answer = match granted {
             Ok(qos) => {
-                if self.topics.by_id(request.topic_id).is_some() {
+                // In the middle of a handshake the answer is not sent, and the client not told the id.
+                if self.state.is_connected() && self.topics.by_id(request.topic_id).is_some() {
                     self.topics.confirm(request.topic_id);
                 }
                 Reply::Suback(qos, request.topic_id, msg_id)
