@@ -1013,10 +1013,7 @@ mod tests {
             "{} deadlines",
             gateway.cx.timers.len()
         );
-        assert_eq!(
-            gateway.poll_timeout(),
-            Some(NOW + Duration::from_millis(1500))
-        );
+        assert_eq!(gateway.poll_timeout(), Some(NOW + Duration::from_millis(1500)));
     }
 
     #[test]
