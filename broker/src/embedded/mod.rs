@@ -14,6 +14,16 @@
 //!   and loses nothing, and nobody else's delivery waits. Beyond twice the bound the publisher is refused (0x97).
 //! - A session that stays over its bound for [`router::TOO_SLOW`] loses its connection, and the publishers are answered.
 //! - QoS 1 and 2 for a session without a connection beyond its bound: the newest is dropped.
+//!
+//! Where MQTT leaves the choice:
+//! - The gateway's client id is its own: an MQTT client that comes with it is refused (0x85).
+//! - When there are too many sessions, a new client is refused (0x97); none is ended to make place.
+//! - Clients cannot publish below `$SYS` (0x87, as mosquitto has it); other topics that begin with `$` are ordinary ones.
+//! - A retained message beyond the limit is delivered but not kept. Those a subscription brings are fetched as the client
+//!   takes them, so that there may be more of them than its queue holds.
+//! - What waits for a member of a shared subscription goes to a connected one when its connection ends, and what it was
+//!   sent with QoS 1 when its session ends; what it was sent with QoS 2 goes to nobody else (MQTT-4.8.2-5).
+//! - QoS 0 and messages of a shared subscription that nobody can take are dropped and counted.
 
 mod connection;
 mod filters;
