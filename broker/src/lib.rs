@@ -28,6 +28,8 @@ mod v5;
 
 use core::time::Duration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use embedded::fuzz::mqtt_session;
 pub use embedded::{Embedded, EmbeddedConfig, EmbeddedLimits, OpenError};
 pub use pool::{RequestSender, spawn};
 pub use port::{CREDIT, MAX_PACKET_BYTES};

@@ -1,6 +1,7 @@
 //! TCP connections: accepted, counted, ended.
 
 use core::future::poll_fn;
+use core::mem;
 use core::task::Poll;
 use core::time::Duration;
 use std::io;
@@ -54,6 +55,7 @@ impl Listening {
             packet_bytes: limits.packet_bytes,
             broker,
             connections: JoinSet::new(),
+            full: false,
         };
         Listening {
             stop,
@@ -74,6 +76,8 @@ struct Acceptor {
     packet_bytes: u32,
     broker: UnboundedSender<FromConnection>,
     connections: JoinSet<Ending>,
+    /// The last was one too many, and a warning was logged.
+    full: bool,
 }
 
 impl Acceptor {
@@ -100,8 +104,19 @@ impl Acceptor {
 
     fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
         let refuse = match self.connections.len().checked_sub(self.connections_max) {
-            None => None,
-            Some(0..REFUSED_AT_ONCE) => Some(reason::QUOTA_EXCEEDED),
+            None => {
+                self.full = false;
+                None
+            }
+            Some(0..REFUSED_AT_ONCE) => {
+                if !mem::replace(&mut self.full, true) {
+                    warn!(
+                        target: "broker", connections_max = self.connections_max,
+                        "mqtt connections refused: raise connections_max, or see who holds so many"
+                    );
+                }
+                Some(reason::QUOTA_EXCEEDED)
+            }
             Some(_) => {
                 debug!(target: "broker", %peer, "connection dropped: far too many");
                 return;

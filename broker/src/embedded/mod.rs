@@ -17,6 +17,8 @@
 
 mod connection;
 mod filters;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod listener;
 mod local;
 mod packet;

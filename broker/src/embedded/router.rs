@@ -582,7 +582,13 @@ impl Router {
 
     /// Ends a connection from our side.
     fn end(&mut self, client: ClientKey, reason: u8) {
-        tracing::debug!(target: "broker", slot = client.slot, rc = reason, "client disconnected by the broker");
+        if let Some(session) = self.session_of(client) {
+            tracing::debug!(
+                target: "broker", client = %self.sessions[session as usize].client_id,
+                rc = reason,
+                "client disconnected by the broker"
+            );
+        }
         self.out.push(client, Reply::Disconnect { reason });
         self.detach(client, true);
     }
@@ -1067,7 +1073,7 @@ impl Router {
 
     /// The values of this moment for a new subscription.
     fn sys_values(&self, filter: &Filter<'_>, subscriber: &Subscriber) -> Vec<Entry> {
-        let values = sys::values(self.now, &self.out.stats).into_iter();
+        let values = sys::values(self.now, self.stats()).into_iter();
         let matching = values.filter(|(topic, _)| filter.matches(topic));
         let entry = |(topic, value)| Entry {
             message: Arc::new(sys_message(topic, value)),
@@ -1083,7 +1089,7 @@ impl Router {
     /// Publishes the values that changed.
     fn publish_sys(&mut self) {
         self.sys_due = Some(self.now + sys::INTERVAL);
-        let values = sys::values(self.now, &self.out.stats);
+        let values = sys::values(self.now, self.stats());
         let last = core::mem::replace(&mut self.sys_last, values.clone());
         for (at, (topic, value)) in values.into_iter().enumerate() {
             if last.get(at).is_none_or(|(_, last)| *last != value) {

@@ -26,6 +26,9 @@ use super::shared::Fitness;
 /// own, however many they are.
 const REFILL_BELOW: usize = 64;
 
+/// Places that empty queues keep, so that a session that once was busy does not stay large.
+const KEPT_CAPACITY: usize = 64;
+
 /// What a session holds at most, waiting and in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bound {
@@ -543,6 +546,10 @@ impl Session {
         };
         self.said -= usize::from(at < self.said);
         self.messages -= 1;
+        if self.messages == 0 {
+            self.waiting.shrink_to(KEPT_CAPACITY);
+            self.in_flight.shrink_to(KEPT_CAPACITY);
+        }
         if let Stage::Sent(entry) = exchange.stage {
             self.bytes -= entry.message.size();
         }

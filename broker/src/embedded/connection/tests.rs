@@ -106,6 +106,71 @@ async fn a_client_that_does_not_read_is_closed_and_hinders_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_taken_over_at_once() {
+    let broker = Broker::start();
+    let mut deaf = broker.connect(CONNECT_V5, CONNACK_V5).await;
+    deaf.send(b"\x82\x07\0\x01\0\0\x01t\0").await;
+    deaf.expect(b"\x90\x04\0\x01\0\0").await;
+    let mut publisher = broker.connect(&connect_v5("p"), CONNACK_V5).await;
+    publisher.send(&publish_v5(b"t", &[b'x'; 900]).repeat(50)).await;
+    publisher.send(PINGREQ).await;
+    publisher.expect(PINGRESP).await;
+
+    let start = Instant::now();
+    let mut new = broker.connect(CONNECT_V5, CONNACK_V5).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    deaf.ending().await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+    new.send(PINGREQ).await;
+    new.expect(PINGRESP).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_costs_one_connection_and_its_will_is_published() {
+    struct Panics(DuplexStream);
+    impl AsyncRead for Panics {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let read = Pin::new(&mut self.0).poll_read(cx, buf);
+            assert!(!buf.filled().starts_with(PINGREQ), "it panics, as it should");
+            read
+        }
+    }
+    impl AsyncWrite for Panics {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            octets: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, octets)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    let broker = Broker::start();
+    let mut other = broker.connect(&connect_v5("o"), CONNACK_V5).await;
+    other.send(b"\x82\x07\0\x01\0\0\x01w\0").await;
+    other.expect(b"\x90\x04\0\x01\0\0").await;
+    let (stream, ours) = duplex(4096);
+    let mut client = broker.serve(Panics(stream), ours);
+    client
+        .send(b"\x10\x14\0\x04MQTT\x05\x06\0\0\0\0\x01c\0\0\x01w\0\0")
+        .await;
+    client.expect(CONNACK_V5).await;
+    client.send(PINGREQ).await;
+    assert!(client.connection.await.unwrap_err().is_panic());
+    other.expect(&publish_v5(b"w", b"")).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_stands_behind_connect_is_taken_after_connack() {
     let broker = Broker::start();
     let mut client = broker.accept();

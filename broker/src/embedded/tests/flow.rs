@@ -261,6 +261,23 @@ fn expired_messages_relieve_their_publishers() {
 }
 
 #[test]
+fn expired_messages_relieve_their_publishers_when_the_next_message_comes() {
+    let (mut broker, _subscriber, publisher) = slow_subscriber(connect("s"));
+    for packet_id in 1..=BOUND as u16 + 1 {
+        let message = Message {
+            expiry: Some(5),
+            ..message("t", AtLeastOnce, "")
+        };
+        broker.publish(publisher, packet_id, message);
+    }
+    acknowledgements(&mut broker, publisher);
+    broker.wait_secs(6);
+    let withheld = (BOUND as u16 + 1, reason::SUCCESS);
+    let next = (99, reason::SUCCESS);
+    assert_eq!(publish(&mut broker, publisher, 99..100), [withheld, next]);
+}
+
+#[test]
 fn lost_connection_of_the_slow_subscriber_answers_its_publishers() {
     for expiry in [0, 60] {
         let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", expiry));

@@ -907,7 +907,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn clients_see_what_the_model_says(steps in prop::collection::vec(step(), 1..150)) {

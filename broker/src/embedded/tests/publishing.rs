@@ -188,18 +188,18 @@ fn unknown_packet_ids_are_answered_not_found() {
 
 #[test]
 fn acknowledgement_of_the_wrong_kind_is_a_protocol_error() {
-    let wrong: [(QoS, fn(u16) -> Received); 3] = [
-        (ExactlyOnce, puback),
-        (AtLeastOnce, pubrec),
-        (ExactlyOnce, |packet_id| Received::PubComp { packet_id }),
-    ];
-    for (qos, answer) in wrong {
+    let packet_id = 1;
+    for (qos, answer) in [
+        (ExactlyOnce, puback(packet_id)),
+        (AtLeastOnce, pubrec(packet_id)),
+        (ExactlyOnce, Received::PubComp { packet_id }),
+    ] {
         let mut broker = Broker::new();
         let client = broker.subscriber("c", &[("t", qos)]);
         let publisher = broker.client("p");
         broker.publish(publisher, 1, message("t", qos, ""));
-        let packet_id = broker.deliveries(client)[0].packet_id;
-        broker.say(client, answer(packet_id));
+        assert_eq!(broker.deliveries(client)[0].packet_id, packet_id);
+        broker.say(client, answer);
         assert_eq!(broker.take(client), disconnected(reason::PROTOCOL_ERROR));
     }
 }

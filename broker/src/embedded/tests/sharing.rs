@@ -33,6 +33,24 @@ fn each_message_goes_to_one_member_by_turns() {
 }
 
 #[test]
+fn turns_go_on_when_a_member_leaves() {
+    let (mut broker, publisher, members) = group(&["1", "2", "3"], AtLeastOnce);
+    publish(&mut broker, publisher, 1..3, AtLeastOnce);
+    broker.take_and_acknowledge(members[0]);
+    let filters = vec![SHARED.into()];
+    broker.say(
+        members[0],
+        Received::Unsubscribe {
+            packet_id: 1,
+            filters,
+        },
+    );
+    publish(&mut broker, publisher, 3..5, AtLeastOnce);
+    assert_eq!(broker.payloads(members[1]), ["2", "4"]);
+    assert_eq!(broker.payloads(members[2]), ["3"]);
+}
+
+#[test]
 fn groups_and_ordinary_subscriptions_each_get_the_message() {
     let mut broker = Broker::new();
     let publisher = broker.client("p");
