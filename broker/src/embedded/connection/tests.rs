@@ -184,6 +184,17 @@ async fn what_stands_behind_connect_is_taken_after_connack() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_wrong_behind_connect_ends_the_connection_after_connack() {
+    let broker = Broker::start();
+    for wrong in [&b"\x30\x80\x08"[..], b"\x30\xff\xff\xff\xff\x01", b"\x10\0"] {
+        let mut client = broker.accept();
+        client.send(&[CONNECT_V3, wrong].concat()).await;
+        assert_eq!(client.rest().await, CONNACK_V3);
+        assert!(matches!(client.ending().await, Ending::Reason(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_packet_may_come_in_any_pieces() {
     let broker = Broker::start();
     let mut client = broker.accept();
