@@ -191,13 +191,18 @@ pub(crate) struct Mosquitto {
 
 impl Mosquitto {
     pub(crate) fn start() -> Self {
+        Self::with("")
+    }
+
+    /// With more lines for its configuration.
+    pub(crate) fn with(settings: &str) -> Self {
         // Another may take the port first.
-        (0..5)
-            .find_map(|_| Self::try_start())
+        (0..10)
+            .find_map(|_| Self::try_start(settings))
             .expect("mosquitto did not start")
     }
 
-    fn try_start() -> Option<Self> {
+    fn try_start(settings: &str) -> Option<Self> {
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .unwrap()
             .local_addr()
@@ -206,7 +211,7 @@ impl Mosquitto {
         let file = directory.path().join("mosquitto.conf");
         let text = format!(
             "listener {} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
-             max_queued_messages 0\nlog_dest none\nuser root\n",
+             max_queued_messages 0\nlog_dest none\nuser root\n{settings}",
             address.port()
         );
         std::fs::write(&file, text).unwrap();

@@ -69,6 +69,7 @@ impl Client {
 
     /// Any octets. Whether the other end still takes them is not looked at: closing shows when reading.
     pub(crate) fn send_raw(&mut self, octets: impl AsRef<[u8]>) {
+        self.stream.set_nonblocking(false).unwrap();
         let _ = self.stream.write_all(octets.as_ref());
     }
 
@@ -90,11 +91,12 @@ impl Client {
                 Ok(None) => {}
                 Err(error) => panic!("the broker sent what is not MQTT: {error}"),
             }
-            // What is there already is read whatever the deadline.
-            let patience = deadline
-                .saturating_duration_since(Instant::now())
-                .max(Duration::from_millis(1));
-            self.stream.set_read_timeout(Some(patience)).unwrap();
+            // What is there already is read whatever the deadline; a timeout of the socket would take milliseconds.
+            let patience = deadline.saturating_duration_since(Instant::now());
+            self.stream.set_nonblocking(patience.is_zero()).unwrap();
+            if !patience.is_zero() {
+                self.stream.set_read_timeout(Some(patience)).unwrap();
+            }
             let mut buffer = [0; 16_384];
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Event::Closed,
