@@ -335,10 +335,10 @@ impl Broker {
     async fn event(&mut self, wanted: impl Fn(&BrokerEvent) -> bool) -> BrokerEvent {
         let found = async {
             loop {
-                if let Input::Broker(events) = self.inputs.recv().await.unwrap() {
-                    if let Some(event) = events.into_iter().find(|event| wanted(event)) {
-                        return event;
-                    }
+                if let Input::Broker(events) = self.inputs.recv().await.unwrap()
+                    && let Some(event) = events.into_iter().find(|event| wanted(event))
+                {
+                    return event;
                 }
             }
         };

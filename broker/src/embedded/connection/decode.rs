@@ -423,7 +423,7 @@ fn message_properties(properties: &[Property]) -> Result<MessageProperties, Faul
     let handed_on = &mut found.handed_on;
     for property in properties {
         match property {
-            Property::PayloadFormatIndicator(format) => handed_on.payload_format = Some(format.val() as u8),
+            Property::PayloadFormatIndicator(format) => handed_on.payload_format = Some(format.val()),
             Property::MessageExpiryInterval(seconds) => found.expiry = Some(seconds.val()),
             Property::TopicAlias(alias) => found.alias = Some(alias.val()),
             Property::WillDelayInterval(seconds) => found.will_delay = seconds.val(),

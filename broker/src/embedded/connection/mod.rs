@@ -194,8 +194,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Runs until the connection has ended.
+    #[expect(clippy::manual_async_fn, reason = "that would have room for `self` twice")]
     pub(crate) fn run(mut self) -> impl Future<Output = Ending> {
-        // Not an `async fn`: that would have room for `self` twice.
         async move {
             let mut timer = pin!(sleep_until(self.heard + CONNECT_LIMIT));
             let ending = poll_fn(|cx| self.poll(cx, timer.as_mut())).await;

@@ -1,10 +1,10 @@
 //! What one connection has to know of MQTT: its octets are packets, and what of them the router need not see.
 //!
 //! Of mqtt-protocol-core this uses the parsers, not the `Connection`. That one does much of what the router does (packet
-//! ids, stored packets, receive maximum of the sender), so there would be two of each to keep in step; it takes 1.5 KB
-//! for each client before its tables; and all the panics known of the crate are in it (a CONNECT with Topic Alias
-//! Maximum 0, a PUBLISH with packet id 0, at its second copy). What is left is little: framing, one CONNECT, the largest
-//! packet, aliases, and how many messages may wait for their acknowledgement.
+//! ids, stored packets, receive maximum of the sender), so there would be two of each to keep in step and in memory; and
+//! all the panics known of the crate are in it (a CONNECT with Topic Alias Maximum 0, a PUBLISH with packet id 0, at its
+//! second copy). What is left is little: framing, one CONNECT, the largest packet, aliases, and how many messages may
+//! wait for their acknowledgement.
 //!
 //! No I/O and no clock: [`Protocol::receive`] takes octets, [`Protocol::send`] makes some.
 
@@ -316,10 +316,10 @@ impl Protocol {
 
     fn admit(&mut self, received: Received) -> Result<(), End> {
         match received {
-            Received::Publish { packet_id, .. } => {
-                if packet_id != 0 && !self.unacknowledged.contains(&packet_id) {
-                    self.unacknowledged.push(packet_id);
-                }
+            Received::Publish {
+                packet_id: id @ 1.., ..
+            } if !self.unacknowledged.contains(&id) => {
+                self.unacknowledged.push(id);
             }
             // §3.14.2.2.2
             Received::Disconnect {
