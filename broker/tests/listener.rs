@@ -416,3 +416,25 @@ fn connect_v5(client_id: &str) -> Vec<u8> {
     connect.extend_from_slice(client_id.as_bytes());
     connect
 }
+
+#[test]
+fn ipv4_and_ipv6_are_listened_on_side_by_side() {
+    let open = |bind| {
+        Embedded::open(&EmbeddedConfig {
+            bind,
+            limits: EmbeddedLimits::default(),
+        })
+    };
+    // A port that is free now; another process may be quicker, so more than one try.
+    let opened = (0..5).find_map(|_| {
+        let free = open(vec![SocketAddr::from(([0, 0, 0, 0], 0))]).unwrap();
+        let port = free.local_addrs()[0].port();
+        drop(free);
+        open(vec![
+            SocketAddr::from(([0, 0, 0, 0], port)),
+            SocketAddr::from(([0; 8], port)),
+        ])
+        .ok()
+    });
+    assert_eq!(opened.unwrap().local_addrs().len(), 2);
+}
