@@ -290,7 +290,10 @@ struct UplinkModel {
     emitted: u32,
     settled_ok: u32,
     refused: Option<Refusal>,
+    /// When it was first received; another time counts if that was refused.
     order: Option<u64>,
+    /// One copy was refused and another may be queued, so any order is right.
+    any_order: bool,
 }
 
 /// A message from the broker.
@@ -377,6 +380,7 @@ impl Reference {
             settled_ok: 0,
             refused: None,
             order: None,
+            any_order: false,
         };
         self.uplinks.insert(uplink.payload.clone(), model);
     }
@@ -1099,6 +1103,7 @@ impl Reference {
         };
         if puback.return_code != ReturnCode::Accepted {
             uplink.order = None;
+            uplink.any_order = uplink.allowed > 1;
             return Ok(());
         }
         ensure(
@@ -1270,6 +1275,7 @@ impl Reference {
                 let class = usize::from(level != QoS::AtMostOnce);
                 let last = &mut self.clients[uplink.client].emitted_order[class];
                 if uplink.emitted == 1
+                    && !uplink.any_order
                     && let Some(order) = uplink.order
                 {
                     ensure(order > *last, "a client's messages keep their order", told)?;
