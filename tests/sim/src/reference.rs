@@ -1463,7 +1463,7 @@ impl Reference {
         let open = |d: &DownExchange| {
             // After the last repeat of a round it waits once more, then for a sign of life (A60).
             let parked = d.unheard >= sends && now.since(d.last_sent) > timers.retry_max;
-            !d.closed && !d.stale && !parked
+            !d.closed && !d.stale && !parked && !d.given_up(sends)
         };
         let exchanges = self
             .clients
@@ -1485,8 +1485,12 @@ impl Reference {
             .iter()
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
+                // A60: dropped after so many sends, with nothing said.
+                let given_up = c.down.as_ref().filter(|d| !d.closed && d.given_up(c.sends_per_round));
+                let dropped = given_up.and_then(|d| d.payload.as_ref());
                 c.owed
                     .iter()
+                    .filter(move |(payload, _)| Some(*payload) != dropped)
                     .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
             })
             .collect()
