@@ -819,7 +819,8 @@ impl World {
                 let again = !seen.insert(delivered.payload.clone());
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
-                let certain = !self.reference.has_uncertain_copies(&delivered.payload);
+                let certain = !self.reference.has_uncertain_copies(&delivered.payload)
+                    && !self.reference.came_under_two_ids(ClientIx(ix), &delivered.payload);
                 if again && certain && routed == 1 && !delivered.retain && client.power_losses == 0 {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);
                     return Err(Violation::new("QoS 2 reaches the application once", detail));

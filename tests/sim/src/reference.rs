@@ -270,6 +270,8 @@ struct Started {
     /// Exchanges that a new session interrupted.
     interrupted: usize,
     acknowledged: bool,
+    /// The client did not know its topic id, so it came again under another message id (A41).
+    unknown_topic: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -1558,6 +1560,12 @@ impl Reference {
             .collect()
     }
 
+    /// A message came again to a client under another message id, so that a late copy of the first looks new.
+    pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
+        let started = self.clients[client.0].started.get(payload);
+        started.is_some_and(|started| started.unknown_topic)
+    }
+
     /// The messages that a client acknowledged.
     pub fn acknowledged_by(&self, client: ClientIx) -> impl Iterator<Item = &Bytes> {
         let started = self.clients[client.0].started.iter();
@@ -2055,6 +2063,9 @@ impl ClientModel {
                 // overlooked, for it is said again.
                 if !down.stale {
                     self.confirmed.remove(&puback.topic_id);
+                }
+                if let Some(payload) = down.payload.clone() {
+                    self.started.entry(payload).or_default().unknown_topic = true;
                 }
                 if self.ignores_register {
                     let payload = down.payload.clone();
