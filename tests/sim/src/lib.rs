@@ -699,13 +699,10 @@ impl World {
                 return Err(Violation::new("a healed world comes to rest", left.join("; ")));
             }
         }
-        // QoS 0 messages, to which nobody has a claim, wait for the next wake-up too.
-        let nap = self
-            .clients
-            .iter()
-            .filter_map(|station| station.client.nap())
-            .max();
-        self.advance(self.now + nap.map_or(Duration::ZERO, |nap| nap * 2))?;
+        // QoS 0 messages, to which nobody has a claim, wait for the next wake-up or sign of life too.
+        let naps = self.clients.iter().filter_map(|station| station.client.nap());
+        let longest = naps.max().unwrap_or_default().max(Duration::from_secs(300));
+        self.advance(self.now + longest * 2)?;
         self.check_quiet()?;
         self.check_end()
     }
@@ -820,7 +817,9 @@ impl World {
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
                 let certain = !self.reference.has_uncertain_copies(&delivered.payload)
-                    && !self.reference.came_under_two_ids(ClientIx(ix), &delivered.payload);
+                    && !self
+                        .reference
+                        .came_under_two_ids(ClientIx(ix), &delivered.payload);
                 if again && certain && routed == 1 && !delivered.retain && client.power_losses == 0 {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);
                     return Err(Violation::new("QoS 2 reaches the application once", detail));

@@ -1488,7 +1488,10 @@ impl Reference {
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
                 // A60: dropped after so many sends, with nothing said.
-                let given_up = c.down.as_ref().filter(|d| !d.closed && d.given_up(c.sends_per_round));
+                let given_up = c
+                    .down
+                    .as_ref()
+                    .filter(|d| !d.closed && d.given_up(c.sends_per_round));
                 let dropped = given_up.and_then(|d| d.payload.as_ref());
                 c.owed
                     .iter()
