@@ -666,7 +666,7 @@ impl Reference {
         let topic = self.messages.get(payload).map_or("", |message| &message.topic);
         for client in &mut self.clients {
             self.given_up += usize::from(client.owed.remove(payload).is_some());
-            if drops_oldest && client.subs.keys().any(|filter| topic::matches(filter, topic)) {
+            if drops_oldest && client.maybe.iter().any(|filter| topic::matches(filter, topic)) {
                 self.given_up += client.owed.len();
                 client.owed.clear();
             }
