@@ -1724,6 +1724,8 @@ impl ClientModel {
         let flags = |(will, clean, _): (bool, bool, u16)| (will, clean);
         let same_flags = self.parameters.map(flags) == Some(flags(parameters));
         let resumes = match self.phase {
+            // It is connected, even if the CONNACK has not left yet.
+            Phase::Setup if self.handshake_done => repeated && self.fresh,
             // A18: our CONNACK was lost, and the client has done nothing since.
             Phase::Active => repeated && self.fresh,
             // A20: the return from sleep keeps everything, whatever Clean says.
