@@ -869,8 +869,9 @@ impl Reference {
 
     fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &Address) -> Check {
         let client = &mut self.clients[ix];
-        client.stray.take_if(|stray| stray == addr);
-        if client.bound.as_ref() != Some(addr) {
+        let strayed = client.stray.take_if(|stray| stray == addr).is_some();
+        // A sleeper may have woken there since.
+        if client.bound.as_ref() != Some(addr) || (strayed && client.phase.is_connected()) {
             return Ok(());
         }
         if client.phase == Phase::Setup && client.late_goodbye {
