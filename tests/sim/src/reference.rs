@@ -949,7 +949,8 @@ impl Reference {
         if let TopicRef::Normal(id) = publish.topic {
             // A40: after Nretry an id that the client was ever told is used all the same.
             let unanswered = client.down.as_ref().is_some_and(|d| {
-                d.kind == DownKind::Register && d.topic == name && d.given_up(sends_per_round)
+                let silent = d.kind == DownKind::Register && !d.closed && d.given_up(sends_per_round);
+                silent && (d.topic == name || !client.answers_register)
             });
             let repeated = client
                 .down
