@@ -2072,11 +2072,12 @@ impl ClientModel {
                     self.confirmed.remove(&puback.topic_id);
                 }
                 if let Some(payload) = down.payload.clone() {
-                    self.started.entry(payload).or_default().unknown_topic = true;
-                }
-                if self.ignores_register {
-                    let payload = down.payload.clone();
-                    self.owed.retain(|owed, _| Some(owed) != payload.as_ref());
+                    let started = self.started.entry(payload.clone()).or_default();
+                    // The second time it is dropped.
+                    if started.unknown_topic || self.ignores_register {
+                        self.owed.remove(&payload);
+                    }
+                    started.unknown_topic = true;
                 }
                 self.interrupt();
             }
