@@ -637,6 +637,15 @@ impl Reference {
                 }
             }
             BrokerRequest::Subscribe { conn, filter, .. } => {
+                // In the middle of a handshake no SUBACK is sent: the client asks again.
+                for client in &mut self.clients {
+                    if client.phase == Phase::Setup && !client.handshake_done {
+                        let asked = client.subscribes.values_mut();
+                        asked
+                            .filter(|asked| *asked.filter == *filter)
+                            .for_each(|asked| asked.answered = true);
+                    }
+                }
                 let conn = self.conns.entry(conn).or_default();
                 match result {
                     Ok(_) => {
