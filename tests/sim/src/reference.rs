@@ -228,8 +228,8 @@ struct Sub {
 #[derive(Debug)]
 struct UpExchange {
     payload: Bytes,
-    /// The message that had the id before; the answer to it may be on its way.
-    previous: Option<Bytes>,
+    /// Messages that had the id before; the answer to one may be on its way.
+    previous: Vec<Bytes>,
     qos: QoS,
     /// Handed to the broker.
     sent: bool,
@@ -539,7 +539,9 @@ impl Reference {
         uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
-            let previous = client.up.remove(&publish.msg_id).map(|before| before.payload);
+            let before = client.up.remove(&publish.msg_id);
+            let previous = before.map(|before| [before.previous, vec![before.payload]].concat());
+            let previous = previous.unwrap_or_default();
             client.up.insert(
                 publish.msg_id,
                 UpExchange {
@@ -1106,7 +1108,7 @@ impl Reference {
                 .get(payload)
                 .is_some_and(|uplink| uplink.settled_ok > 0)
         };
-        let late = exchange.previous.as_ref().is_some_and(settled) && !settled(&exchange.payload);
+        let late = exchange.previous.iter().any(settled) && !settled(&exchange.payload);
         if late && exchange.qos == QoS::AtLeastOnce {
             return Ok(());
         }
