@@ -1754,7 +1754,8 @@ impl ClientModel {
         self.sleep_answer_due = false;
         self.resumes_since = resumes.then_some(now);
         let strayed = self.stray.take().as_ref() == Some(from);
-        self.late_goodbye = strayed || (self.said_goodbye && self.phase != Phase::None);
+        let still_due = self.late_goodbye && self.phase == Phase::Setup;
+        self.late_goodbye = strayed || still_due || (self.said_goodbye && self.phase != Phase::None);
         self.gone = false;
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
