@@ -1108,8 +1108,8 @@ impl Reference {
                 .get(payload)
                 .is_some_and(|uplink| uplink.settled_ok > 0)
         };
-        let late = exchange.previous.iter().any(settled) && !settled(&exchange.payload);
-        if late && exchange.qos == QoS::AtLeastOnce {
+        let late = exchange.previous.iter().any(settled);
+        if late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload)) {
             return Ok(());
         }
         exchange.finished = true;
