@@ -440,14 +440,24 @@ impl World {
         self.note(|world| format!("{} vanishes", world.client(ix).config.id));
         self.clients[ix.0].client.vanish();
         self.clients[ix.0].submitted.clear();
+        self.forget_ids(ix);
     }
 
     /// A client loses power for a moment and connects again.
     pub fn reboot(&mut self, ix: ClientIx) {
         self.note(|world| format!("{} reboots", world.client(ix).config.id));
         self.clients[ix.0].submitted.clear();
+        self.forget_ids(ix);
         self.clients[ix.0].client.reboot(self.now);
         self.after_client(ix.0);
+    }
+
+    /// A REGISTER that the network still holds back has a message id that the device uses anew, and REGACK has no name
+    /// in it: which id belongs to which name is then left to chance.
+    fn forget_ids(&mut self, ix: ClientIx) {
+        if self.clients[ix.0].up.config.reorder > 0.0 {
+            self.reference.confuse_ids(ix);
+        }
     }
 
     /// A client gets another address and connects from there, its memory intact.

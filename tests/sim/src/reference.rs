@@ -392,6 +392,11 @@ impl Reference {
         self.wills.insert(message, client.0);
     }
 
+    /// From now on a client may take the id of one topic for that of another.
+    pub fn confuse_ids(&mut self, client: ClientIx) {
+        self.clients[client.0].ids_collided = true;
+    }
+
     /// The gateway ended without a word, and another one is in its place that knows nothing.
     pub fn restart(&mut self) {
         self.conns.clear();
