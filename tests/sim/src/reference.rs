@@ -228,8 +228,8 @@ struct Sub {
 #[derive(Debug)]
 struct UpExchange {
     payload: Bytes,
-    /// The message that had the id before; the answer to it may be on its way.
-    previous: Option<Bytes>,
+    /// Messages that had the id before; the answer to one may be on its way.
+    previous: Vec<Bytes>,
     qos: QoS,
     /// Handed to the broker.
     sent: bool,
@@ -270,6 +270,8 @@ struct Started {
     /// Exchanges that a new session interrupted.
     interrupted: usize,
     acknowledged: bool,
+    /// The client did not know its topic id, so it came again under another message id (A41).
+    unknown_topic: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -290,7 +292,10 @@ struct UplinkModel {
     emitted: u32,
     settled_ok: u32,
     refused: Option<Refusal>,
+    /// When it was first received; another time counts if that was refused.
     order: Option<u64>,
+    /// One copy was refused and another may be queued, so any order is right.
+    any_order: bool,
 }
 
 /// A message from the broker.
@@ -377,6 +382,7 @@ impl Reference {
             settled_ok: 0,
             refused: None,
             order: None,
+            any_order: false,
         };
         self.uplinks.insert(uplink.payload.clone(), model);
     }
@@ -384,6 +390,11 @@ impl Reference {
     /// A client has a will with this message.
     pub fn add_will(&mut self, client: ClientIx, message: Bytes) {
         self.wills.insert(message, client.0);
+    }
+
+    /// From now on a client may take the id of one topic for that of another.
+    pub fn confuse_ids(&mut self, client: ClientIx) {
+        self.clients[client.0].ids_collided = true;
     }
 
     /// The gateway ended without a word, and another one is in its place that knows nothing.
@@ -533,7 +544,9 @@ impl Reference {
         uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
-            let previous = client.up.remove(&publish.msg_id).map(|before| before.payload);
+            let before = client.up.remove(&publish.msg_id);
+            let previous = before.map(|before| [before.previous, vec![before.payload]].concat());
+            let previous = previous.unwrap_or_default();
             client.up.insert(
                 publish.msg_id,
                 UpExchange {
@@ -631,6 +644,15 @@ impl Reference {
                 }
             }
             BrokerRequest::Subscribe { conn, filter, .. } => {
+                // In the middle of a handshake no SUBACK is sent: the client asks again.
+                for client in &mut self.clients {
+                    if client.phase == Phase::Setup && !client.handshake_done {
+                        let asked = client.subscribes.values_mut();
+                        asked
+                            .filter(|asked| *asked.filter == *filter)
+                            .for_each(|asked| asked.answered = true);
+                    }
+                }
                 let conn = self.conns.entry(conn).or_default();
                 match result {
                     Ok(_) => {
@@ -660,7 +682,7 @@ impl Reference {
         let topic = self.messages.get(payload).map_or("", |message| &message.topic);
         for client in &mut self.clients {
             self.given_up += usize::from(client.owed.remove(payload).is_some());
-            if drops_oldest && client.subs.keys().any(|filter| topic::matches(filter, topic)) {
+            if drops_oldest && client.maybe.iter().any(|filter| topic::matches(filter, topic)) {
                 self.given_up += client.owed.len();
                 client.owed.clear();
             }
@@ -863,8 +885,9 @@ impl Reference {
 
     fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &Address) -> Check {
         let client = &mut self.clients[ix];
-        client.stray.take_if(|stray| stray == addr);
-        if client.bound.as_ref() != Some(addr) {
+        let strayed = client.stray.take_if(|stray| stray == addr).is_some();
+        // A sleeper may have woken there since.
+        if client.bound.as_ref() != Some(addr) || (strayed && client.phase.is_connected()) {
             return Ok(());
         }
         if client.phase == Phase::Setup && client.late_goodbye {
@@ -942,7 +965,8 @@ impl Reference {
         if let TopicRef::Normal(id) = publish.topic {
             // A40: after Nretry an id that the client was ever told is used all the same.
             let unanswered = client.down.as_ref().is_some_and(|d| {
-                d.kind == DownKind::Register && d.topic == name && d.given_up(sends_per_round)
+                let silent = d.kind == DownKind::Register && !d.closed && d.given_up(sends_per_round);
+                silent && (d.topic == name || !client.answers_register)
             });
             let repeated = client
                 .down
@@ -1089,8 +1113,8 @@ impl Reference {
                 .get(payload)
                 .is_some_and(|uplink| uplink.settled_ok > 0)
         };
-        let late = exchange.previous.as_ref().is_some_and(settled) && !settled(&exchange.payload);
-        if late && exchange.qos == QoS::AtLeastOnce {
+        let late = exchange.previous.iter().any(settled);
+        if late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload)) {
             return Ok(());
         }
         exchange.finished = true;
@@ -1099,6 +1123,7 @@ impl Reference {
         };
         if puback.return_code != ReturnCode::Accepted {
             uplink.order = None;
+            uplink.any_order = uplink.allowed > 1;
             return Ok(());
         }
         ensure(
@@ -1270,6 +1295,7 @@ impl Reference {
                 let class = usize::from(level != QoS::AtMostOnce);
                 let last = &mut self.clients[uplink.client].emitted_order[class];
                 if uplink.emitted == 1
+                    && !uplink.any_order
                     && let Some(order) = uplink.order
                 {
                     ensure(order > *last, "a client's messages keep their order", told)?;
@@ -1460,7 +1486,7 @@ impl Reference {
         let open = |d: &DownExchange| {
             // After the last repeat of a round it waits once more, then for a sign of life (A60).
             let parked = d.unheard >= sends && now.since(d.last_sent) > timers.retry_max;
-            !d.closed && !d.stale && !parked
+            !d.closed && !d.stale && !parked && !d.given_up(sends)
         };
         let exchanges = self
             .clients
@@ -1482,8 +1508,15 @@ impl Reference {
             .iter()
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
+                // A60: dropped after so many sends, with nothing said.
+                let given_up = c
+                    .down
+                    .as_ref()
+                    .filter(|d| !d.closed && d.given_up(c.sends_per_round));
+                let dropped = given_up.and_then(|d| d.payload.as_ref());
                 c.owed
                     .iter()
+                    .filter(move |(payload, _)| Some(*payload) != dropped)
                     .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
             })
             .collect()
@@ -1549,6 +1582,12 @@ impl Reference {
             .iter()
             .flat_map(|c| c.maybe.iter().map(|f| Arc::from(f.as_str())))
             .collect()
+    }
+
+    /// A message came again to a client under another message id, so that a late copy of the first looks new.
+    pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
+        let started = self.clients[client.0].started.get(payload);
+        started.is_some_and(|started| started.unknown_topic)
     }
 
     /// The messages that a client acknowledged.
@@ -1706,6 +1745,8 @@ impl ClientModel {
         let flags = |(will, clean, _): (bool, bool, u16)| (will, clean);
         let same_flags = self.parameters.map(flags) == Some(flags(parameters));
         let resumes = match self.phase {
+            // It is connected, even if the CONNACK has not left yet.
+            Phase::Setup if self.handshake_done => repeated && self.fresh,
             // A18: our CONNACK was lost, and the client has done nothing since.
             Phase::Active => repeated && self.fresh,
             // A20: the return from sleep keeps everything, whatever Clean says.
@@ -1721,7 +1762,8 @@ impl ClientModel {
         self.sleep_answer_due = false;
         self.resumes_since = resumes.then_some(now);
         let strayed = self.stray.take().as_ref() == Some(from);
-        self.late_goodbye = strayed || (self.said_goodbye && self.phase != Phase::None);
+        let still_due = self.late_goodbye && self.phase == Phase::Setup;
+        self.late_goodbye = strayed || still_due || (self.said_goodbye && self.phase != Phase::None);
         self.gone = false;
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
@@ -2049,9 +2091,13 @@ impl ClientModel {
                 if !down.stale {
                     self.confirmed.remove(&puback.topic_id);
                 }
-                if self.ignores_register {
-                    let payload = down.payload.clone();
-                    self.owed.retain(|owed, _| Some(owed) != payload.as_ref());
+                if let Some(payload) = down.payload.clone() {
+                    let started = self.started.entry(payload.clone()).or_default();
+                    // The second time it is dropped.
+                    if started.unknown_topic || self.ignores_register {
+                        self.owed.remove(&payload);
+                    }
+                    started.unknown_topic = true;
                 }
                 self.interrupt();
             }
