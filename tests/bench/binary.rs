@@ -6,8 +6,8 @@
 //! a PUBLISH on and its acknowledgement back: a loop of four blocking calls, on the same machine in the same run. Quote
 //! ratios, not microseconds: loopback on a busy machine varies by a factor of two.
 //!
-//! With the embedded broker an MQTT client subscribes to everything with QoS 1, so that each message is also delivered
-//! and acknowledged over TCP; that is part of the figure. `SNIPE_BEFORE` names another binary to compare the size with.
+//! The embedded broker is measured twice: on its own, which compares with the stand-in, and with an MQTT client that
+//! subscribes to everything with QoS 1, so that each message is also delivered and acknowledged over TCP. `SNIPE_BEFORE` names another binary to compare the size with.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -62,32 +62,35 @@ fn main() -> Result<()> {
     drop(idle);
     let on = Gateway::start(&snipe, Broker::StandIn(&stand_in), "1ms")?;
     let floor = Floor::start(stand_in.port)?;
-    let subscriber = MqttClient::connect(own.mqtt_port, "bench-subscriber")?;
+    let heard = Gateway::start(&snipe, Broker::Embedded, "1ms")?;
+    let subscriber = MqttClient::connect(heard.mqtt_port, "bench-subscriber")?;
     let delivered = subscriber.subscribe_to_all()?;
     println!("\nCPU µs per message, {CLIENTS} clients, payload 64 octets, median of {ROUNDS} rounds in turn");
     println!(
-        "{:<34}{:>8}{:>16}{:>16}{:>16}",
-        "", "floor", "gathering off", "gathering on", "embedded, on"
+        "{:<34}{:>8}{:>16}{:>16}{:>16}{:>18}",
+        "", "floor", "gathering off", "gathering on", "embedded, on", "and a subscriber"
     );
     for (name, qos, load) in [
         ("QoS 1, 5,000/s", QoS::AtLeastOnce, Load::Rate),
         ("QoS 0, 5,000/s", QoS::AtMostOnce, Load::Rate),
         ("QoS 1, one in flight each", QoS::AtLeastOnce, Load::Closed),
     ] {
-        let mut figures = [const { Vec::new() }; 4];
+        let mut figures = [const { Vec::new() }; 5];
         let before = delivered.load(Ordering::Relaxed);
         for _ in 0..ROUNDS {
             figures[0].push(floor.measure(qos, load)?);
             figures[1].push(off.measure(qos, load)?);
             figures[2].push(on.measure(qos, load)?);
             figures[3].push(own.measure(qos, load)?);
+            figures[4].push(heard.measure(qos, load)?);
         }
-        let [floor, off, on, own] = figures.map(median);
+        let [floor, off, on, own, heard] = figures.map(median);
         println!(
-            "{name:<34}{floor:>8.1}{off:>9.1} ({:.2}x){on:>9.1} ({:.2}x){own:>9.1} ({:.2}x)",
+            "{name:<34}{floor:>8.1}{off:>9.1} ({:.2}x){on:>9.1} ({:.2}x){own:>9.1} ({:.2}x){heard:>11.1} ({:.2}x)",
             off / floor,
             on / floor,
-            own / floor
+            own / floor,
+            heard / floor
         );
         if delivered.load(Ordering::Relaxed) == before {
             bail!("the subscriber of the embedded broker got nothing");
