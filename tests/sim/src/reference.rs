@@ -891,7 +891,6 @@ impl Reference {
             return Ok(());
         }
         if client.phase == Phase::Setup && client.late_goodbye {
-            client.late_goodbye = false;
             return Ok(());
         }
         // One answer is for all that came before it.
