@@ -703,7 +703,12 @@ impl Reference {
                         .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
                 came_for && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
-            if !claimed || client.phase == Phase::Setup {
+            // A broker that repeats it does so for each filter, and for another than the client was served by.
+            let served = client
+                .started
+                .get(payload)
+                .is_some_and(|started| started.acknowledged);
+            if !claimed || served || client.phase == Phase::Setup {
                 continue;
             }
             // PUBLISH header and REGISTER with the whole name are the largest datagrams this can take (A63).
