@@ -432,11 +432,11 @@ impl Reference {
         let from = &Address::new(from.clone(), node);
         let Some(&ix) = self.by_addr.get(from) else { return };
         self.ingress += 1;
+        self.clients[ix].end_of_setup(now, &self.config);
         if let Packet::Connect(connect) = packet {
             self.clients[ix].on_connect(now, from, connect);
         }
         let client = &mut self.clients[ix];
-        client.end_of_setup(now, &self.config);
         if let Packet::Pingreq(ping) = packet
             && ping.client_id == Some(&client.id)
             && matches!(client.phase, Phase::Asleep | Phase::Awake)
