@@ -446,7 +446,7 @@ impl Reference {
         }
         let bound = client.bound.as_ref() == Some(from);
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
-        if nowhere && !matches!(packet, Packet::Connect(_)) {
+        if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
         }
         if bound {
@@ -892,7 +892,9 @@ impl Reference {
         let client = &mut self.clients[ix];
         let strayed = client.stray.take_if(|stray| stray == addr).is_some();
         // A sleeper may have woken there since.
-        if client.bound.as_ref() != Some(addr) || (strayed && client.phase.is_connected()) {
+        if client.bound.as_ref() != Some(addr)
+            || (strayed && client.phase.is_connected() && !client.said_goodbye)
+        {
             return Ok(());
         }
         if client.phase == Phase::Setup && client.late_goodbye {
@@ -2360,6 +2362,17 @@ fn never_sent(packet: &Packet<'_>) -> Check {
         _ => true,
     };
     ensure(fine, "never sent to a client", || format!("{packet:?}"))
+}
+
+/// What is answered by DISCONNECT if its sender has no session (A13).
+fn answered_by_disconnect(packet: &Packet<'_>) -> bool {
+    match packet {
+        Packet::Connect(_) | Packet::SearchGw(_) | Packet::Advertise(_) | Packet::GwInfo(_) => false,
+        Packet::Publish(publish) => publish.qos != PublishQoS::MinusOne,
+        Packet::Regack(_) | Packet::Puback(_) | Packet::Pubrec(_) | Packet::Pubcomp(_) => false,
+        Packet::Pingresp => false,
+        _ => true,
+    }
 }
 
 /// A message that parses but carries a bad value is answered even to strangers (section 7).
