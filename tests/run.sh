@@ -12,12 +12,14 @@ Usage: tests/run.sh [COMMAND]
   world [N]      N random histories of the simulated world (default 1,000,000) on all cores;
                  SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_MINUTES=M ends after M minutes,
                  SNIPE_WORLD_SEED=S runs only that one
+  mqtt [N]       the embedded broker: normative statements (also against mosquitto), mosquitto's tools,
+                 foreign clients, N times the messages over cut connections (default 1)
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
   --help         this text
 
-Set-up installs Debian packages (as root, or through sudo) and the MQTT-SN client of
-tests/interop/requirements.txt (into the target directory). SNIPE_NO_INSTALL=1 forbids it: then what is
+Set-up installs Debian packages (as root, or through sudo) and the clients of
+tests/interop/*requirements.txt (into the target directory). SNIPE_NO_INSTALL=1 forbids it: then what is
 missing is named and the command fails.
 END
 }
@@ -45,7 +47,7 @@ install() {
 }
 
 # Debian installs mosquitto where only root's PATH looks.
-found() { PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null; }
+found() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
 
 setup() {
     local missing=()
@@ -53,19 +55,25 @@ setup() {
     found mosquitto || missing+=(mosquitto)
     found mosquitto_sub || missing+=(mosquitto-clients)
     found tshark || missing+=(tshark)
+    found ip || missing+=(iproute2)
     if ! found python3 || ! python3 -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3 python3-venv); fi
     if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}"; fi
 
-    # A client that nobody here wrote: pinned by version and hash, never committed.
-    local interop=$target_dir/interop
-    if ! cmp -s tests/interop/requirements.txt "$interop/installed.txt"; then
-        say "installing the MQTT-SN client of tests/interop/requirements.txt"
-        rm -rf "$interop"
+    # Clients that nobody here wrote: pinned by version and hash, never committed.
+    setup_python interop tests/interop/requirements.txt "the MQTT-SN client"
+    setup_python interop-mqtt tests/interop/mqtt-requirements.txt "MQTT clients"
+}
+
+# setup_python DIRECTORY REQUIREMENTS WHAT: a virtual environment in the target directory.
+setup_python() {
+    local directory=$target_dir/$1
+    if ! cmp -s "$2" "$directory/installed.txt"; then
+        say "installing $3 of $2"
+        rm -rf "$directory"
         mkdir -p "$target_dir"
-        python3 -m venv "$interop"
-        "$interop/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps \
-            -r tests/interop/requirements.txt
-        cp tests/interop/requirements.txt "$interop/installed.txt"
+        python3 -m venv "$directory"
+        "$directory/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$2"
+        cp "$2" "$directory/installed.txt"
     fi
 }
 
@@ -135,6 +143,14 @@ case "${1:-}" in
         say "simulating"
         SNIPE_WORLD_HISTORIES=${2:-1000000} cargo test --locked -p system-tests --test world -- \
             --nocapture random_histories
+        ;;
+    mqtt)
+        setup
+        say "the embedded broker"
+        SNIPE_MQTT_CUTS=${2:-1} cargo test --locked -p broker --test mqtt_3_1_1 --test mqtt_5 --test tools \
+            --test interop --test differential --test cuts
+        say "the same statements against mosquitto"
+        SNIPE_MQTT_BROKER=mosquitto cargo test --locked -p broker --test mqtt_3_1_1 --test mqtt_5
         ;;
     arm)
         setup_arm

@@ -19,6 +19,7 @@
 
 mod backoff;
 mod deliveries;
+mod embedded;
 mod mqtt;
 mod pool;
 mod port;
@@ -27,6 +28,9 @@ mod v5;
 
 use core::time::Duration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use embedded::fuzz::mqtt_session;
+pub use embedded::{Embedded, EmbeddedConfig, EmbeddedLimits, EmbeddedStats, OpenError};
 pub use pool::{RequestSender, spawn};
 pub use port::{CREDIT, MAX_PACKET_BYTES};
 

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gateway_core::io::{BrokerRequest, ConnId, ConnectOptions, Input};
 use tokio::runtime::Handle;
@@ -14,7 +14,7 @@ use crate::mqtt::Mqtt;
 use crate::port::Port;
 use crate::v3::V3;
 use crate::v5::V5;
-use crate::{Protocol, RemoteConfig};
+use crate::{EmbeddedStats, Protocol, RemoteConfig};
 
 /// How long [`RequestSender::close`] takes at most: the gateway stops within a second.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -27,20 +27,90 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// Outside a tokio runtime.
 pub fn spawn(config: RemoteConfig, inputs: Sender<Input>) -> RequestSender {
-    RequestSender {
+    RequestSender(Kind::Remote(Pool {
         config: Arc::new(config),
         inputs,
         runtime: Handle::current(),
         connections: HashMap::new(),
         closing: Vec::new(),
-    }
+    }))
 }
 
 /// Where the core's requests go.
 ///
 /// Dropping it closes all connections in good order, which takes a moment; [`RequestSender::close`] waits for it.
 #[derive(Debug)]
-pub struct RequestSender {
+pub struct RequestSender(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Remote(Pool),
+    Embedded {
+        requests: UnboundedSender<Vec<BrokerRequest>>,
+        broker: JoinHandle<()>,
+        stats: Arc<Mutex<EmbeddedStats>>,
+    },
+}
+
+impl RequestSender {
+    /// To the embedded broker. Its task ends when the sender of `requests` is dropped.
+    pub(crate) fn embedded(
+        requests: UnboundedSender<Vec<BrokerRequest>>,
+        broker: JoinHandle<()>,
+        stats: Arc<Mutex<EmbeddedStats>>,
+    ) -> Self {
+        RequestSender(Kind::Embedded {
+            requests,
+            broker,
+            stats,
+        })
+    }
+
+    /// What the embedded broker counts; `None` if it is another.
+    pub fn embedded_stats(&self) -> Option<EmbeddedStats> {
+        match &self.0 {
+            Kind::Remote(_) => None,
+            Kind::Embedded { stats, .. } => stats.lock().ok().map(|stats| stats.clone()),
+        }
+    }
+
+    /// Hands requests to their connections. Never waits: the core's credit bounds what lies here.
+    ///
+    /// Requests for a connection that is not open are ignored, as is opening one that is open.
+    pub fn send(&mut self, requests: Vec<BrokerRequest>) {
+        match &mut self.0 {
+            Kind::Remote(pool) => pool.send(requests),
+            Kind::Embedded { requests: broker, .. } => {
+                // Fails only when the task has ended, which it does when nobody listens to it.
+                let _ = broker.send(requests);
+            }
+        }
+    }
+
+    /// Closes all connections and returns when they are closed, or cut off after a second.
+    ///
+    /// Their last outcomes go to the inputs meanwhile; a reader is welcome but not needed.
+    pub async fn close(self) {
+        let tasks = match self.0 {
+            Kind::Remote(pool) => pool.close(),
+            Kind::Embedded { requests, broker, .. } => {
+                drop(requests);
+                vec![broker]
+            }
+        };
+        let deadline = Instant::now() + CLOSE_LIMIT;
+        for mut task in tasks {
+            // Both an end and a panic of the task end the wait.
+            if timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+    }
+}
+
+/// The connections to an external broker.
+#[derive(Debug)]
+struct Pool {
     config: Arc<RemoteConfig>,
     inputs: Sender<Input>,
     runtime: Handle,
@@ -55,11 +125,8 @@ struct Connection {
     task: JoinHandle<()>,
 }
 
-impl RequestSender {
-    /// Hands requests to their connections. Never waits: the core's credit bounds what lies here.
-    ///
-    /// Requests for a connection that is not open are ignored, as is opening one that is open.
-    pub fn send(&mut self, requests: Vec<BrokerRequest>) {
+impl Pool {
+    fn send(&mut self, requests: Vec<BrokerRequest>) {
         for request in requests {
             match request {
                 BrokerRequest::Open { conn, options } => self.open(conn, options),
@@ -81,20 +148,12 @@ impl RequestSender {
         }
     }
 
-    /// Closes all connections and returns when they are closed, or cut off after a second.
-    ///
-    /// Their last outcomes go to the inputs meanwhile; a reader is welcome but not needed.
-    pub async fn close(mut self) {
+    /// Tells all connections to close; returns what is still at it.
+    fn close(mut self) -> Vec<JoinHandle<()>> {
         for (_, connection) in core::mem::take(&mut self.connections) {
             self.retire(connection);
         }
-        let deadline = Instant::now() + CLOSE_LIMIT;
-        for mut task in self.closing {
-            // Both an end and a panic of the task end the wait.
-            if timeout_at(deadline, &mut task).await.is_err() {
-                task.abort();
-            }
-        }
+        self.closing
     }
 
     fn open(&mut self, conn: ConnId, options: ConnectOptions) {

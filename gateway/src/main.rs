@@ -11,6 +11,7 @@ mod run;
 mod telemetry;
 mod tools;
 mod topics;
+mod which_broker;
 
 use std::process::ExitCode;
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant as Clock;
 
-use broker::{Protocol, RemoteConfig, RequestSender};
+use broker::RequestSender;
 use gateway_core::Gateway;
 use gateway_core::io::{BrokerEvent, Input, Output, TxBatch, TxDatagram};
 use gateway_core::peer::LinkId;
@@ -22,10 +22,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use crate::config::{self, Broker, Loaded, RadioKind, Settings};
+use crate::config::{self, Loaded, RadioKind, Settings};
 use crate::control::{self, Question};
 use crate::gather::Gather;
 use crate::telemetry::{self, Notices};
+use crate::which_broker::{self, Opened};
 
 /// Batches of inputs that may wait for the core; beyond that their sources wait.
 const INPUTS: usize = 256;
@@ -94,16 +95,6 @@ enum Stop {
 
 async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCode {
     let settings = loaded.settings;
-    let remote = match &settings.broker {
-        Broker::External(remote) | Broker::Default(remote) => remote.clone(),
-        Broker::Embedded => {
-            eprintln!(
-                "snipe: this version has no embedded broker yet\n  \
-                 install one (sudo apt install mosquitto) and leave [broker] out, or name one: --broker mqtt://HOST:1883"
-            );
-            return ExitCode::from(EXIT_UNAVAILABLE);
-        }
-    };
     if settings.radios.is_empty() {
         eprintln!(
             "snipe: no radio that this version drives is configured: add a [[radio]] of kind = \"udp\""
@@ -138,9 +129,19 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
                 return ExitCode::FAILURE;
             }
         };
-    announce(&settings, &loaded.origin, &remote, &links, start).await;
-    let broker = broker::spawn(remote, inputs.clone());
+    let chosen = match which_broker::open(settings.broker.clone()).await {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            eprintln!("snipe: {error}");
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
+    let broker = match chosen.broker {
+        Opened::Embedded(embedded) => embedded.spawn(inputs.clone()),
+        Opened::External(remote) => broker::spawn(remote, inputs.clone()),
+    };
     drop(inputs);
+    announce(&settings, &loaded.origin, &chosen.description, &links, start);
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => Stop::Terminated,
@@ -222,27 +223,14 @@ fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Resu
 }
 
 /// The few lines that tell a person what runs. Whoever is not there to read them does not matter.
-async fn announce(settings: &Settings, origin: &str, remote: &RemoteConfig, links: &[Link], start: Clock) {
+fn announce(settings: &Settings, origin: &str, broker: &str, links: &[Link], start: Clock) {
     let version = env!("CARGO_PKG_VERSION");
     let id = settings.gateway.gateway_id;
     let mut text = format!("snipe {version}  gateway id {id} · config: {origin}\n");
     for link in links {
         text += &format!("radio   {}\n", link.description);
     }
-    let protocol = match remote.protocol {
-        Protocol::V5 => "MQTT 5",
-        Protocol::V3 => "MQTT 3.1.1",
-    };
-    let address = format!("mqtt://{}:{}", remote.host, remote.port);
-    text += &format!("broker  external {address} ({protocol})\n");
-    if matches!(settings.broker, Broker::Default(_))
-        && tokio::net::TcpStream::connect((remote.host.as_str(), remote.port))
-            .await
-            .is_err()
-    {
-        text += "        nothing listens there yet: start a broker (sudo apt install mosquitto),\n";
-        text += "        or name one: snipe --broker mqtt://HOST:1883. Clients are served meanwhile.\n";
-    }
+    text += &format!("broker  {broker}\n");
     let port = links.first().map_or(1883, |link| link.port);
     let flag = if port == 1883 {
         String::new()
@@ -389,6 +377,9 @@ impl Shell {
     fn answer(&mut self, now: Instant, question: Question) {
         let mut reply = self.gateway.handle_admin(now, question.command);
         if let gateway_core::admin::AdminReply::Metrics(rows) = &mut reply {
+            if let Some(stats) = self.broker.embedded_stats() {
+                rows.extend(telemetry::broker_rows(&stats));
+            }
             for (at, link) in self.links.iter().enumerate() {
                 rows.extend(telemetry::udp_rows(
                     self.notices.radio(LinkId(at as u16)),

@@ -5,7 +5,8 @@ use std::fs::OpenOptions;
 use std::sync::Mutex;
 
 use anyhow::Context as _;
-use gateway_core::io::Notice;
+use broker::EmbeddedStats;
+use gateway_core::io::{ForwarderRefusal, Notice};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use radio_adapters::udp::UdpStats;
@@ -139,7 +140,7 @@ impl Visit for LogfmtVisitor<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Notices {
     radios: Vec<String>,
-    kinds: [Kind; 9],
+    kinds: [Kind; 12],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -154,7 +155,7 @@ impl Notices {
     pub(crate) fn new(radios: Vec<String>) -> Self {
         Notices {
             radios,
-            kinds: [Kind::default(); 9],
+            kinds: [Kind::default(); 12],
         }
     }
 
@@ -175,6 +176,9 @@ impl Notices {
             Notice::PublishRefused { .. } => (6, "publish refused"),
             Notice::TooLarge { .. } => (7, "too large"),
             Notice::UnknownTopic { .. } => (8, "unknown topic id"),
+            Notice::ForwarderRefused { .. } => (9, "forwarder refused"),
+            Notice::PublishMinusOneRefused { .. } => (10, "publish without a session refused"),
+            Notice::SameGatewayId { .. } => (11, "same gateway id"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -236,6 +240,40 @@ impl Notices {
                 let client = client.as_deref().unwrap_or("(QoS -1)");
                 info!(target: "client", client, %addr, topic_id, "publish dropped: no such predefined topic id, see [[predefined]]");
             }
+            Notice::ForwarderRefused {
+                forwarder,
+                link,
+                addr,
+                reason,
+                suppressed,
+            } => {
+                let radio = self.radio(link);
+                let forwarder = forwarder.as_deref().unwrap_or("(not listed)");
+                let text = match reason {
+                    ForwarderRefusal::NotListed => "frames of a forwarder dropped: add it to [[forwarder]]",
+                    ForwarderRefusal::Rate => {
+                        "frames of a forwarder dropped: more than its packets_per_second"
+                    }
+                    ForwarderRefusal::Nodes => "node of a forwarder refused: more than its max_nodes",
+                };
+                warn!(target: "guard", forwarder, radio, %addr, reason = reason.name(), suppressed, "{text}");
+            }
+            Notice::PublishMinusOneRefused {
+                link,
+                addr,
+                suppressed,
+            } => {
+                let radio = self.radio(link);
+                warn!(target: "guard", radio, %addr, suppressed, "publish without a session dropped: no [[qos_minus_one]] allows it");
+            }
+            Notice::SameGatewayId {
+                link,
+                addr,
+                gateway_id,
+            } => {
+                let radio = self.radio(link);
+                warn!(target: "radio", radio, %addr, gateway_id, "another gateway has our id: give each a gateway.id of its own");
+            }
             Notice::TooLarge { client, topic, len } => {
                 warn!(target: "client", %client, %topic, len, "message dropped: larger than the radio carries, see its key mtu");
             }
@@ -268,6 +306,39 @@ pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
             ",reason=\"kernel\"",
             stats.kernel_dropped().unwrap_or(0),
         ),
+    ]
+}
+
+/// What the embedded broker counted, with exported names.
+pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
+    let row = |name: &str, value: u64| (format!("snipe_broker_{name}"), value);
+    let dropped = |reason: &str, value: u64| {
+        (
+            format!("snipe_broker_dropped_total{{reason=\"{reason}\"}}"),
+            value,
+        )
+    };
+    vec![
+        row("clients", stats.clients_connected as u64),
+        row("sessions", stats.sessions as u64),
+        row("subscriptions", stats.subscriptions as u64),
+        row("retained", stats.retained as u64),
+        row("packets_received_total", stats.packets_received),
+        row("packets_sent_total", stats.packets_sent),
+        row("publish_received_total", stats.publish_received),
+        row("publish_sent_total", stats.publish_sent),
+        row("bytes_received_total", stats.bytes_received),
+        row("refused_full_total", stats.refused_full),
+        row("clients_too_slow_total", stats.clients_too_slow),
+        row("sessions_expired_total", stats.sessions_expired),
+        dropped("qos0", stats.dropped_qos0),
+        dropped("full", stats.dropped_full),
+        dropped("offline", stats.dropped_offline),
+        dropped("disconnected", stats.dropped_disconnected),
+        dropped("expired", stats.dropped_expired),
+        dropped("too_large", stats.dropped_too_large),
+        dropped("retained", stats.dropped_retained),
+        dropped("unshared", stats.dropped_unshared),
     ]
 }
 

@@ -14,7 +14,7 @@ fn check_says_ok() {
     let output = snipe(&dir, &["check", "good.toml"]);
 
     assert_eq!(output.status.code(), Some(0));
-    let expected = "good.toml: ok (gateway 5, 1 radio, no broker named, 0 predefined topics, 0 client rules, 1 warning)\n";
+    let expected = "good.toml: ok (gateway 5, 1 radio, embedded broker on 127.0.0.1:1883, 0 predefined topics, 0 client rules, 1 warning)\n";
     assert_eq!(text(&output.stdout), expected);
     assert!(
         text(&output.stderr).starts_with("warning[not-used-yet]: [web] is not used by this version yet\n")

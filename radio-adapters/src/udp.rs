@@ -14,7 +14,8 @@
 //! * Linux does not loop IPv6 multicast on `lo`; only on a real interface (or a veth pair) does discovery by IPv6 work
 //!   between programs of one machine. IPv4 multicast works on `lo`.
 //!
-//! Multicast is looped back for clients on the same machine, so the gateway hears its own ADVERTISE too.
+//! Multicast is looped back for clients on the same machine. What came from a listener of the link itself is left out:
+//! another gateway's ADVERTISE is news, our own is not.
 
 mod buffers;
 mod error;
@@ -139,8 +140,9 @@ impl UdpLink {
                 receivers.spawn(receive_unicast(link, listeners, index, inputs.clone(), stats));
             }
             for index in 0..self.groups.len() {
-                let (groups, stats) = (self.groups.clone(), self.stats.clone());
-                receivers.spawn(receive_group(link, groups, index, inputs.clone(), stats));
+                let (listeners, groups) = (self.listeners.clone(), self.groups.clone());
+                let (inputs, stats) = (inputs.clone(), self.stats.clone());
+                receivers.spawn(receive_group(link, listeners, groups, index, inputs, stats));
             }
             drop(inputs);
             Sender::new(batches, self.listeners, self.groups, self.stats)

@@ -228,6 +228,26 @@ async fn broadcast_reaches_a_member_from_the_listener_in_every_group() {
 }
 
 #[tokio::test]
+async fn own_broadcasts_are_not_heard_but_those_of_neighbours_are() {
+    for bind in ["127.0.0.1", "0.0.0.0"] {
+        let group = SocketAddr::new([239, 77, 1, 9].into(), free_port());
+        let mut config = config(&[&format!("{bind}:{}", free_port())]);
+        config.multicast = vec![group];
+        config.interface = Some("lo".to_owned());
+        let mut world = World::new(&config);
+        // On the same host, with another port.
+        let neighbour = multicast_client();
+
+        let witness = member(group);
+        world.send(Destination::Broadcast, b"ours");
+        assert_eq!(receive(&witness).await.0, b"ours");
+        neighbour.send_to(b"theirs", group).unwrap();
+
+        assert_eq!(world.datagram().await.1, b"theirs");
+    }
+}
+
+#[tokio::test]
 async fn a_member_on_the_same_machine_may_share_the_port() {
     let port = free_port();
     let group = SocketAddr::new([239, 77, 1, 7].into(), port);

@@ -5,6 +5,9 @@
 //! broker is a stand-in that acknowledges and drops: a real one would be the limit. The floor is the least that can pass
 //! a PUBLISH on and its acknowledgement back: a loop of four blocking calls, on the same machine in the same run. Quote
 //! ratios, not microseconds: loopback on a busy machine varies by a factor of two.
+//!
+//! With the embedded broker an MQTT client subscribes to everything with QoS 1, so that each message is also delivered
+//! and acknowledged over TCP; that is part of the figure. `SNIPE_BEFORE` names another binary to compare the size with.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -17,52 +20,78 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use sn_codec::{Connect, MsgId, Packet, Publish, PublishQoS, QoS, ShortTopic, TopicRef};
+use system_tests::{allow_many_sockets, free_port};
 
 const CLIENTS: usize = 50;
 const RATE: u32 = 5000;
 const SECONDS: u64 = 3;
 const ROUNDS: usize = 3;
+const CONNECTIONS: usize = 1000;
 
 fn main() -> Result<()> {
     if std::env::args().any(|arg| arg == "--test") {
         return Ok(()); // `cargo test --benches` only wants to know that it builds.
     }
+    allow_many_sockets();
     let snipe = snipe()?;
-    println!(
-        "binary    {:.2} MB",
-        std::fs::metadata(&snipe)?.len() as f64 / 1e6
-    );
-    let broker = StandIn::start()?;
-    let off = Gateway::start(&snipe, broker.port, "0s")?;
+    let size = std::fs::metadata(&snipe)?.len() as f64 / 1e6;
+    print!("binary    {size:.2} MB");
+    if let Some(before) = std::env::var_os("SNIPE_BEFORE") {
+        print!(
+            ", {:+.2} MB",
+            size - std::fs::metadata(before)?.len() as f64 / 1e6
+        );
+    }
+    println!();
+    let stand_in = StandIn::start()?;
+    let off = Gateway::start(&snipe, Broker::StandIn(&stand_in), "0s")?;
+    let own = Gateway::start(&snipe, Broker::Embedded, "1ms")?;
     println!("start     ready in {:.1} ms", off.ready.as_secs_f64() * 1e3);
     println!(
-        "memory    {:.1} MB resident when idle",
-        resident(off.child.id())? as f64 / 1e6
+        "memory    {:.1} MB resident when idle, {:.1} MB with the embedded broker",
+        megabytes(off.child.id())?,
+        megabytes(own.child.id())?
     );
-    let on = Gateway::start(&snipe, broker.port, "1ms")?;
-    let floor = Floor::start(broker.port)?;
+    let idle: Vec<MqttClient> = (0..CONNECTIONS)
+        .map(|at| MqttClient::connect(own.mqtt_port, &format!("idle-{at}")))
+        .collect::<Result<_>>()?;
+    println!(
+        "          {:.1} MB with {CONNECTIONS} MQTT connections",
+        megabytes(own.child.id())?
+    );
+    drop(idle);
+    let on = Gateway::start(&snipe, Broker::StandIn(&stand_in), "1ms")?;
+    let floor = Floor::start(stand_in.port)?;
+    let subscriber = MqttClient::connect(own.mqtt_port, "bench-subscriber")?;
+    let delivered = subscriber.subscribe_to_all()?;
     println!("\nCPU µs per message, {CLIENTS} clients, payload 64 octets, median of {ROUNDS} rounds in turn");
     println!(
-        "{:<34}{:>8}{:>16}{:>16}",
-        "", "floor", "gathering off", "gathering on"
+        "{:<34}{:>8}{:>16}{:>16}{:>16}",
+        "", "floor", "gathering off", "gathering on", "embedded, on"
     );
     for (name, qos, load) in [
         ("QoS 1, 5,000/s", QoS::AtLeastOnce, Load::Rate),
         ("QoS 0, 5,000/s", QoS::AtMostOnce, Load::Rate),
         ("QoS 1, one in flight each", QoS::AtLeastOnce, Load::Closed),
     ] {
-        let mut figures = [const { Vec::new() }; 3];
+        let mut figures = [const { Vec::new() }; 4];
+        let before = delivered.load(Ordering::Relaxed);
         for _ in 0..ROUNDS {
             figures[0].push(floor.measure(qos, load)?);
             figures[1].push(off.measure(qos, load)?);
             figures[2].push(on.measure(qos, load)?);
+            figures[3].push(own.measure(qos, load)?);
         }
-        let [floor, off, on] = figures.map(median);
+        let [floor, off, on, own] = figures.map(median);
         println!(
-            "{name:<34}{floor:>8.1}{off:>9.1} ({:.2}x){on:>9.1} ({:.2}x)",
+            "{name:<34}{floor:>8.1}{off:>9.1} ({:.2}x){on:>9.1} ({:.2}x){own:>9.1} ({:.2}x)",
             off / floor,
-            on / floor
+            on / floor,
+            own / floor
         );
+        if delivered.load(Ordering::Relaxed) == before {
+            bail!("the subscriber of the embedded broker got nothing");
+        }
     }
     Ok(())
 }
@@ -106,9 +135,11 @@ fn cpu(pid: u32, thread: Option<u64>) -> Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-fn resident(pid: u32) -> Result<usize> {
+/// Resident memory of a process.
+fn megabytes(pid: u32) -> Result<f64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
-    Ok(statm.split(' ').nth(1).context("read statm")?.parse::<usize>()? * 4096)
+    let pages: usize = statm.split(' ').nth(1).context("read statm")?.parse()?;
+    Ok(pages as f64 * 4096.0 / 1e6)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,22 +150,38 @@ enum Load {
     Closed,
 }
 
+/// What a gateway publishes to.
+enum Broker<'a> {
+    StandIn(&'a StandIn),
+    Embedded,
+}
+
 /// A gateway process.
 struct Gateway {
     child: Child,
     port: u16,
+    /// Where it or its broker speaks MQTT.
+    mqtt_port: u16,
     ready: Duration,
     _state: tempfile::TempDir,
 }
 
 impl Gateway {
-    fn start(snipe: &Path, broker: u16, gather: &str) -> Result<Gateway> {
+    fn start(snipe: &Path, broker: Broker<'_>, gather: &str) -> Result<Gateway> {
         use std::io::BufRead as _;
         let state = tempfile::tempdir()?;
+        let (mqtt_port, broker) = match broker {
+            Broker::StandIn(stand_in) => (stand_in.port, format!("mqtt://127.0.0.1:{}", stand_in.port)),
+            Broker::Embedded => (free_port(), "embedded".to_owned()),
+        };
         let port = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let start = Instant::now();
         let mut child = Command::new(snipe)
-            .args(["run", "--broker", &format!("mqtt://127.0.0.1:{broker}")])
+            .args(["run", "--broker", &broker])
+            .args([
+                "--set",
+                &format!("broker.embedded.bind=[\"127.0.0.1:{mqtt_port}\"]"),
+            ])
             .args(["--set", "broker.protocol=3", "--set", "log.level=warn"])
             .args(["--set", &format!("gateway.gather={gather}")])
             .args(["--set", &format!("gateway.state_dir={}", state.path().display())])
@@ -151,6 +198,7 @@ impl Gateway {
         Ok(Gateway {
             child,
             port,
+            mqtt_port,
             ready: start.elapsed(),
             _state: state,
         })
@@ -351,6 +399,61 @@ fn publish(client: &UdpSocket, qos: QoS, msg_id: u16) -> Result<()> {
     .encode(&mut datagram);
     client.send(&datagram)?;
     Ok(())
+}
+
+/// A client of the embedded broker (MQTT 3.1.1).
+struct MqttClient {
+    stream: TcpStream,
+}
+
+impl MqttClient {
+    fn connect(port: u16, id: &str) -> Result<MqttClient> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_nodelay(true)?;
+        // Clean session, no keep-alive.
+        let mut connect = b"\x10\x00\0\x04MQTT\x04\x02\0\0\0".to_vec();
+        connect.push(id.len() as u8);
+        connect.extend(id.as_bytes());
+        connect[1] = (connect.len() - 2) as u8;
+        stream.write_all(&connect)?;
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack)?;
+        if connack != *b"\x20\x02\0\0" {
+            bail!("{id} was refused: {connack:02x?}");
+        }
+        Ok(MqttClient { stream })
+    }
+
+    /// Subscribes to `#` with QoS 1 and acknowledges what comes; returns how many came so far.
+    fn subscribe_to_all(mut self) -> Result<Arc<AtomicU64>> {
+        self.stream.write_all(b"\x82\x06\0\x01\0\x01#\x01")?;
+        self.stream.read_exact(&mut [0; 5])?;
+        let delivered = Arc::new(AtomicU64::new(0));
+        let count = delivered.clone();
+        thread::spawn(move || acknowledge(self.stream, &count));
+        Ok(delivered)
+    }
+}
+
+fn acknowledge(mut stream: TcpStream, count: &AtomicU64) -> Result<()> {
+    let (mut read, mut waiting, mut out) = (vec![0; 65536], Vec::new(), Vec::new());
+    loop {
+        let len = stream.read(&mut read)?;
+        if len == 0 {
+            return Ok(());
+        }
+        waiting.extend_from_slice(&read[..len]);
+        let mut at = 0;
+        while let Some((packet, end)) = split(&waiting[at..]) {
+            count.fetch_add(u64::from(waiting[at] >> 4 == 3), Ordering::Relaxed);
+            // PUBACK for PUBLISH QoS 1, as the stand-in says it.
+            answer(waiting[at], packet, &mut out);
+            at += end;
+        }
+        waiting.drain(..at);
+        stream.write_all(&out)?;
+        out.clear();
+    }
 }
 
 /// A broker that accepts and acknowledges everything and delivers nothing (MQTT 3.1.1).

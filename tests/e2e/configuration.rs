@@ -1,21 +1,24 @@
 //! What is configured, what is refused, and what happens when the surroundings are not as configured.
 
-use std::{
-    fs,
-    net::{TcpStream, UdpSocket},
-    time::Duration,
-};
+use std::{fs, net::UdpSocket, time::Duration};
 
 use sn_codec::{TopicId, TopicRef};
-use system_tests::{Broker, Message, PATIENCE, Setup, free_port, repository, snipe_finishes};
+use system_tests::{
+    Broker, BrokerKind, Message, PATIENCE, Setup, free_port, repository, snipe_finishes, with_each_broker,
+};
 use tempfile::TempDir;
 
-#[test]
-fn nothing_configured_but_the_broker_is_enough() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/#");
-    let gateway = Setup::without_config().args(&["--broker", &broker.url()]).start();
+with_each_broker![
+    nothing_configured_but_the_broker_is_enough,
+    predefined_ids_of_the_example_reach_their_full_topics,
+    it_is_ready_soon,
+];
+
+fn nothing_configured_but_the_broker_is_enough(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
+    let gateway = Setup::without_config().option_broker(&broker).start();
     gateway.wait_for_broker();
+    let mut observer = broker.subscribe("demo/#");
 
     let published = gateway.tool(&["pub", "-t", "demo/hello", "-m", "21.5"]);
 
@@ -26,7 +29,7 @@ fn nothing_configured_but_the_broker_is_enough() {
 
 #[test]
 fn the_broker_of_the_command_line_goes_before_the_configured_one() {
-    let (configured, named) = (Broker::start_new(), Broker::start_new());
+    let (configured, named) = (Broker::mosquitto(), Broker::mosquitto());
     let mut observer = named.subscribe("demo/#");
     let gateway = Setup::beside(&configured)
         .args(&["--broker", &named.url()])
@@ -99,32 +102,16 @@ fn a_broker_that_does_not_answer_is_named_and_waited_for() {
     gateway.stop();
 }
 
-#[test]
-fn without_a_word_about_a_broker_the_usual_one_is_used_and_its_absence_explained() {
-    // Port 1883 is not ours: a mosquitto may be there or not. The name keeps its clients apart from ours.
-    let listening = TcpStream::connect("127.0.0.1:1883").is_ok();
-    let name = format!("gateway.name=\"e2e-{}\"", std::process::id());
-    let mut gateway = Setup::without_config().args(&["--set", &name]).start();
-
-    let said = gateway.process().transcript();
-
-    assert!(said.contains("mqtt://127.0.0.1:1883"), "{said}");
-    let explained = said.contains("sudo apt install mosquitto") && said.contains("--broker mqtt://");
-    assert_eq!(explained, !listening, "{said}");
-    gateway.connected_client("sensor-1").ping();
-    gateway.stop();
-}
-
-#[test]
-fn predefined_ids_of_the_example_reach_their_full_topics() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("#");
+fn predefined_ids_of_the_example_reach_their_full_topics(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let file = repository().join("configs/examples/predefined-topics.toml");
     let file = file.to_str().expect("a plain path");
     let gateway = Setup::without_config()
-        .args(&["--broker", &broker.url(), "--config", file])
+        .option_broker(&broker)
+        .args(&["--config", file])
         .start();
     gateway.wait_for_broker();
+    let mut observer = broker.subscribe("#");
 
     for (client_id, topic_id, topic) in [
         ("bed-3", 1, "greenhouse/bed-3/temperature"),
@@ -142,9 +129,8 @@ fn predefined_ids_of_the_example_reach_their_full_topics() {
     gateway.stop();
 }
 
-#[test]
-fn it_is_ready_soon() {
-    let broker = Broker::start_new();
+fn it_is_ready_soon(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     // The aim is 50 ms on an idle machine; here it is shared with the other tests.
     let ready_after = gateway.ready_after();

@@ -1,10 +1,14 @@
-//! The whole gateway from outside: the real binary, real sockets, a real mosquitto.
+//! The whole gateway from outside: the real binary, real sockets, a real mosquitto or the broker inside.
 
 mod configuration;
+mod discovery;
+mod forwarders;
 mod malformed;
 mod network;
 mod outage;
+mod own_broker;
 mod publish;
+mod sleepers;
 mod stop;
 mod subscribe;
 mod swarm;

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fs};
 
 use serde_json::Value;
 use sn_codec::{Connack, Connect, Packet, Pingreq, QoS, ReturnCode, TopicFilter, TopicRef};
-use system_tests::{Broker, Client, Gateway, Message, PATIENCE, Setup, poll_until, repository};
+use system_tests::{
+    Broker, BrokerKind, Client, Gateway, Message, PATIENCE, Setup, poll_until, repository, with_each_broker,
+};
+
+with_each_broker![malformed_datagrams_are_counted_by_reason_and_change_nothing_for_anyone,];
 
 /// A datagram that the gateway must refuse.
 struct Bad {
@@ -16,11 +20,10 @@ struct Bad {
     answered: bool,
 }
 
-#[test]
-fn malformed_datagrams_are_counted_by_reason_and_change_nothing_for_anyone() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("up/#");
+fn malformed_datagrams_are_counted_by_reason_and_change_nothing_for_anyone(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("up/#");
     let witness = gateway.connected_client("witness");
     let topic = TopicRef::Normal(witness.register("up/witness"));
     let shown = TopicRef::Normal(witness.subscribe(TopicFilter::Name("down/witness"), QoS::AtLeastOnce));

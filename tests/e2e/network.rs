@@ -4,11 +4,19 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use sn_codec::{Advertise, GwInfo, Packet, SearchGw, TopicRef};
 use socket2::{Domain, Socket, Type};
-use system_tests::{Broker, Client, Message, PATIENCE, Sent, Setup, free_port};
+use system_tests::{Broker, BrokerKind, Client, Message, PATIENCE, Sent, Setup, free_port, with_each_broker};
 
-#[test]
-fn answers_leave_from_the_address_that_was_asked() {
-    let broker = Broker::start_new();
+with_each_broker![
+    answers_leave_from_the_address_that_was_asked,
+    ipv6_clients_reach_the_broker,
+    several_radios_listen_at_once,
+    a_client_finds_the_gateway_by_multicast_and_hears_it_advertise,
+    a_search_by_unicast_is_answered_too,
+    a_client_that_moved_is_taken_over_with_its_new_address,
+];
+
+fn answers_leave_from_the_address_that_was_asked(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let setup = Setup::beside(&broker);
     let port = setup.port();
     let gateway = setup
@@ -29,11 +37,10 @@ fn answers_leave_from_the_address_that_was_asked() {
     gateway.stop();
 }
 
-#[test]
-fn ipv6_clients_reach_the_broker() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/v6");
+fn ipv6_clients_reach_the_broker(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/v6");
     let client = Client::new("sensor-6", gateway.address_v6(), gateway.capture());
     client.connect();
 
@@ -44,10 +51,8 @@ fn ipv6_clients_reach_the_broker() {
     gateway.stop();
 }
 
-#[test]
-fn several_radios_listen_at_once() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/#");
+fn several_radios_listen_at_once(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let (first, second) = (free_port(), free_port());
     let gateway = Setup::beside(&broker)
         .toml(&format!(
@@ -65,6 +70,7 @@ fn several_radios_listen_at_once() {
             "#
         ))
         .start();
+    let mut observer = broker.subscribe("demo/#");
 
     for port in [first, second] {
         let client = Client::new(
@@ -81,12 +87,11 @@ fn several_radios_listen_at_once() {
     gateway.stop();
 }
 
-#[test]
-fn a_client_finds_the_gateway_by_multicast_and_hears_it_advertise() {
+fn a_client_finds_the_gateway_by_multicast_and_hears_it_advertise(kind: BrokerKind) {
     let group = Ipv4Addr::new(225, 1, 1, 1);
     let group_port = free_port();
     let listener = listen_to(SocketAddrV4::new(group, group_port));
-    let broker = Broker::start_new();
+    let broker = Broker::start_new(kind);
     let setup = Setup::beside(&broker);
     let port = setup.port();
     let gateway = setup
@@ -155,9 +160,8 @@ fn a_client_finds_the_gateway_by_multicast_and_hears_it_advertise() {
     gateway.stop();
 }
 
-#[test]
-fn a_search_by_unicast_is_answered_too() {
-    let broker = Broker::start_new();
+fn a_search_by_unicast_is_answered_too(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).toml("gateway.id = 42").start();
     let client = gateway.client("searcher");
 
@@ -170,9 +174,8 @@ fn a_search_by_unicast_is_answered_too() {
     gateway.stop();
 }
 
-#[test]
-fn a_client_that_moved_is_taken_over_with_its_new_address() {
-    let broker = Broker::start_new();
+fn a_client_that_moved_is_taken_over_with_its_new_address(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let before = gateway.connected_client("mobile");
 

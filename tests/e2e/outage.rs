@@ -1,4 +1,6 @@
 //! The broker is down at the start, dies later, or keeps its answers to itself.
+//!
+//! All beside mosquitto: the broker inside the gateway is never away from it.
 
 use sn_codec::{Packet, PublishQoS, QoS, ReturnCode, TopicFilter, TopicRef};
 use system_tests::{Broker, Client, Message, PATIENCE, Relay, SILENCE, Setup, Signal, poll_until};
@@ -11,7 +13,7 @@ const OBSERVER: &str = "observer";
 
 /// A broker that is down and will remember what its observer subscribed to.
 fn broker_with_kept_subscription(filter: &str) -> Broker {
-    let mut broker = Broker::start_new();
+    let mut broker = Broker::mosquitto();
     broker.keep_subscription(OBSERVER, filter);
     broker.stop();
     broker
@@ -103,7 +105,7 @@ fn refuse_answers_congestion_at_once() {
 
 #[test]
 fn no_acknowledgement_before_the_brokers() {
-    let broker = Broker::start_new();
+    let broker = Broker::mosquitto();
     let relay = Relay::start(broker.port());
     let mut observer = broker.subscribe("demo/#");
     let gateway = Setup::new(&format!("mqtt://127.0.0.1:{}", relay.port())).start();
@@ -131,7 +133,7 @@ fn no_acknowledgement_before_the_brokers() {
 
 #[test]
 fn a_broker_that_hangs_stops_nothing_but_its_own_acknowledgements() {
-    let broker = Broker::start_new();
+    let broker = Broker::mosquitto();
     let gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("sensor-1");
     let topic = TopicRef::Normal(client.register("demo/hang"));
@@ -150,7 +152,7 @@ fn a_broker_that_hangs_stops_nothing_but_its_own_acknowledgements() {
 #[test]
 fn a_connection_that_breaks_with_messages_in_flight_loses_none_of_them() {
     for protocol in [3, 5] {
-        let broker = Broker::start_new();
+        let broker = Broker::mosquitto();
         let relay = Relay::start(broker.port());
         let mut observer = broker.subscribe("demo/#");
         let gateway = Setup::new(&format!("mqtt://127.0.0.1:{}", relay.port()))
@@ -198,7 +200,7 @@ fn a_broker_that_forgot_everything_gets_subscriptions_and_messages_again() {
 /// The broker ends by `end` and comes back: sensors notice nothing but the wait.
 fn outage_later(end: fn(&mut Broker)) {
     for protocol in [3, 5] {
-        let mut broker = Broker::start_new();
+        let mut broker = Broker::mosquitto();
         let gateway = Setup::beside(&broker)
             .toml(&format!("broker.protocol = {protocol}"))
             .start();

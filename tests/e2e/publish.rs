@@ -4,19 +4,37 @@ use sn_codec::{
     MsgId, Packet, Puback, Publish, PublishQoS, QoS, Regack, Register, ReturnCode, ShortTopic, TopicFilter,
     TopicId, TopicRef,
 };
-use system_tests::{Broker, Message, Setup};
+use system_tests::{Broker, BrokerKind, Message, Setup, with_each_broker};
+
+with_each_broker![
+    registered_topic_reaches_the_broker_with_each_qos,
+    qos_2_repeated_before_its_release_is_published_once,
+    predefined_ids_are_global_or_per_client_and_filled_in,
+    short_names_need_no_registration,
+    qos_minus_one_needs_no_connection_and_gets_no_answer,
+    retained_and_empty_messages_stay_what_they_are,
+    any_octet_of_a_payload_survives_and_so_does_the_long_length,
+    registering_again_gives_the_same_id_and_another_name_another,
+    a_publish_under_an_unknown_id_is_refused_with_every_qos,
+    order_of_one_client_is_kept,
+    an_unknown_sender_is_told_to_connect,
+    topic_ids_belong_to_one_client,
+    topic_prefix_goes_in_front_of_everything_published,
+    wildcards_cannot_be_registered,
+    a_repeated_publish_that_was_acknowledged_is_acknowledged_again,
+    subscribing_by_name_gives_an_id_to_publish_with,
+];
 
 const AT_MOST_ONCE: PublishQoS = PublishQoS::Level(QoS::AtMostOnce);
 const EXACTLY_ONCE: PublishQoS = PublishQoS::Level(QoS::ExactlyOnce);
 
-#[test]
-fn registered_topic_reaches_the_broker_with_each_qos() {
-    for protocol in [3, 5] {
-        let broker = Broker::start_new();
-        let mut observer = broker.subscribe("demo/#");
+fn registered_topic_reaches_the_broker_with_each_qos(kind: BrokerKind) {
+    for &protocol in kind.protocols() {
+        let broker = Broker::start_new(kind);
         let gateway = Setup::beside(&broker)
             .toml(&format!("broker.protocol = {protocol}"))
             .start();
+        let mut observer = broker.subscribe("demo/#");
         let client = gateway.connected_client("sensor-1");
         let topic = TopicRef::Normal(client.register("demo/temperature"));
 
@@ -32,20 +50,30 @@ fn registered_topic_reaches_the_broker_with_each_qos() {
         client.expect(Packet::Pubcomp(msg_id));
         observer.expect(Message::new("demo/temperature", "two", 2));
 
-        let version = if protocol == 5 { "p5" } else { "p2" };
-        broker.wait_for_log("the MQTT version asked for", |line| {
-            line.contains(" as snipe ") && line.contains(&format!("({version},"))
-        });
         gateway.stop();
         observer.expect_nothing_more();
     }
 }
 
+/// Inside the gateway no version of MQTT is spoken.
 #[test]
-fn qos_2_repeated_before_its_release_is_published_once() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/#");
+fn the_mqtt_version_asked_for_is_spoken() {
+    for (protocol, version) in [(3, "p2"), (5, "p5")] {
+        let broker = Broker::mosquitto();
+        let gateway = Setup::beside(&broker)
+            .toml(&format!("broker.protocol = {protocol}"))
+            .start();
+        broker.wait_for_log("the MQTT version asked for", |line| {
+            line.contains(" as snipe ") && line.contains(&format!("({version},"))
+        });
+        gateway.stop();
+    }
+}
+
+fn qos_2_repeated_before_its_release_is_published_once(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/#");
     let client = gateway.connected_client("sensor-1");
     let topic = TopicRef::Normal(client.register("demo/count"));
 
@@ -72,10 +100,8 @@ fn qos_2_repeated_before_its_release_is_published_once() {
     gateway.stop();
 }
 
-#[test]
-fn predefined_ids_are_global_or_per_client_and_filled_in() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("#");
+fn predefined_ids_are_global_or_per_client_and_filled_in(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker)
         .toml(
             r#"
@@ -91,6 +117,7 @@ fn predefined_ids_are_global_or_per_client_and_filled_in() {
             "#,
         )
         .start();
+    let mut observer = broker.subscribe("#");
     let (sensor, pump) = (
         gateway.connected_client("sensor-1"),
         gateway.connected_client("pump-7"),
@@ -111,11 +138,10 @@ fn predefined_ids_are_global_or_per_client_and_filled_in() {
     observer.expect_nothing_more();
 }
 
-#[test]
-fn short_names_need_no_registration() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("ab");
+fn short_names_need_no_registration(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("ab");
     let client = gateway.connected_client("sensor-1");
 
     client.publish_acknowledged(TopicRef::Short(ShortTopic(*b"ab")), b"short");
@@ -124,13 +150,12 @@ fn short_names_need_no_registration() {
     gateway.stop();
 }
 
-#[test]
-fn qos_minus_one_needs_no_connection_and_gets_no_answer() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("#");
+fn qos_minus_one_needs_no_connection_and_gets_no_answer(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker)
         .toml("[[predefined]]\nid = 1\ntopic = 'plant/status'")
         .start();
+    let mut observer = broker.subscribe("#");
     let stranger = gateway.client("nobody");
 
     stranger.publish(TopicRef::Predefined(TopicId(1)), PublishQoS::MinusOne, b"hello");
@@ -140,9 +165,8 @@ fn qos_minus_one_needs_no_connection_and_gets_no_answer() {
     gateway.stop();
 }
 
-#[test]
-fn retained_and_empty_messages_stay_what_they_are() {
-    let broker = Broker::start_new();
+fn retained_and_empty_messages_stay_what_they_are(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("sensor-1");
     let topic = TopicRef::Normal(client.register("demo/kept"));
@@ -174,11 +198,10 @@ fn retained_and_empty_messages_stay_what_they_are() {
     gateway.stop();
 }
 
-#[test]
-fn any_octet_of_a_payload_survives_and_so_does_the_long_length() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/octets");
+fn any_octet_of_a_payload_survives_and_so_does_the_long_length(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/octets");
     let client = gateway.connected_client("sensor-1");
     let topic = TopicRef::Normal(client.register("demo/octets"));
     let octets: Vec<u8> = (0..=255).cycle().take(1300).collect();
@@ -191,9 +214,8 @@ fn any_octet_of_a_payload_survives_and_so_does_the_long_length() {
     gateway.stop();
 }
 
-#[test]
-fn registering_again_gives_the_same_id_and_another_name_another() {
-    let broker = Broker::start_new();
+fn registering_again_gives_the_same_id_and_another_name_another(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("sensor-1");
 
@@ -203,9 +225,8 @@ fn registering_again_gives_the_same_id_and_another_name_another() {
     gateway.stop();
 }
 
-#[test]
-fn a_publish_under_an_unknown_id_is_refused_with_every_qos() {
-    let broker = Broker::start_new();
+fn a_publish_under_an_unknown_id_is_refused_with_every_qos(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("sensor-1");
 
@@ -221,11 +242,10 @@ fn a_publish_under_an_unknown_id_is_refused_with_every_qos() {
     gateway.stop();
 }
 
-#[test]
-fn order_of_one_client_is_kept() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/order");
+fn order_of_one_client_is_kept(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/order");
     let client = gateway.connected_client("sensor-1");
     let topic = TopicRef::Normal(client.register("demo/order"));
 
@@ -254,9 +274,8 @@ fn order_of_one_client_is_kept() {
     gateway.stop();
 }
 
-#[test]
-fn an_unknown_sender_is_told_to_connect() {
-    let broker = Broker::start_new();
+fn an_unknown_sender_is_told_to_connect(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let stranger = gateway.client("stranger");
 
@@ -269,11 +288,10 @@ fn an_unknown_sender_is_told_to_connect() {
     gateway.stop();
 }
 
-#[test]
-fn topic_ids_belong_to_one_client() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("#");
+fn topic_ids_belong_to_one_client(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("#");
     let (one, two) = (gateway.connected_client("one"), gateway.connected_client("two"));
 
     // Two clients may get the same number for different names.
@@ -287,13 +305,12 @@ fn topic_ids_belong_to_one_client() {
     gateway.stop();
 }
 
-#[test]
-fn topic_prefix_goes_in_front_of_everything_published() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("#");
+fn topic_prefix_goes_in_front_of_everything_published(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker)
         .toml("broker.topic_prefix = 'site7/'")
         .start();
+    let mut observer = broker.subscribe("#");
     let client = gateway.connected_client("sensor-1");
 
     let topic = TopicRef::Normal(client.register("demo/hello"));
@@ -303,9 +320,8 @@ fn topic_prefix_goes_in_front_of_everything_published() {
     gateway.stop();
 }
 
-#[test]
-fn wildcards_cannot_be_registered() {
-    let broker = Broker::start_new();
+fn wildcards_cannot_be_registered(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("sensor-1");
 
@@ -319,11 +335,10 @@ fn wildcards_cannot_be_registered() {
     gateway.stop();
 }
 
-#[test]
-fn a_repeated_publish_that_was_acknowledged_is_acknowledged_again() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/#");
+fn a_repeated_publish_that_was_acknowledged_is_acknowledged_again(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/#");
     let client = gateway.connected_client("sensor-1");
     let topic_id = client.register("demo/again");
     let topic = TopicRef::Normal(topic_id);
@@ -352,11 +367,10 @@ fn a_repeated_publish_that_was_acknowledged_is_acknowledged_again() {
     gateway.stop();
 }
 
-#[test]
-fn subscribing_by_name_gives_an_id_to_publish_with() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/both");
+fn subscribing_by_name_gives_an_id_to_publish_with(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/both");
     let client = gateway.connected_client("sensor-1");
 
     let topic_id = client.subscribe(TopicFilter::Name("demo/both"), QoS::AtMostOnce);

@@ -3,7 +3,13 @@
 use std::time::{Duration, Instant};
 
 use sn_codec::{Disconnect, Packet, PublishQoS, QoS, TopicRef};
-use system_tests::{Broker, Gateway, Setup, Signal, check_with_tshark};
+use system_tests::{Broker, BrokerKind, Gateway, Setup, Signal, check_with_tshark, with_each_broker};
+
+with_each_broker![
+    sigterm_tells_connected_clients_and_exits_with_0,
+    ctrl_c_does_the_same,
+    a_clean_end_frees_the_port_for_the_next_start,
+];
 
 const A_SECOND: Duration = Duration::from_secs(1);
 
@@ -19,9 +25,8 @@ fn stops(mut gateway: Gateway, signal: Signal) -> Option<i32> {
     exit.code()
 }
 
-#[test]
-fn sigterm_tells_connected_clients_and_exits_with_0() {
-    let broker = Broker::start_new();
+fn sigterm_tells_connected_clients_and_exits_with_0(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let clients: Vec<_> = (0..50)
         .map(|n| gateway.connected_client(&format!("sensor-{n}")))
@@ -37,15 +42,22 @@ fn sigterm_tells_connected_clients_and_exits_with_0() {
     }
     gone.expect_silence();
     check_with_tshark(&capture);
-    // MQTT DISCONNECT, not a broken connection: the broker publishes no will.
+}
+
+/// MQTT DISCONNECT, not a broken connection: the broker publishes no will. Only mosquitto outlives the gateway and can
+/// tell.
+#[test]
+fn the_broker_is_told_too() {
+    let broker = Broker::mosquitto();
+    let gateway = Setup::beside(&broker).start();
+    assert_eq!(stops(gateway, Signal::TERM), Some(0));
     broker.wait_for_log("an orderly end", |line| {
         line.contains("Received DISCONNECT from snipe")
     });
 }
 
-#[test]
-fn ctrl_c_does_the_same() {
-    let broker = Broker::start_new();
+fn ctrl_c_does_the_same(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("sensor-1");
 
@@ -55,6 +67,7 @@ fn ctrl_c_does_the_same() {
     client.expect(Packet::Disconnect(Disconnect { duration: None }));
 }
 
+/// The broker inside the gateway is never away.
 #[test]
 fn neither_a_broker_that_is_away_nor_waiting_messages_delay_the_end() {
     let broker = Broker::stopped();
@@ -69,9 +82,8 @@ fn neither_a_broker_that_is_away_nor_waiting_messages_delay_the_end() {
     client.expect(Packet::Disconnect(Disconnect { duration: None }));
 }
 
-#[test]
-fn a_clean_end_frees_the_port_for_the_next_start() {
-    let broker = Broker::start_new();
+fn a_clean_end_frees_the_port_for_the_next_start(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let port = gateway.port();
     assert_eq!(stops(gateway, Signal::TERM), Some(0));

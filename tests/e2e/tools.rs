@@ -3,13 +3,24 @@
 use std::time::Duration;
 
 use sn_codec::TopicRef;
-use system_tests::{Broker, Message, PATIENCE, Process, Setup, free_port, snipe_finishes};
+use system_tests::{
+    Broker, BrokerKind, Message, PATIENCE, Process, Setup, free_port, snipe_finishes, with_each_broker,
+};
 
-#[test]
-fn pub_reaches_mosquitto_sub() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/#");
+with_each_broker![
+    pub_reaches_mosquitto_sub,
+    mosquitto_pub_reaches_sub_with_each_qos_and_wildcards,
+    sub_gets_what_was_retained,
+    sub_that_waits_in_vain_says_so_by_its_exit_code,
+    ping_tells_whether_a_gateway_is_there,
+    topics_prints_the_registry,
+    many_publishes_in_a_script_all_arrive,
+];
+
+fn pub_reaches_mosquitto_sub(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/#");
 
     for (qos, options) in [
         (0, vec![]),
@@ -38,15 +49,14 @@ fn pub_reaches_mosquitto_sub() {
     gateway.stop();
 }
 
-#[test]
-fn mosquitto_pub_reaches_sub_with_each_qos_and_wildcards() {
-    let broker = Broker::start_new();
+fn mosquitto_pub_reaches_sub_with_each_qos_and_wildcards(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
 
-    for qos in ["0", "1", "2"] {
+    for (qos, subscriptions) in [("0", 1), ("1", 2), ("2", 3)] {
         let filter = format!("q{qos}/+/temp");
         let mut sub = gateway.tool_started(&["sub", "-t", &filter, "-q", qos, "-C", "2", "-v"]);
-        broker.wait_for_log("the subscription", |line| line.contains(&filter));
+        gateway.wait_for_subacks(subscriptions);
         broker.publish(&format!("q{qos}/1/temp"), "21.5", 2);
         broker.publish(&format!("q{qos}/2/temp"), "19", 2);
 
@@ -60,11 +70,10 @@ fn mosquitto_pub_reaches_sub_with_each_qos_and_wildcards() {
     gateway.stop();
 }
 
-#[test]
-fn sub_gets_what_was_retained() {
-    let broker = Broker::start_new();
-    broker.publish_with("state/door", "open", &["-r", "-q", "1"]);
+fn sub_gets_what_was_retained(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    broker.publish_with("state/door", "open", &["-r", "-q", "1"]);
 
     let received = gateway.tool(&["sub", "-t", "state/door", "-C", "1", "-v"]);
 
@@ -75,9 +84,8 @@ fn sub_gets_what_was_retained() {
     gateway.stop();
 }
 
-#[test]
-fn sub_that_waits_in_vain_says_so_by_its_exit_code() {
-    let broker = Broker::start_new();
+fn sub_that_waits_in_vain_says_so_by_its_exit_code(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
 
     let received = gateway.tool(&["sub", "-t", "state/door", "-C", "1", "-W", "1"]);
@@ -87,9 +95,8 @@ fn sub_that_waits_in_vain_says_so_by_its_exit_code() {
     gateway.stop();
 }
 
-#[test]
-fn ping_tells_whether_a_gateway_is_there() {
-    let broker = Broker::start_new();
+fn ping_tells_whether_a_gateway_is_there(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let answered = gateway.tool(&["ping", "-C", "1"]);
     assert_eq!(answered.code(), Some(0), "{answered:?}");
@@ -103,9 +110,8 @@ fn ping_tells_whether_a_gateway_is_there() {
     );
 }
 
-#[test]
-fn topics_prints_the_registry() {
-    let broker = Broker::start_new();
+fn topics_prints_the_registry(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker)
         .toml(
             r#"
@@ -168,11 +174,10 @@ fn decode_explains_a_datagram() {
     assert!(matches!(refused.code(), Some(code) if code != 0), "{refused:?}");
 }
 
-#[test]
-fn many_publishes_in_a_script_all_arrive() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("demo/#");
+fn many_publishes_in_a_script_all_arrive(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("demo/#");
     let running: Vec<_> = (0..20)
         .map(|n| gateway.tool_started(&["pub", "-t", &format!("demo/{n}"), "-m", "x", "-q", "1"]))
         .collect();

@@ -3,7 +3,14 @@
 use std::time::Duration;
 
 use sn_codec::{Connack, Connect, Packet, QoS, ReturnCode, WillMsg, WillTopic};
-use system_tests::{Broker, Client, Message, Setup};
+use system_tests::{Broker, BrokerKind, Client, Message, Setup, with_each_broker};
+
+with_each_broker![
+    the_will_of_a_lost_client_is_published_and_nobody_elses,
+    a_client_that_pings_is_not_lost,
+    a_will_can_be_changed_and_deleted,
+    an_empty_will_topic_connects_without_a_will,
+];
 
 #[track_caller]
 fn connect_with_will(client: &Client, keep_alive: u16, qos: QoS, retain: bool) {
@@ -27,11 +34,10 @@ fn connect_with_will(client: &Client, keep_alive: u16, qos: QoS, retain: bool) {
     }));
 }
 
-#[test]
-fn the_will_of_a_lost_client_is_published_and_nobody_elses() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("state/#");
+fn the_will_of_a_lost_client_is_published_and_nobody_elses(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("state/#");
     let (lost, polite) = (gateway.client("lost"), gateway.client("polite"));
     connect_with_will(&polite, 1, QoS::AtLeastOnce, false);
     polite.disconnect();
@@ -48,11 +54,10 @@ fn the_will_of_a_lost_client_is_published_and_nobody_elses() {
     gateway.stop();
 }
 
-#[test]
-fn a_client_that_pings_is_not_lost() {
-    let broker = Broker::start_new();
-    let observer = broker.subscribe("state/#");
+fn a_client_that_pings_is_not_lost(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let observer = broker.subscribe("state/#");
     let client = gateway.client("alive");
     connect_with_will(&client, 1, QoS::AtLeastOnce, false);
 
@@ -67,11 +72,10 @@ fn a_client_that_pings_is_not_lost() {
     observer.expect_nothing_more();
 }
 
-#[test]
-fn a_will_can_be_changed_and_deleted() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("state/#");
+fn a_will_can_be_changed_and_deleted(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
+    let mut observer = broker.subscribe("state/#");
     let (changed, deleted) = (gateway.client("changed"), gateway.client("deleted"));
     connect_with_will(&deleted, 1, QoS::AtLeastOnce, false);
     deleted.send(Packet::WillTopicUpd(None));
@@ -95,9 +99,8 @@ fn a_will_can_be_changed_and_deleted() {
     gateway.stop();
 }
 
-#[test]
-fn an_empty_will_topic_connects_without_a_will() {
-    let broker = Broker::start_new();
+fn an_empty_will_topic_connects_without_a_will(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker).start();
     let client = gateway.client("no-will");
 

@@ -6,15 +6,16 @@ use sn_codec::{
     Connack, Connect, MsgType, Packet, Pingreq, Publish, PublishQoS, QoS, Regack, Register, ReturnCode,
     SearchGw, ShortTopic, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe, WillMsg, WillTopic,
 };
-use system_tests::{Broker, Client, Gateway, Setup, check_with_tshark};
+use system_tests::{Broker, BrokerKind, Client, Gateway, Setup, check_with_tshark, with_each_broker};
 
-#[test]
-fn tshark_reads_every_kind_of_message_as_we_mean_it() {
-    let broker = Broker::start_new();
-    broker.publish_with("kept/1", "retained", &["-r", "-q", "1"]);
+with_each_broker![tshark_reads_every_kind_of_message_as_we_mean_it,];
+
+fn tshark_reads_every_kind_of_message_as_we_mean_it(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let gateway = Setup::beside(&broker)
         .toml("[[predefined]]\nid = 1\ntopic = 'plant/status'\n[timers]\nretry = { first = '1s', max = '1s', count = 3 }")
         .start();
+    broker.publish_with("kept/1", "retained", &["-r", "-q", "1"]);
     let mut seen = BTreeSet::new();
 
     connect_with_will(&gateway, &mut seen);

@@ -4,7 +4,17 @@
 
 use std::{env, path::PathBuf, process::Command, time::Duration};
 
-use system_tests::{Broker, Finished, Gateway, Message, PATIENCE, Process, Setup, Tap, repository};
+use system_tests::{
+    Broker, BrokerKind, Finished, Gateway, Message, PATIENCE, Process, Setup, Tap, repository,
+    with_each_broker,
+};
+
+with_each_broker![
+    foreign_publisher_reaches_the_broker_with_each_qos_and_kind_of_topic,
+    foreign_subscriber_gets_names_wildcards_predefined_ids_and_retained_messages,
+    a_foreign_client_gets_through_a_whole_session,
+    the_will_of_a_foreign_client_that_vanishes_is_published,
+];
 
 /// A gateway with two predefined topics, behind a tap.
 fn gateway(broker: &Broker) -> (Gateway, Tap) {
@@ -15,11 +25,10 @@ fn gateway(broker: &Broker) -> (Gateway, Tap) {
     (gateway, tap)
 }
 
-#[test]
-fn foreign_publisher_reaches_the_broker_with_each_qos_and_kind_of_topic() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("#");
+fn foreign_publisher_reaches_the_broker_with_each_qos_and_kind_of_topic(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let (gateway, tap) = gateway(&broker);
+    let mut observer = broker.subscribe("#");
     let long = "x".repeat(200);
 
     let cases: [(&[&str], Message); 7] = [
@@ -72,22 +81,19 @@ fn foreign_publisher_reaches_the_broker_with_each_qos_and_kind_of_topic() {
     gateway.stop();
 }
 
-#[test]
-fn foreign_subscriber_gets_names_wildcards_predefined_ids_and_retained_messages() {
-    let broker = Broker::start_new();
-    broker.publish_with("kept/door", "open", &["-r"]);
+fn foreign_subscriber_gets_names_wildcards_predefined_ids_and_retained_messages(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let (gateway, tap) = gateway(&broker);
+    broker.publish_with("kept/door", "open", &["-r"]);
 
-    let cases: [(&[&str], &str, &str); 3] = [
-        (&["-t", "down/named"], "down/named", "down/named"),
-        (&["-t", "wild/+/temp"], "wild/+/temp", "wild/7/temp"),
-        (&["-T", "2"], "plant/command", "plant/command"),
+    let cases: [(&[&str], &str); 3] = [
+        (&["-t", "down/named"], "down/named"),
+        (&["-t", "wild/+/temp"], "wild/7/temp"),
+        (&["-T", "2"], "plant/command"),
     ];
-    for (arguments, filter, topic) in cases {
+    for (subscribed, (arguments, topic)) in (1..).zip(cases) {
         let mut subscriber = foreign_started("mqtt_sn_sub", &tap, &[arguments, &["-1"]].concat());
-        broker.wait_for_log("the subscription", |line| {
-            line.contains(&format!("\t{filter} (QoS"))
-        });
+        gateway.wait_for_subacks(subscribed);
         broker.publish(topic, "21.5", 0);
         let exit = subscriber.wait_for_exit(PATIENCE);
         assert_eq!(exit.code(), Some(0), "{arguments:?}: {}", subscriber.transcript());
@@ -103,11 +109,10 @@ fn foreign_subscriber_gets_names_wildcards_predefined_ids_and_retained_messages(
     gateway.stop();
 }
 
-#[test]
-fn a_foreign_client_gets_through_a_whole_session() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("up/#");
+fn a_foreign_client_gets_through_a_whole_session(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let (gateway, tap) = gateway(&broker);
+    let mut observer = broker.subscribe("up/#");
 
     let mut command = Command::new(interop().join("bin/python"));
     command
@@ -124,11 +129,10 @@ fn a_foreign_client_gets_through_a_whole_session() {
     gateway.stop();
 }
 
-#[test]
-fn the_will_of_a_foreign_client_that_vanishes_is_published() {
-    let broker = Broker::start_new();
-    let mut observer = broker.subscribe("state/#");
+fn the_will_of_a_foreign_client_that_vanishes_is_published(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
     let (gateway, tap) = gateway(&broker);
+    let mut observer = broker.subscribe("state/#");
 
     let will = [
         "-k",
@@ -145,7 +149,7 @@ fn the_will_of_a_foreign_client_that_vanishes_is_published() {
         &tap,
         &[&["-t", "down/named"], will.as_slice()].concat(),
     );
-    broker.wait_for_log("the subscription", |line| line.contains("\tdown/named (QoS"));
+    gateway.wait_for_subacks(1);
     drop(vanishing);
 
     observer.expect(Message::new("state/foreign", "gone", 1));

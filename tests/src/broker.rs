@@ -1,4 +1,4 @@
-//! mosquitto and its command-line clients.
+//! The broker that a test runs beside, mosquitto or the one inside the gateway, and mosquitto's command-line clients.
 
 use std::{
     fs,
@@ -11,15 +11,63 @@ use tempfile::TempDir;
 
 use crate::{
     client::{PATIENCE, SILENCE},
-    net::free_port,
+    net::{free_port, poll_until},
     process::Process,
 };
 
-/// A mosquitto of our own: free port, own directory, every packet in its log. Not running until started.
+/// Which broker a test runs beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerKind {
+    /// A mosquitto.
+    Mosquitto,
+    /// The one inside the gateway, which runs as long as the gateway does.
+    Embedded,
+}
+
+impl BrokerKind {
+    /// The MQTT versions that the gateway can speak to it: inside there are none.
+    pub fn protocols(self) -> &'static [u8] {
+        match self {
+            BrokerKind::Mosquitto => &[3, 5],
+            BrokerKind::Embedded => &[5],
+        }
+    }
+}
+
+/// Makes two tests of each function: one beside mosquitto and one with the broker inside the gateway.
+///
+/// A test that is not in the list, and takes no [`BrokerKind`], says why one broker is enough for it.
+#[macro_export]
+macro_rules! with_each_broker {
+    ($($test:ident),+ $(,)?) => {
+        mod mosquitto {
+            $(#[test]
+            fn $test() {
+                super::$test($crate::BrokerKind::Mosquitto);
+            })+
+        }
+
+        mod embedded {
+            $(#[test]
+            fn $test() {
+                super::$test($crate::BrokerKind::Embedded);
+            })+
+        }
+    };
+}
+
+/// A broker on a free port of 127.0.0.1.
 pub struct Broker {
     port: u16,
-    dir: TempDir,
-    process: Option<Process>,
+    place: Place,
+}
+
+/// Where a broker runs.
+enum Place {
+    /// A mosquitto in a directory of its own, with every packet in its log; not running until started.
+    Mosquitto { dir: TempDir, process: Option<Process> },
+    /// Inside the gateway that is set up beside it.
+    Gateway,
 }
 
 /// A `mosquitto_sub` that has its subscription.
@@ -54,7 +102,27 @@ impl Message {
 }
 
 impl Broker {
-    /// A broker with a port and a directory that does not run yet.
+    /// A broker that is there when the gateway is: a running mosquitto, or the one that the gateway brings along.
+    #[track_caller]
+    pub fn start_new(kind: BrokerKind) -> Broker {
+        match kind {
+            BrokerKind::Mosquitto => Broker::mosquitto(),
+            BrokerKind::Embedded => Broker {
+                port: free_port(),
+                place: Place::Gateway,
+            },
+        }
+    }
+
+    /// A running mosquitto.
+    #[track_caller]
+    pub fn mosquitto() -> Broker {
+        let mut broker = Broker::stopped();
+        broker.start();
+        broker
+    }
+
+    /// A mosquitto with a port and a directory that does not run yet.
     ///
     /// # Panics
     /// If its configuration cannot be written.
@@ -70,54 +138,75 @@ impl Broker {
         fs::write(dir.path().join("mosquitto.conf"), config).expect("the directory is ours");
         Broker {
             port,
-            dir,
-            process: None,
+            place: Place::Mosquitto { dir, process: None },
         }
     }
 
-    /// A running broker.
-    #[track_caller]
-    pub fn start_new() -> Broker {
-        let mut broker = Broker::stopped();
-        broker.start();
-        broker
-    }
-
     /// Starts it, on the same port as always.
+    ///
+    /// # Panics
+    /// If it is the gateway that starts it.
     #[track_caller]
     pub fn start(&mut self) {
-        // Debian installs the broker where only root's PATH looks.
-        let program = if fs::exists("/usr/sbin/mosquitto").unwrap_or(false) {
-            "/usr/sbin/mosquitto"
-        } else {
-            "mosquitto"
+        let Place::Mosquitto { dir, process } = &mut self.place else {
+            panic!("it starts with the gateway")
         };
-        let mut command = Command::new(program);
-        command.arg("-c").arg(self.dir.path().join("mosquitto.conf"));
-        let process = Process::spawn("mosquitto", command);
-        process.wait_for_line("mosquitto to run", 0, PATIENCE, |line| line.ends_with(" running"));
-        self.process = Some(process);
+        let mut command = Command::new(mosquitto_program());
+        command.arg("-c").arg(dir.path().join("mosquitto.conf"));
+        let started = Process::spawn("mosquitto", command);
+        started.wait_for_line("mosquitto to run", 0, PATIENCE, |line| line.ends_with(" running"));
+        *process = Some(started);
     }
 
     /// Ends it in good order: its sessions are there again after [`Broker::start`].
     #[track_caller]
     pub fn stop(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.signal(Signal::TERM);
-        process.wait_for_exit(PATIENCE);
+        self.end(Signal::TERM);
     }
 
     /// Kills it: what it did not write is gone.
     #[track_caller]
     pub fn kill(&mut self) {
-        let mut process = self.process.take().expect("it runs");
-        process.signal(Signal::KILL);
+        self.end(Signal::KILL);
+    }
+
+    #[track_caller]
+    fn end(&mut self, signal: Signal) {
+        let Place::Mosquitto { process, .. } = &mut self.place else {
+            panic!("it ends with the gateway")
+        };
+        let mut process = process.take().expect("it runs");
+        process.signal(signal);
         process.wait_for_exit(PATIENCE);
     }
 
-    /// True between start and end.
+    /// True if it is there when the gateway is.
     pub fn is_running(&self) -> bool {
-        self.process.is_some()
+        match &self.place {
+            Place::Mosquitto { process, .. } => process.is_some(),
+            Place::Gateway => true,
+        }
+    }
+
+    /// Which it is.
+    pub fn kind(&self) -> BrokerKind {
+        match self.place {
+            Place::Mosquitto { .. } => BrokerKind::Mosquitto,
+            Place::Gateway => BrokerKind::Embedded,
+        }
+    }
+
+    /// The options that have a gateway without a configuration use it.
+    pub fn options(&self) -> Vec<String> {
+        match self.kind() {
+            BrokerKind::Mosquitto => vec!["--broker".to_owned(), self.url()],
+            BrokerKind::Embedded => vec![
+                "--broker".to_owned(),
+                "embedded".to_owned(),
+                "--set".to_owned(),
+                format!("broker.embedded.bind=[\"127.0.0.1:{}\"]", self.port),
+            ],
+        }
     }
 
     /// Its TCP port on 127.0.0.1.
@@ -130,13 +219,19 @@ impl Broker {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
-    /// The running process, whose lines are its log.
+    /// The running mosquitto, whose lines are its log.
+    ///
+    /// # Panics
+    /// If there is none.
     #[track_caller]
     pub fn log(&self) -> &Process {
-        self.process.as_ref().expect("the broker runs")
+        match &self.place {
+            Place::Mosquitto { process, .. } => process.as_ref().expect("the broker runs"),
+            Place::Gateway => panic!("the broker inside the gateway has no log of its own"),
+        }
     }
 
-    /// Waits for a line of its log.
+    /// Waits for a line of mosquitto's log.
     #[track_caller]
     pub fn wait_for_log(&self, what: &str, wanted: impl Fn(&str) -> bool) -> usize {
         self.log().wait_for_line(what, 0, PATIENCE, wanted).0
@@ -184,8 +279,9 @@ impl Broker {
     /// Subscribes under a client id of the test's choice.
     #[track_caller]
     pub fn subscribe_as(&self, id: &str, filter: &str, options: &[&str]) -> Subscriber {
-        let mark = self.log().mark();
-        let mut command = Command::new("mosquitto_sub");
+        // Debug output tells of the SUBACK, and leaves a pipe when it is written only if the lines are not gathered.
+        let mut command = Command::new("stdbuf");
+        command.args(["-oL", "mosquitto_sub", "-d"]);
         // %x: the payload in hexadecimal, so that any octet and line end survives.
         command.args([
             "-h",
@@ -199,12 +295,22 @@ impl Broker {
         ]);
         command.args(["-F", "%q\t%r\t%t\t%x"]).args(options);
         let process = Process::spawn(&format!("mosquitto_sub -t {filter}"), command);
-        let granted = format!("Sending SUBACK to {id}");
-        self.log()
-            .wait_for_line("the observer's SUBACK", mark, PATIENCE, |line| {
-                line.ends_with(&granted)
-            });
+        process.wait_for_line("the observer's SUBACK", 0, PATIENCE, |line| {
+            line.starts_with("Subscribed (mid: ")
+        });
         Subscriber { process, next: 0 }
+    }
+
+    /// Publishes to a topic until the broker says that nobody subscribes to it (MQTT 5 §3.4.2.1).
+    #[track_caller]
+    pub fn wait_until_nobody_subscribes_to(&self, topic: &str) {
+        poll_until("nobody to subscribe any more", PATIENCE, || {
+            let mut command = Command::new("mosquitto_pub");
+            command.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+            command.args(["-V", "5", "-q", "1", "-d", "-t", topic, "-m", "anyone?"]);
+            let said = Process::spawn("mosquitto_pub", command).finish(PATIENCE).stdout;
+            said.contains("RC:16").then_some(())
+        });
     }
 
     /// Publishes a message.
@@ -237,6 +343,15 @@ impl Broker {
     }
 }
 
+/// Debian installs the broker where only root's PATH looks.
+pub(crate) fn mosquitto_program() -> &'static str {
+    if fs::exists("/usr/sbin/mosquitto").unwrap_or(false) {
+        "/usr/sbin/mosquitto"
+    } else {
+        "mosquitto"
+    }
+}
+
 impl Subscriber {
     /// The next message.
     ///
@@ -249,6 +364,18 @@ impl Subscriber {
             .wait_for_line("a message", self.next, PATIENCE, is_message);
         self.next = at + 1;
         parse(&line.text).expect("checked by is_message")
+    }
+
+    /// The `mosquitto_sub`.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Waits for a line of its debug output that contains this.
+    #[track_caller]
+    pub fn wait_for_debug(&self, text: &str) {
+        self.process
+            .wait_for_line(text, 0, PATIENCE, |line| line.contains(text));
     }
 
     /// Checks the next message.

@@ -73,6 +73,20 @@ impl Client {
         }
     }
 
+    /// Gets another port, as from a NAT that forgot the last one, and does not know.
+    ///
+    /// # Panics
+    /// If no socket can be opened.
+    pub fn rebind(&mut self) {
+        let ip = self.address().ip();
+        self.socket = UdpSocket::bind((ip, 0)).expect("a free port");
+    }
+
+    /// Talks to the gateway at another address from now on: directly, or through another forwarder.
+    pub fn move_to(&mut self, gateway: SocketAddr) {
+        self.gateway = gateway;
+    }
+
     /// Its client id.
     pub fn id(&self) -> &str {
         &self.id
@@ -178,6 +192,68 @@ impl Client {
         self.expect(Packet::Connack(Connack {
             return_code: ReturnCode::Accepted,
         }));
+    }
+
+    /// Connects with a session that is kept and a minute of keep-alive.
+    #[track_caller]
+    pub fn connect_again(&self) {
+        self.send(self.connect_packet(false, 60));
+        self.expect(Packet::Connack(Connack {
+            return_code: ReturnCode::Accepted,
+        }));
+    }
+
+    /// Falls asleep for so many seconds.
+    #[track_caller]
+    pub fn sleep(&self, seconds: u16) {
+        self.send(Packet::Disconnect(Disconnect {
+            duration: Some(seconds),
+        }));
+        self.expect(Packet::Disconnect(Disconnect { duration: None }));
+    }
+
+    /// Says that it is awake; what follows is for the test to receive.
+    #[track_caller]
+    pub fn wake(&self) {
+        self.send(Packet::Pingreq(Pingreq {
+            client_id: Some(&self.id),
+        }));
+    }
+
+    /// Receives and acknowledges messages until `PINGRESP`: their payloads in order, a repetition once.
+    #[track_caller]
+    pub fn receive_until_pingresp(&self) -> Vec<Vec<u8>> {
+        let mut payloads = vec![];
+        let mut last = None;
+        loop {
+            let datagram = self.receive();
+            match datagram.packet() {
+                Packet::Register(Register { topic_id, msg_id, .. }) => {
+                    let return_code = ReturnCode::Accepted;
+                    self.send(Packet::Regack(Regack {
+                        topic_id,
+                        msg_id,
+                        return_code,
+                    }));
+                }
+                Packet::Publish(Publish {
+                    qos, msg_id, data, ..
+                }) => {
+                    match qos {
+                        PublishQoS::Level(QoS::AtLeastOnce) => self.acknowledge(&datagram),
+                        PublishQoS::Level(QoS::ExactlyOnce) => self.send(Packet::Pubrec(msg_id)),
+                        PublishQoS::Level(QoS::AtMostOnce) | PublishQoS::MinusOne => {}
+                    }
+                    if msg_id == MsgId(0) || last != Some(msg_id) {
+                        payloads.push(data.to_vec());
+                    }
+                    last = Some(msg_id);
+                }
+                Packet::Pubrel(msg_id) => self.send(Packet::Pubcomp(msg_id)),
+                Packet::Pingresp => return payloads,
+                other => panic!("{}: {other:?} in a wake-up", self.id),
+            }
+        }
     }
 
     /// Registers a topic name and returns its id.

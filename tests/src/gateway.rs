@@ -15,9 +15,10 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, BrokerKind},
     capture::Capture,
     client::{Client, PATIENCE},
+    forwarder::Forwarder,
     net::{free_port, poll_until},
     process::{Finished, Process},
     tshark::check_with_tshark,
@@ -43,21 +44,41 @@ pub struct Gateway {
 }
 
 impl Setup {
-    /// One UDP radio on the loopback addresses, and this broker.
+    /// One UDP radio on the loopback addresses, and the broker at this URL.
     ///
     /// # Panics
     /// If no temporary directory can be made.
     pub fn new(broker_url: &str) -> Setup {
+        Setup::with_broker(&format!("kind = 'external'\nurl = '{broker_url}'"))
+    }
+
+    /// The same with a broker of the tests. If it runs, or runs inside the gateway, [`Setup::start`] also waits until the
+    /// gateway is connected: what is sent without a broker is another story.
+    pub fn beside(broker: &Broker) -> Setup {
+        let setup = match broker.kind() {
+            BrokerKind::Mosquitto => Setup::new(&broker.url()),
+            BrokerKind::Embedded => Setup::with_broker(&format!(
+                "kind = 'embedded'\nembedded.bind = ['127.0.0.1:{}']",
+                broker.port()
+            )),
+        };
+        Setup {
+            waits_for_broker: broker.is_running(),
+            ..setup
+        }
+    }
+
+    /// With these lines in `[broker]`.
+    fn with_broker(broker: &str) -> Setup {
         let (port, dir) = (free_port(), TempDir::new().expect("a temporary directory"));
+        let state_dir = Value::from(dir.path().join("state").to_string_lossy().into_owned());
         let setup = Setup {
             waits_for_broker: false,
             config: Some(Table::new()),
-
             arguments: vec![],
             dir,
             port,
         };
-        let state_dir = Value::from(setup.dir.path().join("state").to_string_lossy().into_owned());
         setup.toml(&format!(
             r#"
             [gateway]
@@ -69,21 +90,11 @@ impl Setup {
             bind = ["127.0.0.1:{port}", "[::1]:{port}"]
             multicast = []
             [broker]
-            kind = "external"
-            url = "{broker_url}"
             client_id = "snipe"
             reconnect = {{ first = "100ms", max = "500ms" }}
+            {broker}
             "#,
         ))
-    }
-
-    /// The same with a broker of the tests. If it runs, [`Setup::start`] also waits until the gateway is connected: what
-    /// is sent without a broker is another story.
-    pub fn beside(broker: &Broker) -> Setup {
-        Setup {
-            waits_for_broker: broker.is_running(),
-            ..Setup::new(&broker.url())
-        }
     }
 
     /// No configuration of the test's own: what the binary or a `--config` argument says, with radio and state moved
@@ -136,6 +147,13 @@ impl Setup {
         self.toml(&format!(
             "[[radio]]\nname = 'udp0'\nkind = 'udp'\nbind = ['127.0.0.1:{port}']\nmulticast = []\nrequired = true"
         ))
+    }
+
+    /// Uses this broker whatever the configuration says.
+    pub fn option_broker(self, broker: &Broker) -> Setup {
+        let options = broker.options();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        self.args(&options)
     }
 
     /// Starts the gateway and waits until it says that it is ready.
@@ -278,6 +296,35 @@ impl Gateway {
     pub fn metric(&self, name: &str) -> u64 {
         let found = self.metrics().into_iter().find(|(found, _)| found == name);
         found.unwrap_or_else(|| panic!("no metric {name}")).1
+    }
+
+    /// Waits until it has answered so many subscriptions, which it does once the broker has.
+    #[track_caller]
+    pub fn wait_for_subacks(&self, count: u64) {
+        // SUBACK.
+        let name = "snipe_packets_total{direction=\"tx\",type=\"0x13\"}";
+        let answered = || {
+            // None before the first.
+            let sent = self.metrics().into_iter().find(|(found, _)| found == name);
+            sent.filter(|(_, sent)| *sent >= count)
+        };
+        poll_until("the subscriptions to be answered", PATIENCE, answered);
+    }
+
+    /// Waits until so many messages wait for clients.
+    #[track_caller]
+    pub fn wait_for_buffered(&self, count: u64) {
+        let buffered = || (self.metric("snipe_buffer_messages") == count).then_some(());
+        poll_until(
+            &format!("{count} messages to wait for clients"),
+            PATIENCE,
+            buffered,
+        );
+    }
+
+    /// A forwarder of this gateway that sends from this address of the loopback network.
+    pub fn forwarder(&self, ip: [u8; 4]) -> Forwarder {
+        Forwarder::start(ip, self.address(), &self.capture)
     }
 
     /// Waits until it is connected to its broker.

@@ -8,3 +8,4 @@ mod families;
 mod histories;
 mod networks;
 mod scenarios;
+mod sleepers;

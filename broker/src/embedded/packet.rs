@@ -37,10 +37,32 @@ pub(crate) struct Properties {
     pub(crate) user: Vec<(String, String)>,
 }
 
+impl Message {
+    /// Octets it counts in a queue: about those of memory it takes beyond a fixed part.
+    pub(crate) fn size(&self) -> usize {
+        self.topic.len() + self.payload.len() + self.properties.as_deref().map_or(0, Properties::size)
+    }
+}
+
+impl Properties {
+    fn size(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let user: usize = self
+            .user
+            .iter()
+            .map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len())
+            .sum();
+        text(&self.content_type)
+            + text(&self.response_topic)
+            + self.correlation_data.as_ref().map_or(0, Bytes::len)
+            + user
+    }
+}
+
 /// A CONNECT, with what its version leaves unsaid filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Connect {
-    /// Empty: the router gives it one.
+    /// Empty: the router gives it one. (The connection refuses it in 3.1.1 without clean session, MQTT-3.1.3-8.)
     pub(crate) client_id: String,
     /// Begin without an earlier session (clean session in 3.1.1).
     pub(crate) clean_start: bool,
@@ -64,18 +86,43 @@ pub(crate) struct Will {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Received {
     /// PUBLISH; `packet_id` is 0 with QoS 0.
-    Publish { packet_id: u16, dup: bool, message: Message },
-    PubAck { packet_id: u16 },
+    Publish {
+        packet_id: u16,
+        dup: bool,
+        message: Message,
+    },
+    PubAck {
+        packet_id: u16,
+    },
     /// `refused`: a reason code of 0x80 or more, which ends the exchange (§4.3.3).
-    PubRec { packet_id: u16, refused: bool },
-    PubRel { packet_id: u16 },
-    PubComp { packet_id: u16 },
-    Subscribe { packet_id: u16, id: Option<u32>, filters: Vec<Subscription> },
-    Unsubscribe { packet_id: u16, filters: Vec<String> },
+    PubRec {
+        packet_id: u16,
+        refused: bool,
+    },
+    PubRel {
+        packet_id: u16,
+    },
+    PubComp {
+        packet_id: u16,
+    },
+    Subscribe {
+        packet_id: u16,
+        id: Option<u32>,
+        filters: Vec<Subscription>,
+    },
+    Unsubscribe {
+        packet_id: u16,
+        filters: Vec<String>,
+    },
     /// DISCONNECT. `with_will`: the client wants its will published all the same (0x04).
-    Disconnect { with_will: bool, session_expiry: Option<u32> },
+    Disconnect {
+        with_will: bool,
+        session_expiry: Option<u32>,
+    },
     /// Not a packet: the PUBLISH with this id (0: QoS 0) is larger than the client takes and was not sent (§3.1.2.11.4).
-    TooLarge { packet_id: u16 },
+    TooLarge {
+        packet_id: u16,
+    },
 }
 
 /// One topic filter of a SUBSCRIBE and its options (§3.8.3.1).
@@ -113,14 +160,34 @@ pub(crate) enum Reply {
         assigned_client_id: Option<String>,
     },
     Publish(Delivery),
-    PubAck { packet_id: u16, reason: u8 },
-    PubRec { packet_id: u16, reason: u8 },
-    PubRel { packet_id: u16, reason: u8 },
-    PubComp { packet_id: u16, reason: u8 },
-    SubAck { packet_id: u16, reasons: Vec<u8> },
-    UnsubAck { packet_id: u16, reasons: Vec<u8> },
+    PubAck {
+        packet_id: u16,
+        reason: u8,
+    },
+    PubRec {
+        packet_id: u16,
+        reason: u8,
+    },
+    PubRel {
+        packet_id: u16,
+        reason: u8,
+    },
+    PubComp {
+        packet_id: u16,
+        reason: u8,
+    },
+    SubAck {
+        packet_id: u16,
+        reasons: Vec<u8>,
+    },
+    UnsubAck {
+        packet_id: u16,
+        reasons: Vec<u8>,
+    },
     /// The last: DISCONNECT with this reason in MQTT 5, then the end of the connection.
-    Disconnect { reason: u8 },
+    Disconnect {
+        reason: u8,
+    },
 }
 
 /// A message on its way to one client.
@@ -147,14 +214,13 @@ pub(crate) mod reason {
     pub(crate) const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
     pub(crate) const CLIENT_ID_NOT_VALID: u8 = 0x85;
+    pub(crate) const NOT_AUTHORIZED: u8 = 0x87;
     pub(crate) const SERVER_SHUTTING_DOWN: u8 = 0x8B;
     pub(crate) const SESSION_TAKEN_OVER: u8 = 0x8E;
     pub(crate) const TOPIC_FILTER_INVALID: u8 = 0x8F;
     pub(crate) const TOPIC_NAME_INVALID: u8 = 0x90;
-    pub(crate) const PACKET_ID_IN_USE: u8 = 0x91;
     pub(crate) const PACKET_ID_NOT_FOUND: u8 = 0x92;
     pub(crate) const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
     pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
-    pub(crate) const SHARED_NO_LOCAL: u8 = 0x82;
 }

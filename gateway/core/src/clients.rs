@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::client::{Client, State};
+use crate::forwarder::Forwarders;
 use crate::links::Via;
 use crate::peer::{LinkAddr, LinkId};
 
@@ -16,9 +17,12 @@ use crate::peer::{LinkAddr, LinkId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ClientIx(pub(crate) u32);
 
-/// All client records. The two indexes hold places only: keys are read from the records.
+/// All client records: found by the address they are bound to, or by client id (reading A10). The two indexes hold
+/// places only: keys are read from the records.
 #[derive(Debug)]
 pub(crate) struct ClientTable {
+    /// Counts the clients behind each.
+    pub(crate) forwarders: Forwarders,
     records: Slab<Client>,
     by_peer: HashTable<ClientIx>,
     by_id: HashTable<ClientIx>,
@@ -64,8 +68,9 @@ impl<'a> From<&'a Via> for Peer<'a> {
 }
 
 impl ClientTable {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, forwarders: Forwarders) -> Self {
         ClientTable {
+            forwarders,
             records: Slab::new(),
             by_peer: HashTable::new(),
             by_id: HashTable::new(),
@@ -153,6 +158,7 @@ impl ClientTable {
         let Some(client) = self.records.get_mut(ix.0 as usize) else {
             return;
         };
+        self.forwarders.bound(&via);
         client.via = Some(via);
         let (records, hasher) = (&self.records, &self.hasher);
         self.by_peer.insert_unique(peer_hash, ix, |ix| {
@@ -170,6 +176,7 @@ impl ClientTable {
         else {
             return;
         };
+        self.forwarders.unbound(&via);
         if let Ok(entry) = self
             .by_peer
             .find_entry(Peer::from(&via).hash(&self.hasher), |entry| *entry == ix)

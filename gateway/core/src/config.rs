@@ -2,7 +2,10 @@
 
 use core::time::Duration;
 
+use ipnet::IpNet;
 use sn_codec::{QoS, TopicId};
+
+use crate::peer::{LinkAddr, LinkId};
 
 /// Everything the core wants to know. Build one from [`GatewayConfig::default`].
 #[derive(Debug, Clone, PartialEq)]
@@ -11,12 +14,21 @@ pub struct GatewayConfig {
     pub gateway_id: u8,
     /// Time between two ADVERTISEs on links that can broadcast; `None` switches them off (§7.2).
     pub advertise_interval: Option<Duration>,
+    /// Whom GWINFO is sent to (reading A79).
+    pub search_reply: SearchReply,
+    /// Time between two answers to the SEARCHGWs of one peer, and between two GWINFOs broadcast on a link.
+    pub search_reply_interval: Duration,
     /// The broker side.
     pub upstream: UpstreamConfig,
     /// Topic ids that every client knows.
     pub predefined: Vec<PredefinedTopic>,
     /// What holds for some clients only: first match wins.
     pub clients: Vec<ClientRule>,
+    /// Who may forward: first match wins. On a link that no rule is for, everyone may (reading A82).
+    pub forwarders: Vec<ForwarderRule>,
+    /// Who may publish without a session: first match wins. Without any rule everyone may, under predefined ids that
+    /// are the same for all clients (reading A48).
+    pub qos_minus_one: Vec<QosMinusOneRule>,
     /// Timers and counters of the protocol.
     pub timers: Timers,
     /// Bounds on everything that peers can make grow.
@@ -32,9 +44,13 @@ impl Default for GatewayConfig {
         GatewayConfig {
             gateway_id: 1,
             advertise_interval: Some(Duration::from_secs(960)),
+            search_reply: SearchReply::Unicast,
+            search_reply_interval: Duration::from_secs(1),
             upstream: UpstreamConfig::default(),
             predefined: Vec::new(),
             clients: Vec::new(),
+            forwarders: Vec::new(),
+            qos_minus_one: Vec::new(),
             timers: Timers::default(),
             limits: Limits::default(),
             sleep: SleepRules::default(),
@@ -104,9 +120,9 @@ pub struct ClientRule {
 /// (§6.14, reading A70). [`Limits::buffer_bytes`] bounds all clients together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SleepRules {
-    /// Messages.
+    /// Messages, the one on its way to the client included; at least 1.
     pub max_messages: usize,
-    /// Octets of their topics and payloads.
+    /// Octets of their topics and payloads. A message that is larger reaches no client, asleep or not.
     pub max_bytes: usize,
     /// A message that waited this long is dropped.
     pub max_age: Duration,
@@ -151,7 +167,8 @@ pub enum SleepQos0 {
     Drop,
 }
 
-/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16).
+/// What a CONNECT or PINGREQ of a connected client from another address meets (readings A11, A16; A17 for what an address
+/// is worth).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressChange {
     /// The client is there from now on.
@@ -160,6 +177,65 @@ pub enum AddressChange {
     Guarded,
     /// Congestion, until the client is lost at its old address.
     Strict,
+}
+
+/// Whom GWINFO is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchReply {
+    /// The client that searches.
+    Unicast,
+    /// It, and everyone on a link that can broadcast: others that wait to search need not.
+    UnicastAndBroadcast,
+}
+
+/// Which peers a rule is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerMatch {
+    /// Those of this link; `None` is every link.
+    pub link: Option<LinkId>,
+    /// Those with an IP address of this network; `None` is any address.
+    pub source: Option<IpNet>,
+}
+
+impl PeerMatch {
+    /// True if the rule is for a peer at this address.
+    pub fn covers(&self, link: LinkId, addr: &LinkAddr) -> bool {
+        self.is_for_link(link)
+            && self.source.is_none_or(|network| match addr {
+                LinkAddr::Udp(addr) => network.contains(&addr.ip()),
+                LinkAddr::Radio(_) | LinkAddr::Wire => false,
+            })
+    }
+
+    /// True if the rule is for peers of this link.
+    pub fn is_for_link(&self, link: LinkId) -> bool {
+        self.link.is_none_or(|own| own == link)
+    }
+}
+
+/// A forwarder, or several that share its limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwarderRule {
+    /// What people call it.
+    pub name: String,
+    /// Where it sends from.
+    pub peers: PeerMatch,
+    /// Nodes behind it that may have a session at once; 0 is no limit.
+    pub max_nodes: u32,
+    /// Frames taken from it per second; 0 is no limit.
+    pub packets_per_second: u32,
+}
+
+/// Peers that may publish with QoS −1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QosMinusOneRule {
+    /// Who.
+    pub peers: PeerMatch,
+    /// The client id they count as where a predefined topic or a [`ClientRule`] asks for one. `{address}` stands for
+    /// the peer's address, without its port.
+    pub client_id: String,
+    /// Topic filters of what they may publish to.
+    pub topics: Vec<String>,
 }
 
 /// Timers and counters (§7.2).

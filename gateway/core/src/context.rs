@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
 use crate::io::Notice;
-use crate::limiter::{RateLimit, StrangerLimit};
+use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::registry::{Names, Predefined, RuleIx};
@@ -30,8 +30,11 @@ pub(crate) struct Context {
     pub(crate) rng: SmallRng,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) strangers: StrangerLimit,
+    pub(crate) searches: SearchLimit,
     pub(crate) new_sessions: RateLimit,
     pub(crate) qos_minus_one: RateLimit,
+    /// Notices about publishes with QoS −1 that no rule allows.
+    pub(crate) minus_one_refused: Seldom,
     /// Clients within a will handshake.
     pub(crate) pending_connects: usize,
 }

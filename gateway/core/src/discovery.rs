@@ -1,24 +1,129 @@
 //! ADVERTISE, SEARCHGW and GWINFO (§6.1).
 
+use core::time::Duration;
+
 use sn_codec::{Advertise, GwInfo, Packet};
 
 use crate::clients::Peer;
+use crate::config::SearchReply;
 use crate::gateway::Gateway;
-use crate::io::{Destination, Output};
-use crate::links::Via;
-use crate::peer::LinkId;
+use crate::io::{Destination, Notice, Output};
+use crate::limiter::Seldom;
+use crate::links::{Stray, Via};
+use crate::peer::{LinkAddr, LinkId};
 use crate::time::Instant;
 
+/// Between two ADVERTISEs of a link, however often link and broker come and go; taste.
+const ADVERTISE_LEAST: Duration = Duration::from_secs(60);
+
+/// What is heard on one link within this time of its sending on another may be its echo; taste.
+const ECHO: Duration = Duration::from_secs(2);
+
+/// Between two notices of a link about another gateway with our id; taste.
+const SAME_ID_NOTICE: Duration = Duration::from_secs(600);
+
+/// What a link broadcasts, and what it hears of other gateways.
+#[derive(Debug)]
+pub(crate) struct Beacons {
+    /// An ADVERTISE is to be sent.
+    advertise: bool,
+    /// When the next one is due; only on links that can broadcast.
+    next_advertise: Option<Instant>,
+    last_advertise: Option<Instant>,
+    /// A GWINFO is to be sent.
+    gw_info: bool,
+    last_gw_info: Option<Instant>,
+    last_sent: Option<Instant>,
+    same_id: Seldom,
+}
+
+impl Default for Beacons {
+    fn default() -> Self {
+        Beacons {
+            advertise: false,
+            next_advertise: None,
+            last_advertise: None,
+            gw_info: false,
+            last_gw_info: None,
+            last_sent: None,
+            same_id: Seldom::new(SAME_ID_NOTICE),
+        }
+    }
+}
+
+impl Beacons {
+    /// The link went down: nothing is sent, and nothing becomes due.
+    pub(crate) fn stop(&mut self) {
+        self.advertise = false;
+        self.next_advertise = None;
+        self.gw_info = false;
+    }
+}
+
 impl Gateway {
-    /// SEARCHGW is answered at once and to its sender (reading A79), at most once a second each.
-    pub(crate) fn on_search_gw(&mut self, now: Instant, via: Via) {
+    /// SEARCHGW is answered at once and to its sender, through a forwarder with the radius of the search (reading A79);
+    /// if so configured, everyone else is told too.
+    pub(crate) fn on_search_gw(&mut self, now: Instant, via: Via, radius: u8) {
         let peer_hash = self.clients.peer_hash(Peer::from(&via));
-        if self.cx.strangers.allow(now, peer_hash) {
-            let gw_id = self.cx.config.gateway_id;
-            self.answer_stranger(via, Packet::GwInfo(GwInfo { gw_id, gw_add: &[] }));
-        } else {
+        if !self.cx.searches.allow(now, peer_hash) {
+            self.cx.metrics.rate_limited_total += 1;
+            return;
+        }
+        if self.cx.config.search_reply == SearchReply::UnicastAndBroadcast {
+            let interval = self.cx.config.search_reply_interval;
+            let link = self.cx.links.get_mut(via.link);
+            if let Some(link) = link.filter(|link| link.can_broadcast())
+                && link
+                    .beacons
+                    .last_gw_info
+                    .is_none_or(|last| now.since(last) >= interval)
+            {
+                link.beacons.last_gw_info = Some(now);
+                link.beacons.gw_info = true;
+            }
+        }
+        let answer = Packet::GwInfo(GwInfo {
+            gw_id: self.cx.config.gateway_id,
+            gw_add: &[],
+        });
+        // The control octet of a forwarder has two bits for it (§5.5).
+        let radius = radius.min(3);
+        if !self.cx.links.send_stray(Stray { via, answer, radius }) {
             self.cx.metrics.rate_limited_total += 1;
         }
+    }
+
+    /// ADVERTISE and GWINFO of others are never answered.
+    pub(crate) fn on_other_gateway(&mut self, now: Instant, link: LinkId, from: &LinkAddr, gateway_id: u8) {
+        let own_id = gateway_id == self.cx.config.gateway_id;
+        if own_id && self.was_sent_on_another(now, link) {
+            return;
+        }
+        self.cx.metrics.gateways_heard_total += 1;
+        if !own_id {
+            return;
+        }
+        self.cx.metrics.same_gateway_id_total += 1;
+        let seldom = self.cx.links.get_mut(link).map(|link| &mut link.beacons.same_id);
+        if seldom.is_some_and(|seldom| seldom.allow(now).is_some()) {
+            self.cx.notice(Notice::SameGatewayId {
+                link,
+                addr: from.clone(),
+                gateway_id,
+            });
+        }
+    }
+
+    /// True if it may well be ours, sent on one link and heard on another of the same network. Adapters leave out what
+    /// came from their own link.
+    fn was_sent_on_another(&self, now: Instant, link: LinkId) -> bool {
+        self.cx
+            .links
+            .ids()
+            .zip(self.cx.links.iter())
+            .filter(|(id, _)| *id != link)
+            .filter_map(|(_, other)| other.beacons.last_sent)
+            .any(|at| now.since(at) <= ECHO)
     }
 
     /// The first ADVERTISE of a link, once a broker can be reached (reading A80).
@@ -27,7 +132,9 @@ impl Gateway {
             return;
         }
         if let Some(link) = self.cx.links.get_mut(link).filter(|link| link.can_broadcast()) {
-            link.next_advertise = Some(now);
+            let last = link.beacons.last_advertise;
+            let first = last.map_or(now, |last| now.max(last + ADVERTISE_LEAST));
+            link.beacons.next_advertise = Some(first);
         }
         self.advertise_due(now);
     }
@@ -42,27 +149,37 @@ impl Gateway {
             let Some(link) = self.cx.links.get_mut(id) else {
                 continue;
             };
-            if link.next_advertise.is_some_and(|at| at <= now) {
-                link.advertise = reachable;
-                link.next_advertise = Some(now + interval);
+            let beacons = &mut link.beacons;
+            if beacons.next_advertise.is_some_and(|at| at <= now) {
+                beacons.advertise = reachable;
+                beacons.next_advertise = Some(now + interval);
             }
         }
     }
 
     pub(crate) fn next_advertise(&self) -> Option<Instant> {
-        self.cx.links.iter().filter_map(|link| link.next_advertise).min()
+        self.cx
+            .links
+            .iter()
+            .filter_map(|link| link.beacons.next_advertise)
+            .min()
     }
 
-    /// Makes the ADVERTISE that a link is due.
-    pub(crate) fn transmit_advertise(&mut self, id: LinkId, buf: &mut Vec<u8>) -> Option<Output> {
-        let link = self.cx.links.get_mut(id).filter(|link| link.advertise)?;
-        link.advertise = false;
-        let interval = self.cx.config.advertise_interval?;
-        let duration = u16::try_from(interval.as_secs()).unwrap_or(u16::MAX);
-        let packet = Packet::Advertise(Advertise {
-            gw_id: self.cx.config.gateway_id,
-            duration,
-        });
+    /// Makes the beacon that a link is due.
+    pub(crate) fn transmit_beacon(&mut self, now: Instant, id: LinkId, buf: &mut Vec<u8>) -> Option<Output> {
+        let gw_id = self.cx.config.gateway_id;
+        let beacons = &mut self.cx.links.get_mut(id)?.beacons;
+        let packet = if core::mem::take(&mut beacons.gw_info) {
+            Packet::GwInfo(GwInfo { gw_id, gw_add: &[] })
+        } else if core::mem::take(&mut beacons.advertise) {
+            beacons.last_advertise = Some(now);
+            let interval = self.cx.config.advertise_interval?;
+            let duration = u16::try_from(interval.as_secs()).unwrap_or(u16::MAX);
+            Packet::Advertise(Advertise { gw_id, duration })
+        } else {
+            return None;
+        };
+        beacons.last_sent = Some(now);
         let start = buf.len();
         packet.encode(buf);
         self.cx.metrics.count_sent(packet.msg_type());

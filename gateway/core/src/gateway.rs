@@ -1,21 +1,23 @@
 //! The gateway: dispatch of inputs, drain of outputs.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
-use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef};
+use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef, topic};
 
 use crate::admin::{AdminCommand, AdminReply, TopicRow};
 use crate::client::downlink::Message;
 use crate::client::subscribe::drive;
 use crate::client::{Client, State};
 use crate::clients::{ClientIx, ClientTable, Peer};
-use crate::config::{AddressChange, GatewayConfig};
+use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule};
 use crate::context::{Context, Payloads};
+use crate::forwarder::Forwarders;
 use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
-use crate::limiter::{RateLimit, StrangerLimit};
+use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::{Links, Owed, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
@@ -30,6 +32,9 @@ const EXPIRIES_PER_CALL: usize = 1024;
 
 /// Rows of one admin answer.
 const ADMIN_ROWS_MAX: usize = 1000;
+
+/// Between two notices about publishes with QoS −1 that no rule allows; taste.
+const MINUS_ONE_NOTICE: Duration = Duration::from_secs(60);
 
 /// The whole gateway as a state machine. See the crate documentation for who calls what in which order.
 #[derive(Debug)]
@@ -57,13 +62,18 @@ impl Gateway {
             rng: SmallRng::seed_from_u64(seed),
             notices: std::collections::VecDeque::new(),
             strangers: StrangerLimit::new(config.limits.unknown_sender_answers_per_second),
+            searches: SearchLimit::new(
+                config.search_reply_interval,
+                config.limits.unknown_sender_answers_per_second,
+            ),
             new_sessions: RateLimit::new(config.limits.new_sessions_per_second),
             qos_minus_one: RateLimit::new(config.limits.qos_minus_one_per_second),
+            minus_one_refused: Seldom::new(MINUS_ONE_NOTICE),
             pending_connects: 0,
             config,
         };
         Gateway {
-            clients: ClientTable::new(seed),
+            clients: ClientTable::new(seed, Forwarders::new(&cx.config.forwarders)),
             cx,
             recipients: Vec::new(),
             next_link: 0,
@@ -112,12 +122,17 @@ impl Gateway {
     }
 
     /// One datagram arrived.
+    ///
+    /// The codec decides what can be read (readings A2 to A7, A9, A37), encapsulated or not (reading A82).
     pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
         let (encapsulation, message) = match Encapsulation::split(datagram) {
             Ok(split) => split,
             Err(error) => return self.count_malformed(error.kind),
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
+        if node.is_some() && !self.admits_forwarder(now, link, &from.addr) {
+            return;
+        }
         let bound = self.clients.by_peer(Peer {
             link,
             addr: &from.addr,
@@ -149,8 +164,16 @@ impl Gateway {
                 self.cx.metrics.unexpected_total += 1;
                 return;
             }
-            Packet::SearchGw(_) => return self.on_search_gw(now, via()),
-            Packet::Advertise(_) | Packet::GwInfo(_) => return, // Other gateways, overheard.
+            Packet::SearchGw(search) => return self.on_search_gw(now, via(), search.radius),
+            Packet::Advertise(heard) => {
+                let from = via();
+                return self.on_other_gateway(now, from.link, &from.route.addr, heard.gw_id);
+            }
+            Packet::GwInfo(heard) if heard.gw_add.is_empty() => {
+                let from = via();
+                return self.on_other_gateway(now, from.link, &from.route.addr, heard.gw_id);
+            }
+            Packet::GwInfo(_) => return, // A client that knows a gateway tells one that searches (reading A81).
             Packet::Connect(connect) => return self.on_connect(now, via(), bound, connect),
             Packet::Connack(_)
             | Packet::WillTopicReq
@@ -196,7 +219,7 @@ impl Gateway {
     fn on_packet_without_session(&mut self, now: Instant, via: impl Fn() -> Via, packet: Packet<'_>) {
         match packet {
             Packet::Publish(publish) if publish.qos == PublishQoS::MinusOne => {
-                self.on_publish_minus_one(now, via().route.addr, publish);
+                self.on_publish_minus_one(now, &via(), publish);
             }
             // Reading A77: else a client that lost our first answer retries and reports an error.
             Packet::Disconnect(_) => self.answer_stranger(via(), crate::client::Reply::Disconnect.into()),
@@ -225,7 +248,11 @@ impl Gateway {
         };
         let ix = match (session, named) {
             (Some(own), Some(named)) if own == named => own,
-            (_, Some(named)) if sleeps(&named) && self.may_wake_elsewhere(named) => {
+            (_, Some(named))
+                if sleeps(&named)
+                    && self.may_wake_elsewhere(named)
+                    && (session.is_some() || self.admits_node(now, Some(named), &via())) =>
+            {
                 self.clients.bind(named, via());
                 self.cx.metrics.takeovers_total += 1;
                 named
@@ -247,18 +274,34 @@ impl Gateway {
         self.after(now, ix);
     }
 
-    /// QoS −1 from a peer without a session: predefined ids that are the same for everybody (§6.8, reading A48).
-    fn on_publish_minus_one(&mut self, now: Instant, from: LinkAddr, publish: sn_codec::Publish<'_>) {
-        let name = match publish.topic {
-            TopicRef::Predefined(id) => self.cx.predefined.anonymous(id).cloned(),
-            TopicRef::Normal(_) | TopicRef::Short(_) => None,
+    /// QoS −1 from a peer without a session (§6.8, reading A48).
+    fn on_publish_minus_one(&mut self, now: Instant, from: &Via, publish: sn_codec::Publish<'_>) {
+        let rules = &self.cx.config.qos_minus_one;
+        let rule = rules
+            .iter()
+            .find(|rule| rule.peers.covers(from.link, &from.route.addr));
+        let name = match (publish.topic, rule) {
+            (TopicRef::Predefined(id), Some(rule)) => {
+                self.cx.predefined.resolve_for(&client_id(rule, from), id)
+            }
+            (TopicRef::Predefined(id), None) => self.cx.predefined.anonymous(id).cloned(),
+            (TopicRef::Short(name), Some(_)) => core::str::from_utf8(&name.0).ok().map(Arc::from),
+            (TopicRef::Normal(_) | TopicRef::Short(_), _) => None,
         };
+        let refused = match (rule, &name) {
+            (Some(rule), Some(name)) => !rule.topics.iter().any(|filter| topic::matches(filter, name)),
+            (Some(_), None) => false,
+            (None, _) => !rules.is_empty(),
+        };
+        if refused {
+            return self.refuse_minus_one(now, from);
+        }
         let Some(name) = name else {
             self.cx.metrics.publish_unknown_topic_total += 1;
             if let TopicRef::Predefined(id) = publish.topic {
                 self.cx.notice(Notice::UnknownTopic {
                     client: None,
-                    addr: from,
+                    addr: from.route.addr.clone(),
                     topic_id: id.0,
                 });
             }
@@ -282,6 +325,17 @@ impl Gateway {
                 .is_err()
         {
             self.cx.metrics.publish_dropped_total += 1;
+        }
+    }
+
+    fn refuse_minus_one(&mut self, now: Instant, from: &Via) {
+        self.cx.metrics.publish_dropped_total += 1;
+        if let Some(suppressed) = self.cx.minus_one_refused.allow(now) {
+            self.cx.notice(Notice::PublishMinusOneRefused {
+                link: from.link,
+                addr: from.route.addr.clone(),
+                suppressed,
+            });
         }
     }
 
@@ -757,7 +811,13 @@ impl Gateway {
         loop {
             let link = self.cx.links.get_mut(id).filter(|link| link.ready())?;
             if let Some(stray) = link.strays.pop_front() {
-                return Some(transmit(&mut self.cx, &stray.via, buf, &stray.answer));
+                return Some(transmit(
+                    &mut self.cx,
+                    &stray.via,
+                    stray.radius,
+                    buf,
+                    &stray.answer,
+                ));
             }
             if let Some(owed) = link.replies.pop_front() {
                 if let Some(output) = self.transmit_reply(id, owed, buf) {
@@ -766,12 +826,12 @@ impl Gateway {
                 continue;
             }
             if let Some(ix) = link.deliveries.pop_front() {
-                if let Some(output) = self.transmit_delivery(now, ix, buf) {
+                if let Some(output) = self.transmit_delivery(now, id, ix, buf) {
                     return Some(output);
                 }
                 continue;
             }
-            return self.transmit_advertise(id, buf);
+            return self.transmit_beacon(now, id, buf);
         }
     }
 
@@ -780,19 +840,29 @@ impl Gateway {
             .clients
             .get_mut(owed.client)
             .filter(|client| client.serial == owed.serial)?;
+        client.owed = client.owed.saturating_sub(1);
         // It moved to another link, or its address went to another client.
         let via = client.via.as_ref().filter(|via| via.link == link)?;
-        client.owed = client.owed.saturating_sub(1);
         let packet = Packet::from(owed.reply);
-        Some(transmit(&mut self.cx, via, buf, &packet))
+        Some(transmit(&mut self.cx, via, 0, buf, &packet))
     }
 
-    fn transmit_delivery(&mut self, now: Instant, ix: ClientIx, buf: &mut Vec<u8>) -> Option<Output> {
+    fn transmit_delivery(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        ix: ClientIx,
+        buf: &mut Vec<u8>,
+    ) -> Option<Output> {
         let client = self.clients.get_mut(ix)?;
         client.in_deliveries = false;
         let via = client.via.clone()?;
+        if via.link != link {
+            self.after(now, ix); // It moved: it takes its place in the line of its link.
+            return None;
+        }
         let start = buf.len();
-        encapsulate(&via, buf);
+        encapsulate(&via, 0, buf);
         let sent = client.next_delivery(&mut self.cx, now, buf);
         self.after(now, ix);
         if sent.is_none() {
@@ -831,9 +901,9 @@ fn type_octet(message: &[u8]) -> Option<u8> {
 }
 
 /// Encodes one datagram for a peer.
-fn transmit(cx: &mut Context, via: &Via, buf: &mut Vec<u8>, packet: &Packet<'_>) -> Output {
+fn transmit(cx: &mut Context, via: &Via, radius: u8, buf: &mut Vec<u8>, packet: &Packet<'_>) -> Output {
     let start = buf.len();
-    encapsulate(via, buf);
+    encapsulate(via, radius, buf);
     packet.encode(buf);
     cx.metrics.count_sent(packet.msg_type());
     Output::Transmit {
@@ -845,12 +915,159 @@ fn transmit(cx: &mut Context, via: &Via, buf: &mut Vec<u8>, packet: &Packet<'_>)
 }
 
 /// Puts the frame of the forwarder around what follows (§5.5).
-fn encapsulate(via: &Via, buf: &mut Vec<u8>) {
+fn encapsulate(via: &Via, radius: u8, buf: &mut Vec<u8>) {
     if let Some(node) = &via.node {
         Encapsulation {
-            radius: 0,
+            radius,
             wireless_node_id: node,
         }
         .encode(buf);
+    }
+}
+
+/// The client id that a peer without a session counts as.
+fn client_id(rule: &QosMinusOneRule, from: &Via) -> String {
+    if !rule.client_id.contains("{address}") {
+        return rule.client_id.clone();
+    }
+    let mut address = match &from.route.addr {
+        LinkAddr::Udp(addr) => addr.ip().to_string(),
+        other => other.to_string(),
+    };
+    if let Some(node) = &from.node {
+        address.push('-');
+        node.iter()
+            .for_each(|octet| address.push_str(&format!("{octet:02x}")));
+    }
+    rule.client_id.replace("{address}", &address)
+}
+
+#[cfg(test)]
+mod tests {
+    use sn_codec::{Connect, Disconnect};
+
+    use super::*;
+    use crate::io::LinkProfile;
+
+    const NOW: Instant = Instant::START;
+
+    fn gateway(links: u16) -> Gateway {
+        let mut gateway = Gateway::new(GatewayConfig::default(), 1, NOW);
+        for link in 0..links {
+            gateway.handle_link(NOW, LinkId(link), LinkEvent::Up(profile(LinkProfile::UNLIMITED)));
+        }
+        gateway
+    }
+
+    fn profile(credit: u32) -> LinkProfile {
+        LinkProfile {
+            mtu: 1400,
+            confirms_tx: false,
+            broadcast: false,
+            credit,
+        }
+    }
+
+    fn hand_in(gateway: &mut Gateway, link: u16, packet: Packet<'_>) {
+        let from = Route {
+            addr: LinkAddr::Wire,
+            local: LocalEnd::default(),
+        };
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        gateway.handle_datagram(NOW, LinkId(link), &from, &datagram);
+    }
+
+    fn connect() -> Packet<'static> {
+        Packet::Connect(Connect {
+            will: false,
+            clean_session: false,
+            duration: 60,
+            client_id: "a",
+        })
+    }
+
+    /// What leaves: link and first octets.
+    fn sent(gateway: &mut Gateway) -> Vec<(u16, Vec<u8>)> {
+        let mut sent = Vec::new();
+        let mut buf = Vec::new();
+        while let Some(output) = gateway.poll_output(NOW, &mut buf) {
+            if let Output::Transmit { link, len, .. } = output {
+                sent.push((link.0, buf.split_off(buf.len() - len)));
+            }
+        }
+        sent
+    }
+
+    #[test]
+    fn deadlines_that_are_brought_forward_leave_no_trail() {
+        let mut gateway = gateway(1);
+        hand_in(&mut gateway, 0, connect());
+        for duration in (1..=u16::MAX).rev() {
+            let duration = Some(duration);
+            hand_in(&mut gateway, 0, Packet::Disconnect(Disconnect { duration }));
+            sent(&mut gateway);
+        }
+        assert!(
+            gateway.cx.timers.len() <= 1100,
+            "{} deadlines",
+            gateway.cx.timers.len()
+        );
+        assert_eq!(gateway.poll_timeout(), Some(NOW + Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn answers_owed_on_a_link_that_the_client_left_do_not_count_for_ever() {
+        let mut gateway = gateway(2);
+        hand_in(&mut gateway, 0, connect());
+        hand_in(
+            &mut gateway,
+            0,
+            Packet::Disconnect(Disconnect { duration: Some(60) }),
+        );
+        sent(&mut gateway);
+        for link in [0, 1].into_iter().cycle().take(100) {
+            // No drain in between: the first answer is still owed when the client is on the other link.
+            hand_in(
+                &mut gateway,
+                link,
+                Packet::Pingreq(sn_codec::Pingreq { client_id: Some("a") }),
+            );
+            hand_in(
+                &mut gateway,
+                1 - link,
+                Packet::Pingreq(sn_codec::Pingreq { client_id: Some("a") }),
+            );
+            assert_eq!(sent(&mut gateway), [(1 - link, vec![0x02, 0x17])]);
+        }
+    }
+
+    #[test]
+    fn message_for_a_client_that_moved_leaves_on_its_new_link_and_its_credit() {
+        let mut gateway = gateway(2);
+        hand_in(&mut gateway, 0, connect());
+        let subscribe = sn_codec::Subscribe {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            msg_id: sn_codec::MsgId(1),
+            topic: sn_codec::TopicFilter::Name("ab"),
+        };
+        hand_in(&mut gateway, 0, Packet::Subscribe(subscribe));
+        sent(&mut gateway);
+        gateway.on_message(
+            NOW,
+            &[],
+            &"ab".into(),
+            QoS::AtMostOnce,
+            false,
+            Bytes::from_static(b"x"),
+        );
+        gateway.handle_link(NOW, LinkId(1), LinkEvent::Down);
+        hand_in(&mut gateway, 1, connect());
+        assert_eq!(sent(&mut gateway), [], "the link does not work");
+        gateway.handle_link(NOW, LinkId(1), LinkEvent::Up(profile(1)));
+        assert_eq!(sent(&mut gateway), [(1, vec![0x03, 0x05, 0x00])]);
+        gateway.handle_link(NOW, LinkId(1), LinkEvent::Credit(1));
+        assert!(matches!(&sent(&mut gateway)[..], [(1, _)]));
     }
 }

@@ -423,4 +423,65 @@ pub enum Notice {
         /// Octets of the datagram it would take.
         len: usize,
     },
+    /// Frames of a forwarder were dropped, or a node behind it was refused. Told at most once a minute for each
+    /// forwarder and reason.
+    ForwarderRefused {
+        /// The configured name; `None` if it is not listed.
+        forwarder: Option<Arc<str>>,
+        /// Where.
+        link: LinkId,
+        /// The forwarder.
+        addr: LinkAddr,
+        /// Why.
+        reason: ForwarderRefusal,
+        /// The same happened this many times more since it was last told.
+        suppressed: u64,
+    },
+    /// A publish with QoS −1 that no rule allows. Told at most once a minute.
+    PublishMinusOneRefused {
+        /// Where.
+        link: LinkId,
+        /// From.
+        addr: LinkAddr,
+        /// The same happened this many times more since it was last told.
+        suppressed: u64,
+    },
+    /// Another gateway on a link has our gateway id. Told at most once in ten minutes for each link.
+    SameGatewayId {
+        /// Where.
+        link: LinkId,
+        /// The other gateway.
+        addr: LinkAddr,
+        /// The id.
+        gateway_id: u8,
+    },
+}
+
+/// Why a forwarder, or a node behind it, was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ForwarderRefusal {
+    /// There is a list of forwarders for its link, and it is not on it.
+    NotListed,
+    /// It sent more frames within a second than it may.
+    Rate,
+    /// As many nodes behind it have a session as may.
+    Nodes,
+}
+
+impl ForwarderRefusal {
+    /// Every reason, in declaration order: `reason as usize` is its index here.
+    pub const ALL: [ForwarderRefusal; 3] = [
+        ForwarderRefusal::NotListed,
+        ForwarderRefusal::Rate,
+        ForwarderRefusal::Nodes,
+    ];
+
+    /// The stable name used in counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            ForwarderRefusal::NotListed => "not_listed",
+            ForwarderRefusal::Rate => "rate",
+            ForwarderRefusal::Nodes => "nodes",
+        }
+    }
 }

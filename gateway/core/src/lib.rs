@@ -22,6 +22,7 @@ mod clients;
 pub mod config;
 mod context;
 mod discovery;
+mod forwarder;
 mod gateway;
 pub mod io;
 mod limiter;

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 
 use crate::client::Reply;
 use crate::clients::ClientIx;
+use crate::discovery::Beacons;
 use crate::io::{LinkProfile, TxTicket};
 use crate::peer::{LinkId, Route};
-use crate::time::Instant;
 
 /// Answers to peers without a session that may wait on one link.
 const STRAYS_MAX: usize = 1024;
@@ -32,10 +32,8 @@ pub(crate) struct Link {
     pub(crate) deliveries: VecDeque<ClientIx>,
     /// Answers to peers without a session.
     pub(crate) strays: VecDeque<Stray>,
-    /// An ADVERTISE is due.
-    pub(crate) advertise: bool,
-    /// When the next ADVERTISE is due; only on links that can broadcast.
-    pub(crate) next_advertise: Option<Instant>,
+    /// What goes to everyone.
+    pub(crate) beacons: Beacons,
 }
 
 /// An answer owed to a client.
@@ -52,6 +50,8 @@ pub(crate) struct Owed {
 pub(crate) struct Stray {
     pub(crate) via: Via,
     pub(crate) answer: sn_codec::Packet<'static>,
+    /// For the forwarder in between: how far to broadcast it, 0–3; 0 for what is meant for one node.
+    pub(crate) radius: u8,
 }
 
 /// The way to a client: link, route, and the node id behind a forwarder.
@@ -80,8 +80,7 @@ impl Links {
         link.profile = None;
         link.credit = 0;
         link.strays.clear();
-        link.advertise = false;
-        link.next_advertise = None;
+        link.beacons.stop();
         core::mem::take(&mut link.replies)
     }
 
@@ -114,13 +113,22 @@ impl Links {
 
     /// Queues an answer to a peer without a session; false if too many wait.
     pub(crate) fn answer_stranger(&mut self, via: Via, answer: sn_codec::Packet<'static>) -> bool {
-        let Some(link) = self.get_mut(via.link) else {
+        self.send_stray(Stray {
+            via,
+            answer,
+            radius: 0,
+        })
+    }
+
+    /// The same with a radius for the forwarder.
+    pub(crate) fn send_stray(&mut self, stray: Stray) -> bool {
+        let Some(link) = self.get_mut(stray.via.link) else {
             return false;
         };
         if link.strays.len() >= STRAYS_MAX {
             return false;
         }
-        link.strays.push_back(Stray { via, answer });
+        link.strays.push_back(stray);
         true
     }
 

@@ -2,6 +2,8 @@
 
 use sn_codec::{ErrorKind, MsgType};
 
+use crate::io::ForwarderRefusal;
+
 /// Declares the struct of counters together with the names they are exported under.
 macro_rules! metrics {
     ($($(#[doc = $doc:literal])+ $field:ident,)+) => {
@@ -11,6 +13,8 @@ macro_rules! metrics {
             $($(#[doc = $doc])+ pub $field: u64,)+
             /// Refused datagrams by [`ErrorKind`], indexed by `kind as usize`.
             pub malformed: [u64; ErrorKind::ALL.len()],
+            /// Frames of forwarders dropped, and nodes refused, by [`ForwarderRefusal`], indexed by `reason as usize`.
+            pub forwarder_refused: [u64; ForwarderRefusal::ALL.len()],
             /// Datagrams received by message type octet.
             pub received: [u64; 0x1E],
             /// Datagrams sent by message type octet.
@@ -22,6 +26,7 @@ macro_rules! metrics {
                 Metrics {
                     $($field: 0,)+
                     malformed: [0; ErrorKind::ALL.len()],
+                    forwarder_refused: [0; ForwarderRefusal::ALL.len()],
                     received: [0; 0x1E],
                     sent: [0; 0x1E],
                 }
@@ -125,6 +130,10 @@ metrics! {
     unknown_sender_total,
     /// Answers withheld because a rate limit was reached.
     rate_limited_total,
+    /// ADVERTISEs and GWINFOs of other gateways.
+    gateways_heard_total,
+    /// Those of them that carry our gateway id.
+    same_gateway_id_total,
     /// Subscriptions held at the broker.
     filters,
     /// Connections to the broker that are up.
@@ -140,6 +149,10 @@ impl Metrics {
         for kind in ErrorKind::ALL {
             let name = format!("snipe_malformed_total{{reason=\"{}\"}}", kind.name());
             rows.push((name, self.malformed[kind as usize]));
+        }
+        for reason in ForwarderRefusal::ALL {
+            let name = format!("snipe_forwarder_refused_total{{reason=\"{}\"}}", reason.name());
+            rows.push((name, self.forwarder_refused[reason as usize]));
         }
         for (direction, counts) in [("rx", &self.received), ("tx", &self.sent)] {
             for (code, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {

@@ -110,7 +110,7 @@ impl Predefined {
             .map_or(NO_RULE, RuleIx)
     }
 
-    /// The highest QoS granted under a rule.
+    /// The highest QoS granted under a rule (reading A54).
     pub(crate) fn max_qos(&self, rule: RuleIx) -> QoS {
         self.rules
             .get(usize::from(rule.0))
@@ -129,6 +129,16 @@ impl Predefined {
     /// The name of a global id that is the same for every client.
     pub(crate) fn anonymous(&self, id: TopicId) -> Option<&Arc<str>> {
         self.global.get(&id.0).filter(|name| !is_template(name))
+    }
+
+    /// The name of an id for a peer without a session that counts as this client.
+    pub(crate) fn resolve_for(&self, client_id: &str, id: TopicId) -> Option<Arc<str>> {
+        let template = self.template(self.rule_for(client_id), id)?;
+        if !is_template(template) {
+            return Some(template.clone());
+        }
+        let name = expand(template, client_id);
+        sn_codec::topic::is_valid_name(&name).then(|| name.into())
     }
 
     /// The name of an id for one client.
@@ -237,7 +247,7 @@ fn glob(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// The topic ids of one client (§7.3: ids are the client's own).
+/// The topic ids of one client (§7.3, reading A33: ids are the client's own).
 #[derive(Debug)]
 pub(crate) struct ClientTopics {
     normal: Vec<NormalTopic>,

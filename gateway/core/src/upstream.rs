@@ -1,6 +1,6 @@
 //! The policy file: how clients share the connections to the broker.
 //!
-//! Aggregating: all clients share a few connections; a client always publishes on the same one, so its order holds,
+//! Aggregating (reading A83): all clients share a few connections; a client always publishes on the same one, so its order holds,
 //! and all subscriptions live on the first, so nothing arrives twice. Every request waits here until its connection
 //! has credit, and every QoS 1 or 2 publish stays here until the broker settled it, so that it can be sent again.
 

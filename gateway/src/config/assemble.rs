@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use broker::{Protocol, Reconnect, RemoteConfig, Transport};
+use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, Reconnect, RemoteConfig, Transport};
 use gateway_core::config::{
-    AddressChange, ClientRule, GatewayConfig, Limits, PredefinedTopic, SleepRules, Timers, UpstreamConfig,
-    WhenDown,
+    AddressChange, ClientRule, ForwarderRule, GatewayConfig, Limits, PeerMatch, PredefinedTopic,
+    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, Timers, UpstreamConfig, WhenDown, WhenFull,
 };
+use gateway_core::peer::LinkId;
 use radio_adapters::udp::UdpConfig;
 use sn_codec::{QoS, TopicId};
 use tracing::level_filters::LevelFilter;
@@ -26,7 +27,7 @@ use super::{
     url::BrokerUrl,
 };
 
-/// The broker of those who name none.
+/// The broker of those who name none, if another has the port already.
 const DEFAULT_URL: &str = "mqtt://127.0.0.1:1883";
 
 /// More is no password; taste.
@@ -35,6 +36,9 @@ const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 /// Builds the settings. Where a value is invalid, and so has been reported, something else stands in its place.
 pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Report>) -> Settings {
     let gateway_id = root.integer("gateway.id").map_or(1, to);
+    let radios: Vec<Radio> = root.tables("radio").iter().filter_map(radio).collect();
+    let sleep = sleep(root, "sleep", &SleepRules::default());
+    let default = GatewayConfig::default();
     let name = root
         .text("gateway.name")
         .map_or_else(|| gateway_id.to_string(), str::to_owned);
@@ -44,18 +48,31 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             advertise_interval: root
                 .duration("gateway.advertise_interval")
                 .filter(|interval| !interval.is_zero()),
+            search_reply: match root.text("gateway.search_reply") {
+                Some("both") => SearchReply::UnicastAndBroadcast,
+                _ => SearchReply::Unicast,
+            },
+            search_reply_interval: root
+                .duration("security.search_reply_interval")
+                .unwrap_or(default.search_reply_interval),
             upstream: upstream(root, &name),
             predefined: predefined(root),
-            clients: root.tables("client").iter().map(client).collect(),
+            clients: root
+                .tables("client")
+                .iter()
+                .map(|rule| client(rule, &sleep))
+                .collect(),
+            forwarders: forwarders(root, &radios),
+            qos_minus_one: qos_minus_one(root, &radios),
             timers: timers(root),
             limits: limits(root),
-            sleep: sleep(root),
-            address_change: AddressChange::Open,
+            address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
+            sleep,
         },
         name,
         state_dir: state_dir(root, around),
         gather: root.duration("gateway.gather").unwrap_or_default(),
-        radios: root.tables("radio").iter().filter_map(radio).collect(),
+        radios,
         broker: broker(root, reports),
         log: log(root),
     }
@@ -112,7 +129,7 @@ fn predefined(table: &Table) -> Vec<PredefinedTopic> {
     table.tables("predefined").iter().filter_map(topic).collect()
 }
 
-fn client(client: &Table) -> ClientRule {
+fn client(client: &Table, everyone: &SleepRules) -> ClientRule {
     ClientRule {
         pattern: client.text("match").unwrap_or_default().to_owned(),
         predefined: predefined(client),
@@ -122,7 +139,56 @@ fn client(client: &Table) -> ClientRule {
             Some(_) => Some(QoS::ExactlyOnce),
             None => None,
         },
-        ..ClientRule::default()
+        sleep: client
+            .node("sleep")
+            .is_some()
+            .then(|| sleep(client, "sleep", everyone)),
+        address_change: address_change(client, "address_change"),
+    }
+}
+
+fn address_change(table: &Table, path: &str) -> Option<AddressChange> {
+    match table.text(path)? {
+        "guarded" => Some(AddressChange::Guarded),
+        "strict" => Some(AddressChange::Strict),
+        _ => Some(AddressChange::Open),
+    }
+}
+
+fn forwarders(root: &Table, radios: &[Radio]) -> Vec<ForwarderRule> {
+    let rule = |entry: &Table| {
+        Some(ForwarderRule {
+            name: entry.text("name")?.to_owned(),
+            peers: peers(entry, radios),
+            max_nodes: entry.integer("max_nodes").map_or(0, to),
+            packets_per_second: entry.integer("packets_per_second").map_or(0, to),
+        })
+    };
+    root.tables("forwarder").iter().filter_map(rule).collect()
+}
+
+fn qos_minus_one(root: &Table, radios: &[Radio]) -> Vec<QosMinusOneRule> {
+    let rule = |entry: &Table| QosMinusOneRule {
+        peers: peers(entry, radios),
+        client_id: entry.text("client_id").unwrap_or_default().to_owned(),
+        topics: entry
+            .texts("topics")
+            .map(|(filter, _)| filter.to_owned())
+            .collect(),
+    };
+    root.tables("qos_minus_one").iter().map(rule).collect()
+}
+
+/// Whom an entry is for.
+fn peers(entry: &Table, radios: &[Radio]) -> PeerMatch {
+    let link = entry.text("radio").map(|name| {
+        let at = radios.iter().position(|radio| radio.name == name);
+        // For nobody, not for everybody, if this version does not drive that radio.
+        LinkId(at.and_then(|at| u16::try_from(at).ok()).unwrap_or(u16::MAX))
+    });
+    PeerMatch {
+        link,
+        source: entry.network("source"),
     }
 }
 
@@ -146,10 +212,7 @@ fn timers(root: &Table) -> Timers {
 fn limits(root: &Table) -> Limits {
     let default = Limits::default();
     let count = |key: &str, or| root.integer(&format!("limits.{key}")).map_or(or, to::<usize>);
-    let size = |key: &str, or| {
-        let octets = root.size(&format!("limits.{key}"));
-        octets.map_or(or, |octets| usize::try_from(octets).unwrap_or(usize::MAX))
-    };
+    let size = |key: &str, or| root.size(&format!("limits.{key}")).map_or(or, octets);
     Limits {
         clients: count("clients", default.clients),
         pending_connects: count("pending_connects", default.pending_connects),
@@ -161,24 +224,37 @@ fn limits(root: &Table) -> Limits {
         client_id_bytes: count("client_id_bytes", default.client_id_bytes),
         queue_messages: count("queue_messages", default.queue_messages),
         queue_bytes: size("queue_bytes", default.queue_bytes),
-        buffer_bytes: size("buffer_bytes", default.buffer_bytes),
+        buffer_bytes: root
+            .size("sleep.total_bytes")
+            .map_or(default.buffer_bytes, octets),
         ..default
     }
 }
 
-fn sleep(root: &Table) -> SleepRules {
-    let default = SleepRules::default();
+/// The table at `path`; what it leaves out is as in `or`.
+fn sleep(table: &Table, path: &str, or: &SleepRules) -> SleepRules {
+    let at = |key: &str| format!("{path}.{key}");
     SleepRules {
-        max_messages: root
-            .integer("limits.buffer_messages_per_client")
-            .map_or(default.max_messages, to),
-        max_bytes: root
-            .size("limits.buffer_bytes_per_client")
-            .map_or(default.max_bytes, |octets| {
-                usize::try_from(octets).unwrap_or(usize::MAX)
-            }),
-        ..default
+        max_messages: table.integer(&at("max_messages")).map_or(or.max_messages, to),
+        max_bytes: table.size(&at("max_bytes")).map_or(or.max_bytes, octets),
+        max_age: table.duration(&at("max_age")).unwrap_or(or.max_age),
+        when_full: match table.text(&at("when_full")) {
+            Some("refuse") => WhenFull::Refuse,
+            Some("drop-oldest") => WhenFull::DropOldest,
+            Some("drop-newest") => WhenFull::DropNewest,
+            _ => or.when_full,
+        },
+        qos0: match table.text(&at("qos0")) {
+            Some("keep-all") => SleepQos0::KeepAll,
+            Some("latest-per-topic") => SleepQos0::LatestPerTopic,
+            Some("drop") => SleepQos0::Drop,
+            _ => or.qos0,
+        },
     }
+}
+
+fn octets(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 fn state_dir(root: &Table, around: &Surroundings) -> PathBuf {
@@ -234,10 +310,44 @@ fn radio(radio: &Table) -> Option<Radio> {
 
 fn broker(root: &Table, reports: &mut Vec<Report>) -> Broker {
     let url = root.text("broker.url");
+    let embedded = || embedded(root);
     match (root.text("broker.kind"), url) {
-        (Some("embedded"), _) => Broker::Embedded,
+        (Some("embedded"), _) => Broker::Embedded(embedded()),
         (Some(_), _) | (None, Some(_)) => Broker::External(remote(root, url.unwrap_or(DEFAULT_URL), reports)),
-        (None, None) => Broker::Default(remote(root, DEFAULT_URL, reports)),
+        (None, None) if embedded().bind != EmbeddedConfig::default().bind => Broker::Embedded(embedded()),
+        (None, None) => Broker::Unnamed {
+            embedded: embedded(),
+            taken: remote(root, DEFAULT_URL, reports),
+        },
+    }
+}
+
+fn embedded(root: &Table) -> EmbeddedConfig {
+    let default = EmbeddedLimits::default();
+    let count = |key: &str, or| {
+        let number = root.integer(&format!("broker.embedded.{key}"));
+        number.map_or(or, to::<usize>)
+    };
+    EmbeddedConfig {
+        bind: root
+            .addresses("broker.embedded.bind")
+            .map(|(address, _)| address)
+            .collect(),
+        limits: EmbeddedLimits {
+            connections_max: count("connections_max", default.connections_max),
+            packet_bytes: root
+                .integer("broker.embedded.packet_bytes")
+                .map_or(default.packet_bytes, to),
+            queue_messages: count("queue_messages", default.queue_messages),
+            queue_bytes: root
+                .size("broker.embedded.queue_bytes")
+                .map_or(default.queue_bytes, |octets| {
+                    usize::try_from(octets).unwrap_or(usize::MAX)
+                }),
+            retained_max: count("retained_max", default.retained_max),
+            subscriptions_max: count("subscriptions_max", default.subscriptions_max),
+            sessions_max: count("sessions_max", default.sessions_max),
+        },
     }
 }
 

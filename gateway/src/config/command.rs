@@ -103,8 +103,10 @@ impl ShowArgs {
             Ok(tree) => {
                 warn(&tree.loaded);
                 let password = match &tree.loaded.settings.broker {
-                    Broker::External(remote) | Broker::Default(remote) => remote.password.is_some(),
-                    Broker::Embedded => false,
+                    Broker::External(remote) | Broker::Unnamed { taken: remote, .. } => {
+                        remote.password.is_some()
+                    }
+                    Broker::Embedded(_) => false,
                 };
                 if self.origins {
                     print!("{}", render::origins(&tree.root, section, password));
@@ -141,12 +143,14 @@ pub(crate) fn refuse(errors: &ConfigErrors) -> ExitCode {
 fn summary(loaded: &Loaded) -> String {
     let settings = &loaded.settings;
     let broker = match &settings.broker {
-        Broker::Embedded => "embedded broker".to_owned(),
+        Broker::Embedded(embedded) | Broker::Unnamed { embedded, .. } => {
+            let addresses: Vec<String> = embedded.bind.iter().map(ToString::to_string).collect();
+            format!("embedded broker on {}", addresses.join(" and "))
+        }
         Broker::External(remote) if remote.host.contains(':') => {
             format!("broker mqtt://[{}]:{}", remote.host, remote.port)
         }
         Broker::External(remote) => format!("broker mqtt://{}:{}", remote.host, remote.port),
-        Broker::Default(_) => "no broker named".to_owned(),
     };
     let of_clients: usize = settings
         .gateway

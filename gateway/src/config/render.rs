@@ -23,12 +23,7 @@ pub(super) fn default_file() -> String {
         match field.kind {
             Kind::Table(shape) => {
                 section_title(&mut out, field);
-                line(&mut out, "", &format!("[{}]", field.name), "");
-                shape
-                    .fields
-                    .iter()
-                    .filter(|field| field.used)
-                    .for_each(|field| default_line(&mut out, "", field));
+                section(&mut out, field.name, shape);
             }
             Kind::Tables(shape) => {
                 section_title(&mut out, field);
@@ -47,6 +42,29 @@ fn section_title(out: &mut String, field: &Field) {
         "\n{title}{}",
         "─".repeat(78_usize.saturating_sub(title.chars().count()))
     );
+}
+
+/// A table, and then those of its tables that have a header of their own.
+fn section(out: &mut String, path: &str, shape: &Shape) {
+    line(out, "", &format!("[{path}]"), "");
+    let used = || shape.fields.iter().filter(|field| field.used);
+    used()
+        .filter(|field| subsection(field).is_none())
+        .for_each(|field| default_line(out, "", field));
+    for field in used() {
+        if let Some(inner) = subsection(field) {
+            let _ = writeln!(out, "\n# {}", field.doc);
+            section(out, &format!("{path}.{}", field.name), inner);
+        }
+    }
+}
+
+/// The shape of a key that is a section within a section.
+fn subsection(field: &Field) -> Option<&'static Shape> {
+    match field.kind {
+        Kind::Table(shape) if shape.is_section() => Some(shape),
+        _ => None,
+    }
 }
 
 /// The default radio as it is; an example behind `#` of what there is none of.
@@ -74,7 +92,7 @@ fn default_line(out: &mut String, hash: &str, field: &Field) {
         hash
     };
     let value = match (field.kind, field.default.or(field.example)) {
-        (Kind::Table(shape), _) => {
+        (Kind::Table(shape), None) => {
             let pairs = shape.fields.iter().filter(|field| field.used);
             let pairs: Vec<String> = pairs
                 .filter_map(|field| Some(format!("{} = {}", field.name, field.default?)))
@@ -108,13 +126,13 @@ pub(super) fn effective(root: &Table, section: Option<&str>) -> String {
         };
         match (field.kind, &node.value) {
             (Kind::Table(shape), Value::Table(table)) => {
-                let _ = writeln!(out, "\n[{}]", field.name);
-                pairs(&mut out, field.name, shape, table);
+                effective_section(&mut out, field.name, shape, table);
             }
             (Kind::Tables(shape), Value::Tables(entries)) => {
                 for entry in entries.iter().filter(|entry| is_used(shape, entry)) {
                     let _ = writeln!(out, "\n[[{}]]", field.name);
-                    pairs(&mut out, field.name, shape, entry);
+                    let used = shape.fields_of(entry.text("kind")).filter(|field| field.used);
+                    pairs(&mut out, field.name, used, entry);
                 }
             }
             _ => {
@@ -125,8 +143,26 @@ pub(super) fn effective(root: &Table, section: Option<&str>) -> String {
     out.trim_start().to_owned()
 }
 
-fn pairs(out: &mut String, path: &str, shape: &Shape, table: &Table) {
-    for field in shape.fields_of(table.text("kind")).filter(|field| field.used) {
+/// As [`section`], with the values in effect.
+fn effective_section(out: &mut String, path: &str, shape: &Shape, table: &Table) {
+    let _ = writeln!(out, "\n[{path}]");
+    let used = || shape.fields.iter().filter(|field| field.used);
+    pairs(
+        out,
+        path,
+        used().filter(|field| subsection(field).is_none()),
+        table,
+    );
+    for field in used() {
+        let node = table.fields.get(field.name);
+        if let (Some(inner), Some(Value::Table(table))) = (subsection(field), node.map(|node| &node.value)) {
+            effective_section(out, &format!("{path}.{}", field.name), inner, table);
+        }
+    }
+}
+
+fn pairs<'a>(out: &mut String, path: &str, fields: impl Iterator<Item = &'a Field>, table: &Table) {
+    for field in fields {
         if let Some(node) = table.fields.get(field.name) {
             let path = format!("{path}.{}", field.name);
             let _ = writeln!(out, "{} = {}", field.name, toml_of(&path, node));
@@ -225,6 +261,7 @@ fn toml_of(path: &str, node: &Node) -> String {
         // As it was written: who says 90s does not look for 1m30s.
         Value::Duration(_) | Value::Size(_) => quoted(node.place.text().trim_matches(['"', '\''])),
         Value::Address(address) => quoted(&address.to_string()),
+        Value::Network(network) => quoted(&network.to_string()),
         Value::List(nodes) => {
             let items: Vec<String> = nodes.iter().map(|node| toml_of(path, node)).collect();
             format!("[{}]", items.join(", "))

@@ -8,6 +8,7 @@ use super::{
     schema::{Kind, ROOT, Shape},
     source::{Origin, Place},
     tree::{Node, Table, Value},
+    units::show_size,
     url::{BrokerUrl, Scheme},
     walk::did_you_mean,
 };
@@ -24,8 +25,12 @@ pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
     gateway(root, reports);
     radios(root, reports);
     broker(root, reports);
+    embedded(root, reports);
     topics(root, reports);
     clients(root, reports);
+    forwarders(root, reports);
+    qos_minus_one(root, reports);
+    sleep(root, reports);
     waits(root, "timers.retry", reports);
     waits(root, "broker.reconnect", reports);
     if let Some(node) = root
@@ -122,6 +127,7 @@ fn gateway(root: &Table, reports: &mut Vec<Report>) {
         word(name, node, "gateway.name", reports);
     }
     whole_seconds(root, "gateway.advertise_interval", reports);
+    search_reply(root, reports);
     if let (Some(interval), Some(node)) = (
         root.duration("gateway.advertise_interval"),
         root.node("gateway.advertise_interval"),
@@ -131,6 +137,22 @@ fn gateway(root: &Table, reports: &mut Vec<Report>) {
         let title = "gateway.advertise_interval should be more than 15 minutes (§7.2)";
         let help = "clients find a gateway sooner by SEARCHGW; \"16m\" is the default, \"0s\" switches ADVERTISE off";
         reports.push(Report::warning("advertise-often", title, &node.place, "loads every radio").help(help));
+    }
+}
+
+/// A broadcast answer needs a radio that can broadcast.
+fn search_reply(root: &Table, reports: &mut Vec<Report>) {
+    let (Some("both"), Some(node)) = (
+        root.text("gateway.search_reply"),
+        root.node("gateway.search_reply"),
+    ) else {
+        return;
+    };
+    let groups = |radio: &Table| radio.addresses("multicast").next().is_some();
+    if !root.tables("radio").iter().any(groups) {
+        let title = "gateway.search_reply = \"both\": no radio has a group to answer to";
+        let help = "add multicast = [\"225.1.1.1:1883\"] to a [[radio]]";
+        reports.push(Report::warning("no-effect", title, &node.place, "no effect").help(help));
     }
 }
 
@@ -337,6 +359,70 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
     }
 }
 
+/// The broker inside the gateway, unless another is used.
+fn embedded(root: &Table, reports: &mut Vec<Report>) {
+    let external = match root.text("broker.kind") {
+        Some(kind) => kind == "external",
+        None => root.node("broker.url").is_some(),
+    };
+    if external {
+        return;
+    }
+    if let Some(node) = root.node("broker.embedded.bind")
+        && matches!(&node.value, Value::List(list) if list.is_empty())
+    {
+        let title = "the embedded broker has no address to listen on";
+        let help = "for example bind = [\"127.0.0.1:1883\"]";
+        reports.push(Report::error("empty", title, &node.place, "here").help(help));
+    }
+    let open_to_all = root.bool("broker.embedded.anonymous");
+    if let (Some(false), Some(node)) = (open_to_all, root.node("broker.embedded.anonymous")) {
+        let title = "the embedded broker knows no users yet";
+        let help = "keep it on loopback (bind = [\"127.0.0.1:1883\"]), or use a broker that has users (url)";
+        reports.push(not_here(title, &node.place, help));
+    }
+    let mut taken: Vec<(SocketAddr, &Place)> = Vec::new();
+    let mut reported = false;
+    for (address, place) in root.addresses("broker.embedded.bind") {
+        if address.ip().is_multicast() {
+            let title = format!("{} is a multicast group: TCP has none", address.ip());
+            reports.push(Report::error("bad-address", title, place, "here"));
+        } else if let Some((other, first)) = taken.iter().find(|(other, _)| collide(*other, address)) {
+            let title = format!("{other} and {address} are the same port on the same interface");
+            let report = Report::error("duplicate-address", title, place, "again here");
+            reports.push(report.also(first, "taken here"));
+        } else {
+            taken.push((address, place));
+        }
+        // Once is enough, for the first: whoever answers it has answered for all.
+        if open_to_all.is_none() && !address.ip().is_loopback() && !reported {
+            let title = format!("{address} opens the broker to the network, and it asks nobody for a login");
+            let label = "not only this machine";
+            let report = Report::error("anonymous-beyond-loopback", title, place, label);
+            let help =
+                "if whoever reaches it may publish and subscribe, add anonymous = true to [broker.embedded]";
+            reports.push(report.help(help));
+            reported = true;
+        }
+    }
+    if let (Some(queue), Some(packet)) = (
+        root.size("broker.embedded.queue_bytes"),
+        root.integer("broker.embedded.packet_bytes"),
+    ) && let (Some(queue_node), Some(packet_node)) = (
+        root.node("broker.embedded.queue_bytes"),
+        root.node("broker.embedded.packet_bytes"),
+    ) && queue.cast_signed() < packet
+    {
+        let title = "the largest message taken (packet_bytes) does not fit a session's queue (queue_bytes)";
+        let place = if queue_node.place.is_default() {
+            &packet_node.place
+        } else {
+            &queue_node.place
+        };
+        reports.push(Report::error("out-of-order", title, place, "this one"));
+    }
+}
+
 fn broker_url(text: &str, node: &Node, reports: &mut Vec<Report>) {
     match BrokerUrl::parse(text) {
         Err(wrong) => {
@@ -471,6 +557,129 @@ fn clients(root: &Table, reports: &mut Vec<Report>) {
         } else if pattern.chars().all(|c| c == '*') {
             everyone = Some(node);
         }
+    }
+}
+
+/// Who may forward.
+fn forwarders(root: &Table, reports: &mut Vec<Report>) {
+    for entry in root.tables("forwarder") {
+        if let (Some(name), Some(node)) = (entry.text("name"), entry.node("name")) {
+            word(name, node, "a forwarder's name", reports);
+        }
+    }
+    peers(root, "forwarder", reports);
+}
+
+/// Who may publish without a session.
+fn qos_minus_one(root: &Table, reports: &mut Vec<Report>) {
+    peers(root, "qos_minus_one", reports);
+    for entry in root.tables("qos_minus_one") {
+        if let (Some(id), Some(node)) = (entry.text("client_id"), entry.node("client_id")) {
+            word(id, node, "the client id of a [[qos_minus_one]]", reports);
+            for placeholder in placeholders(id).filter(|name| *name != "{address}") {
+                let title = format!("unknown placeholder `{placeholder}`");
+                let label = "only `{address}` is filled in";
+                reports.push(Report::error("unknown-placeholder", title, &node.place, label));
+            }
+        }
+        for (filter, node) in entry.texts("topics") {
+            if !sn_codec::topic::is_valid_filter(filter) {
+                let title = format!("`{filter}` is not a topic filter");
+                let help = "`+` stands for one whole level, `#` for all the levels at the end";
+                reports.push(Report::error("bad-filter", title, &node.place, "here").help(help));
+            }
+        }
+    }
+}
+
+/// Rules for peers by radio and address: the first match wins.
+fn peers(root: &Table, section: &str, reports: &mut Vec<Report>) {
+    let entries = root.tables(section);
+    let radios: Vec<&str> = root
+        .tables("radio")
+        .iter()
+        .filter_map(|radio| radio.text("name"))
+        .collect();
+    for (at, entry) in entries.iter().enumerate() {
+        if let (Some(name), Some(node)) = (entry.text("radio"), entry.node("radio"))
+            && !radios.contains(&name)
+        {
+            let report = Report::error(
+                "unknown-name",
+                format!("no [[radio]] is called `{name}`"),
+                &node.place,
+                "here",
+            );
+            reports.push(match did_you_mean(name, radios.iter().copied()) {
+                Some(near) => report.help(format!("did you mean `{near}`?")),
+                None => report.help(format!("there are: {}", radios.join(", "))),
+            });
+        }
+        if let (Some(network), Some(node)) = (entry.network("source"), entry.node("source"))
+            && network.addr() != network.network()
+        {
+            let title = format!("{network} is all of {}", network.trunc());
+            let help = format!(
+                "write \"{}\" if that is meant, \"{}\" for the one address",
+                network.trunc(),
+                network.addr()
+            );
+            reports.push(Report::warning("wide-network", title, &node.place, "not one address").help(help));
+        }
+        let covers = |earlier: &&Table| {
+            let radio = earlier
+                .text("radio")
+                .is_none_or(|radio| entry.text("radio") == Some(radio));
+            let source = earlier.node("source").is_none()
+                || earlier
+                    .network("source")
+                    .zip(entry.network("source"))
+                    .is_some_and(|(earlier, later)| earlier.contains(&later));
+            radio && source
+        };
+        if let Some(first) = entries[..at].iter().find(covers) {
+            let title = format!("this [[{section}]] never applies: the first match wins");
+            reports.push(
+                Report::warning("unreachable-rule", title, &entry.place, "never reached")
+                    .also(&first.place, "matches all that this would"),
+            );
+        }
+    }
+}
+
+/// What one client may keep is no more than what all may.
+fn sleep(root: &Table, reports: &mut Vec<Report>) {
+    let (Some(total), Some(total_node)) = (root.size("sleep.total_bytes"), root.node("sleep.total_bytes"))
+    else {
+        return;
+    };
+    let of_clients = root
+        .tables("client")
+        .iter()
+        .map(|client| (client, "sleep.max_bytes"));
+    for (table, path) in of_clients.chain([(root, "sleep.max_bytes")]) {
+        let (Some(own), Some(node)) = (table.size(path), table.node(path)) else {
+            continue;
+        };
+        if own <= total {
+            continue;
+        }
+        let title = format!("{path} is more than sleep.total_bytes has for all clients together");
+        let place = if node.place.is_default() {
+            &total_node.place
+        } else {
+            &node.place
+        };
+        let report = Report::warning("out-of-order", title, place, "the smaller one holds");
+        reports.push(if node.place.is_default() || total_node.place.is_default() {
+            report.help(format!(
+                "max_bytes is {} and total_bytes {} unless given",
+                show_size(own),
+                show_size(total)
+            ))
+        } else {
+            report.also(&total_node.place, "for all clients")
+        });
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) enum Kind {
     Size(u64, u64),
     /// A string like `"0.0.0.0:1883"`.
     Address,
+    /// A string like `"10.20.0.0/16"` or `"10.20.0.7"`.
+    Network,
     /// An array.
     List(&'static Kind),
     /// A table with free keys.
@@ -97,6 +99,11 @@ impl Shape {
             variants: &[],
             identity: None,
         }
+    }
+
+    /// Whether its keys have lines of their own, under a header of its own, and not one line together.
+    pub(super) fn is_section(&self) -> bool {
+        self.fields.iter().any(|field| !field.doc.is_empty())
     }
 
     /// The variant with this value of `kind`.
@@ -186,6 +193,8 @@ const LEVEL: Kind = Kind::Choice(&["off", "error", "warn", "info", "debug", "tra
 const SN_VERSIONS: Kind = Kind::List(&Kind::Choice(&["1.2", "2.0"]));
 const MODE: Kind = Kind::Choice(&["aggregating", "transparent"]);
 const ADDRESS_CHANGE: Kind = Kind::Choice(&["open", "guarded", "strict"]);
+const SLEEP_AGE: Kind = Kind::Duration(SECOND, DECADE);
+const SLEEP_QOS0: Kind = Kind::Choice(&["keep-all", "latest-per-topic", "drop"]);
 const WHEN_FULL: Kind = Kind::Choice(&["refuse", "drop-oldest", "drop-newest"]);
 
 /// The whole file.
@@ -209,6 +218,22 @@ pub(super) static ROOT: Shape = Shape::table(&[
         "clients: exact id or pattern, first match wins",
     ),
     key(
+        "qos_minus_one",
+        Kind::Tables(&QOS_MINUS_ONE),
+        "publishers without a session; none given: predefined ids from anyone",
+    ),
+    key(
+        "forwarder",
+        Kind::Tables(&FORWARDER),
+        "forwarders; none given for a radio: anyone may forward there",
+    ),
+    key("security", Kind::Table(&SECURITY), "protection"),
+    key(
+        "sleep",
+        Kind::Table(&SLEEP),
+        "what is kept for clients that sleep or are away",
+    ),
+    key(
         "timers",
         Kind::Table(&TIMERS),
         "waits and retries (T_RETRY, N_RETRY of the specification)",
@@ -219,10 +244,6 @@ pub(super) static ROOT: Shape = Shape::table(&[
         "bounds on what clients can make the gateway keep",
     ),
     key("log", Kind::Table(&LOG), "what is logged, and where"),
-    later("qos_minus_one", Kind::Tables(&QOS_MINUS_ONE)),
-    later("forwarder", Kind::Tables(&FORWARDER)),
-    later("security", Kind::Table(&SECURITY)),
-    later("sleep", Kind::Table(&SLEEP)),
     later("spool", Kind::Table(&SPOOL)),
     later("web", Kind::Table(&WEB)),
     later("metrics", Kind::Table(&METRICS)),
@@ -246,6 +267,12 @@ static GATEWAY: Shape = Shape::table(&[
         "more than 15 min (§7.2); \"0s\": no ADVERTISE",
     )
     .default("\"16m\""),
+    key(
+        "search_reply",
+        Kind::Choice(&["unicast", "both"]),
+        "unicast: to who searches | both: to the groups as well",
+    )
+    .default("\"unicast\""),
     key(
         "gather",
         Kind::Duration(ZERO, SECOND),
@@ -419,7 +446,7 @@ static BROKER: Shape = Shape::table(&[
     key(
         "kind",
         Kind::Choice(&["embedded", "external"]),
-        "a broker inside the gateway, or another",
+        "else embedded, unless a url is given or the port is taken",
     )
     .example("\"external\""),
     key("url", Kind::Text, "an external broker's address").example("\"mqtt://127.0.0.1:1883\""),
@@ -479,7 +506,11 @@ static BROKER: Shape = Shape::table(&[
     ),
     later("grace", ANY_TIME),
     later("tls", Kind::Table(&BROKER_TLS)),
-    later("embedded", Kind::Table(&BROKER_EMBEDDED)),
+    key(
+        "embedded",
+        Kind::Table(&BROKER_EMBEDDED),
+        "the broker inside the gateway, for MQTT 3.1.1 and 5 over TCP",
+    ),
 ]);
 
 static RECONNECT: Shape = Shape::table(&[
@@ -499,17 +530,57 @@ static BROKER_TLS: Shape = Shape::table(&[
 ]);
 
 static BROKER_EMBEDDED: Shape = Shape::table(&[
-    later("bind", ADDRESSES),
+    key("bind", ADDRESSES, "where MQTT clients reach it").default("[\"127.0.0.1:1883\"]"),
+    key(
+        "anonymous",
+        Kind::Bool,
+        "needed to bind beyond loopback: no login yet",
+    )
+    .example("true"),
+    key(
+        "connections_max",
+        Kind::Integer(1, 1_000_000),
+        "MQTT clients connected at once",
+    )
+    .default("1000"),
+    key(
+        "sessions_max",
+        Kind::Integer(1, 100_000_000),
+        "connected or remembered",
+    )
+    .default("10_000"),
+    key(
+        "subscriptions_max",
+        Kind::Integer(1, 1_000_000),
+        "topic filters of one session",
+    )
+    .default("1000"),
+    key("retained_max", COUNT, "retained messages").default("10_000"),
+    key(
+        "packet_bytes",
+        Kind::Integer(PACKET_LEAST, 268_435_455),
+        "the largest packet taken",
+    )
+    .default("262_144"),
+    key(
+        "queue_messages",
+        Kind::Integer(1, u32::MAX as i64),
+        "per session, waiting and in flight",
+    )
+    .default("1000"),
+    key(
+        "queue_bytes",
+        Kind::Size(PACKET_LEAST as u64, 1024 * GIB),
+        "their topics and payloads",
+    )
+    .default("\"1 MiB\""),
     later("websocket", ADDRESSES),
-    later("anonymous", Kind::Bool),
     later("users_file", Kind::Text),
-    later("retained_max", COUNT),
-    later("connections_max", COUNT),
-    later("packet_bytes", Kind::Integer(2, 268_435_455)),
-    later("queue_messages", COUNT),
-    later("queue_bytes", ANY_SIZE),
     later("bridge", Kind::Tables(&BRIDGE)),
 ]);
+
+/// A CONNECT with a client id, a user name and a password must fit; taste.
+const PACKET_LEAST: i64 = 256;
 
 static BRIDGE: Shape = Shape::table(&[later("url", Kind::Text), later("out", TEXTS), later("in", TEXTS)]);
 
@@ -557,13 +628,14 @@ static CLIENT: Shape = Shape {
         )
         .example("[{ id = 10, topic = \"pump/{client_id}/set\" }]"),
         key("max_qos", QOS, "highest QoS granted to their subscriptions").example("1"),
+        key("sleep", Kind::Table(&CLIENT_SLEEP), "in place of keys of [sleep]")
+            .example("{ max_messages = 32, when_full = \"drop-oldest\" }"),
+        key("address_change", ADDRESS_CHANGE, "in place of that of [security]").example("\"guarded\""),
         later("allow_radios", TEXTS),
         later("require", Kind::Choice(&["none", "psk", "certificate", "auth"])),
         later("mode", MODE),
         later("publish", TEXTS),
         later("subscribe", TEXTS),
-        later("sleep", Kind::Table(&CLIENT_SLEEP)),
-        later("address_change", ADDRESS_CHANGE),
         later("upstream", Kind::Table(&CLIENT_UPSTREAM)),
         later("will", Kind::Table(&CLIENT_WILL)),
     ],
@@ -577,10 +649,11 @@ static CLIENT: Shape = Shape {
 };
 
 static CLIENT_SLEEP: Shape = Shape::table(&[
-    later("max_messages", COUNT),
-    later("max_bytes", ANY_SIZE),
-    later("max_age", ANY_TIME),
-    later("when_full", WHEN_FULL),
+    key("max_messages", COUNT, "messages"),
+    key("max_bytes", ANY_SIZE, "their topics and payloads"),
+    key("max_age", SLEEP_AGE, "older ones are dropped"),
+    key("when_full", WHEN_FULL, "refuse | drop-oldest | drop-newest"),
+    key("qos0", SLEEP_QOS0, "keep-all | latest-per-topic | drop"),
 ]);
 
 static CLIENT_UPSTREAM: Shape =
@@ -661,19 +734,6 @@ static LIMITS: Shape = Shape::table(&[
     )
     .default("10_000"),
     key("queue_bytes", ANY_SIZE, "their topics and payloads").default("\"16 MiB\""),
-    key(
-        "buffer_messages_per_client",
-        COUNT,
-        "messages that wait for one client",
-    )
-    .default("100"),
-    key("buffer_bytes_per_client", ANY_SIZE, "their topics and payloads").default("\"64 KiB\""),
-    key(
-        "buffer_bytes",
-        ANY_SIZE,
-        "messages that wait for all clients together",
-    )
-    .default("\"8 MiB\""),
     later("per_source_sessions", COUNT),
     later("packets_per_second", Kind::Table(&PACKETS_PER_SECOND)),
     later("packet_bytes", Kind::Integer(2, 65_535)),
@@ -702,18 +762,29 @@ static LOG: Shape = Shape::table(&[
 ]);
 
 static QOS_MINUS_ONE: Shape = Shape::table(&[
-    later("radio", Kind::Text),
-    later("source", Kind::Text),
-    later("client_id", Kind::Text),
-    later("topics", TEXTS),
+    key("radio", Kind::Text, "one radio; else all of them").example("\"udp0\""),
+    key("source", Kind::Network, "an address or a network; else anyone").example("\"10.20.0.0/16\""),
+    key(
+        "client_id",
+        Kind::Text,
+        "whom they count as; {address} is filled in",
+    )
+    .default("\"anon-{address}\""),
+    key(
+        "topics",
+        TEXTS,
+        "filters of what they may publish to; []: nothing",
+    )
+    .default("[\"#\"]"),
 ]);
 
 static FORWARDER: Shape = Shape {
     fields: &[
-        later("name", Kind::Text).required().example("\"roof\""),
-        later("radio", Kind::Text),
-        later("source", Kind::Text),
-        later("max_nodes", COUNT),
+        key("name", Kind::Text, "in logs").required().example("\"roof\""),
+        key("radio", Kind::Text, "one radio; else all of them").example("\"udp0\""),
+        key("source", Kind::Network, "an address or a network; else any").example("\"10.20.0.7/32\""),
+        key("max_nodes", COUNT, "nodes with a session at once; 0: no limit").default("200"),
+        key("packets_per_second", COUNT, "frames taken from it; 0: no limit").default("1000"),
     ],
     variants: &[],
     identity: Some(Identity {
@@ -725,19 +796,34 @@ static FORWARDER: Shape = Shape {
 };
 
 static SECURITY: Shape = Shape::table(&[
-    later("address_change", ADDRESS_CHANGE),
+    key(
+        "address_change",
+        ADDRESS_CHANGE,
+        "open: the new address wins | guarded: if the old one is silent | strict: once the client is lost",
+    )
+    .default("\"open\""),
+    key(
+        "search_reply_interval",
+        Kind::Duration(ZERO, DAY),
+        "between two GWINFOs for one client",
+    )
+    .default("\"1s\""),
     later("amplification", Kind::Float(0.0, 1e6)),
     later("unknown_sender", Kind::Choice(&["disconnect", "ignore"])),
-    later("search_reply_interval", ANY_TIME),
 ]);
 
 static SLEEP: Shape = Shape::table(&[
-    later("max_messages", COUNT),
-    later("max_bytes", ANY_SIZE),
-    later("total_bytes", ANY_SIZE),
-    later("max_age", ANY_TIME),
-    later("when_full", WHEN_FULL),
-    later("qos0", Kind::Choice(&["keep-all", "latest-per-topic", "drop"])),
+    key("max_messages", COUNT, "messages that wait for one client").default("100"),
+    key("max_bytes", ANY_SIZE, "their topics and payloads").default("\"64 KiB\""),
+    key("total_bytes", ANY_SIZE, "of all clients together").default("\"8 MiB\""),
+    key("max_age", SLEEP_AGE, "older ones are dropped").default("\"7d\""),
+    key(
+        "when_full",
+        WHEN_FULL,
+        "after the oldest QoS 0: refuse (here the same as drop-newest) | drop-oldest | drop-newest",
+    )
+    .default("\"refuse\""),
+    key("qos0", SLEEP_QOS0, "keep-all | latest-per-topic | drop").default("\"keep-all\""),
     later("max_sleep", ANY_TIME),
 ]);
 

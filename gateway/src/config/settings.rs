@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::path::PathBuf;
 
-use broker::RemoteConfig;
+use broker::{EmbeddedConfig, RemoteConfig};
 use gateway_core::config::GatewayConfig;
 use radio_adapters::udp::UdpConfig;
 use tracing::level_filters::LevelFilter;
@@ -48,12 +48,17 @@ pub(crate) enum RadioKind {
 /// Where the messages go.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Broker {
-    /// The broker inside the gateway was asked for.
-    Embedded,
+    /// The broker inside the gateway was asked for, by `kind` or by addresses of its own.
+    Embedded(EmbeddedConfig),
     /// A broker elsewhere was named.
     External(RemoteConfig),
-    /// Nobody named a broker. The keys of `[broker]` that were given are in it, the address is 127.0.0.1:1883.
-    Default(RemoteConfig),
+    /// Nobody named a broker: the one inside, or what has its port already.
+    Unnamed {
+        /// At the usual address.
+        embedded: EmbeddedConfig,
+        /// How to connect to another at that address, with the keys of `[broker]` that were given.
+        taken: RemoteConfig,
+    },
 }
 
 /// What is logged.

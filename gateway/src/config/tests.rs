@@ -6,8 +6,12 @@ use std::{
     time::Duration,
 };
 
-use broker::{Protocol, RemoteConfig, Transport};
-use gateway_core::config::{GatewayConfig, WhenDown};
+use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
+use gateway_core::config::{
+    AddressChange, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply, SleepQos0,
+    SleepRules, WhenDown, WhenFull,
+};
+use gateway_core::peer::LinkId;
 use proptest::prelude::*;
 use sn_codec::{QoS, TopicId};
 use tempfile::TempDir;
@@ -43,11 +47,12 @@ fn nothing_configured_is_the_core_s_own_default() {
     );
     assert_eq!(udp.multicast, ["225.1.1.1:1883".parse().unwrap()]);
     assert_eq!((udp.mtu, udp.interface.as_deref()), (1400, None));
-    let Broker::Default(remote) = &loaded.settings.broker else {
+    let Broker::Unnamed { embedded, taken } = &loaded.settings.broker else {
         panic!("{:?}", loaded.settings.broker)
     };
+    assert_eq!(*embedded, EmbeddedConfig::default());
     assert_eq!(
-        (remote.host.as_str(), remote.port, remote.in_flight),
+        (taken.host.as_str(), taken.port, taken.in_flight),
         ("127.0.0.1", 1883, 20)
     );
 }
@@ -124,7 +129,7 @@ fn examples_load_without_a_warning() {
         assert_eq!(loaded.warnings, [], "{}", loaded.origin);
         seen += 1;
     }
-    assert!(seen >= 4);
+    assert!(seen >= 5);
 }
 
 #[test]
@@ -244,6 +249,13 @@ fn values_arrive_in_the_settings() {
         clients = 10
         client_id_bytes = 0x17
         queue_bytes = "1MB"
+        [sleep]
+        max_messages = 7
+        max_bytes = "1 KiB"
+        total_bytes = "1 MiB"
+        max_age = "1h"
+        when_full = "drop-oldest"
+        qos0 = "drop"
         [log]
         level = "debug"
         format = "json"
@@ -294,6 +306,15 @@ fn values_arrive_in_the_settings() {
         (gateway.limits.queue_bytes, gateway.limits.queue_messages),
         (1_000_000, 10_000)
     );
+    let sleep = SleepRules {
+        max_messages: 7,
+        max_bytes: 1024,
+        max_age: Duration::from_secs(3600),
+        when_full: WhenFull::DropOldest,
+        qos0: SleepQos0::Drop,
+    };
+    assert_eq!(gateway.sleep, sleep);
+    assert_eq!(gateway.limits.buffer_bytes, 1 << 20);
     assert!(settings.radios[0].required);
     assert_eq!(settings.log.targets, [("radio.a".to_owned(), LevelFilter::TRACE)]);
     assert_eq!(
@@ -301,6 +322,87 @@ fn values_arrive_in_the_settings() {
         (LevelFilter::DEBUG, LogFormat::Json)
     );
     assert_eq!(settings.log.file.as_deref(), Some(Path::new("snipe.log")));
+}
+
+#[test]
+fn rules_of_clients_take_what_they_leave_out_from_the_section() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[sleep]\nmax_messages = 7\nwhen_full = \"drop-newest\"\n[security]\naddress_change = \"guarded\"\n\
+         [[client]]\nmatch = \"a\"\nsleep = { max_messages = 8, qos0 = \"latest-per-topic\" }\naddress_change = \"strict\"\n\
+         [[client]]\nmatch = \"b\"\n",
+    );
+
+    let gateway = dir.load(&[&file]).unwrap().settings.gateway;
+
+    assert_eq!(gateway.address_change, AddressChange::Guarded);
+    assert_eq!(
+        (gateway.sleep.max_messages, gateway.sleep.when_full),
+        (7, WhenFull::DropNewest)
+    );
+    let own = SleepRules {
+        max_messages: 8,
+        qos0: SleepQos0::LatestPerTopic,
+        ..gateway.sleep.clone()
+    };
+    assert_eq!(gateway.clients[0].sleep, Some(own));
+    assert_eq!(gateway.clients[0].address_change, Some(AddressChange::Strict));
+    assert_eq!(
+        (&gateway.clients[1].sleep, gateway.clients[1].address_change),
+        (&None, None)
+    );
+}
+
+#[test]
+fn rules_for_peers_know_radios_by_their_place() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "gateway.search_reply = \"both\"\nsecurity.search_reply_interval = \"5s\"\n\
+         [[radio]]\nname = \"lora\"\nkind = \"lora\"\n\
+         [[radio]]\nname = \"a\"\nkind = \"udp\"\nbind = [\"127.0.0.1:1\"]\n\
+         [[radio]]\nname = \"b\"\nkind = \"udp\"\nbind = [\"127.0.0.1:2\"]\n\
+         [[forwarder]]\nname = \"roof\"\nradio = \"b\"\nsource = \"10.20.0.7\"\nmax_nodes = 9\npackets_per_second = 8\n\
+         [[forwarder]]\nname = \"mast\"\nradio = \"lora\"\n[[forwarder]]\nname = \"rest\"\nsource = \"fd00::/8\"\n\
+         [[qos_minus_one]]\nradio = \"a\"\nclient_id = \"x\"\ntopics = [\"a/+\", \"b\"]\n[[qos_minus_one]]\n",
+    );
+
+    let gateway = dir.load(&[&file]).unwrap().settings.gateway;
+
+    assert_eq!(gateway.search_reply, SearchReply::UnicastAndBroadcast);
+    assert_eq!(gateway.search_reply_interval, Duration::from_secs(5));
+    let peers = |link: Option<u16>, source: Option<&str>| PeerMatch {
+        link: link.map(LinkId),
+        source: source.map(|source| source.parse().unwrap()),
+    };
+    let forwarder = |name: &str, peers, max_nodes, packets_per_second| ForwarderRule {
+        name: name.into(),
+        peers,
+        max_nodes,
+        packets_per_second,
+    };
+    assert_eq!(
+        gateway.forwarders,
+        [
+            forwarder("roof", peers(Some(1), Some("10.20.0.7/32")), 9, 8),
+            // A radio that this version does not drive is none of those it does.
+            forwarder("mast", peers(Some(u16::MAX), None), 200, 1000),
+            forwarder("rest", peers(None, Some("fd00::/8")), 200, 1000),
+        ]
+    );
+    let minus_one = |peers, client_id: &str, topics: &[&str]| QosMinusOneRule {
+        peers,
+        client_id: client_id.into(),
+        topics: topics.iter().map(ToString::to_string).collect(),
+    };
+    assert_eq!(
+        gateway.qos_minus_one,
+        [
+            minus_one(peers(Some(0), None), "x", &["a/+", "b"]),
+            minus_one(peers(None, None), "anon-{address}", &["#"]),
+        ]
+    );
 }
 
 #[test]
@@ -421,10 +523,10 @@ fn overrides_reach_named_entries() {
         settings.log.targets,
         [("radio.udp0".to_owned(), LevelFilter::DEBUG)]
     );
-    let Broker::Default(remote) = settings.broker else {
+    let Broker::Unnamed { taken, .. } = settings.broker else {
         panic!("{:?}", settings.broker)
     };
-    assert_eq!(remote.username.as_deref(), Some("42"));
+    assert_eq!(taken.username.as_deref(), Some("42"));
 }
 
 /// The environment has neither lower case nor hyphens.
@@ -462,7 +564,7 @@ fn broker_option_decides() {
         load_tree(&args, &dir.around).unwrap().loaded.settings.broker
     };
 
-    assert_eq!(with("embedded"), Broker::Embedded);
+    assert_eq!(with("embedded"), Broker::Embedded(EmbeddedConfig::default()));
     let Broker::External(remote) = with("mqtt://ann:pw@h:1") else {
         panic!()
     };
@@ -471,6 +573,61 @@ fn broker_option_decides() {
         (remote.username.as_deref(), remote.password.as_deref()),
         (Some("ann"), Some("pw"))
     );
+}
+
+#[test]
+fn keys_of_the_embedded_broker_arrive_in_the_settings() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "a.toml",
+        "[broker.embedded]\nbind = [\"127.0.0.1:1884\", \"[::1]:1884\"]\nconnections_max = 1\nsessions_max = 2\n\
+         subscriptions_max = 3\nretained_max = 4\npacket_bytes = 500\nqueue_messages = 6\nqueue_bytes = \"7 KiB\"\n",
+    );
+
+    let settings = dir.load(&[&file]).unwrap().settings;
+
+    let expected = EmbeddedConfig {
+        bind: vec!["127.0.0.1:1884".parse().unwrap(), "[::1]:1884".parse().unwrap()],
+        limits: EmbeddedLimits {
+            connections_max: 1,
+            sessions_max: 2,
+            subscriptions_max: 3,
+            retained_max: 4,
+            packet_bytes: 500,
+            queue_messages: 6,
+            queue_bytes: 7 << 10,
+        },
+    };
+    // Who gives it an address means it: another broker there will not do.
+    assert_eq!(settings.broker, Broker::Embedded(expected));
+}
+
+#[test]
+fn bounds_alone_do_not_ask_for_the_embedded_broker() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "a.toml",
+        "[broker.embedded]\nbind = [\"127.0.0.1:1883\"]\nretained_max = 5\n",
+    );
+
+    let Broker::Unnamed { embedded, .. } = dir.load(&[&file]).unwrap().settings.broker else {
+        panic!()
+    };
+
+    assert_eq!(embedded.limits.retained_max, 5);
+}
+
+#[test]
+fn an_embedded_broker_for_the_network_has_to_be_meant() {
+    let dir = Dir::new();
+    let bind = "[broker.embedded]\nbind = [\"192.168.1.5:1883\"]\n";
+
+    let meant = dir.load(&[&dir.write("a.toml", &format!("{bind}anonymous = true\n"))]);
+    assert_eq!(meant.unwrap().warnings, []);
+    // Another broker is used, so nothing is opened.
+    let external = format!("{bind}[broker]\nurl = \"mqtt://h\"\n");
+    assert!(dir.load(&[&dir.write("b.toml", &external)]).is_ok());
+    assert!(dir.load(&[&dir.write("c.toml", bind)]).is_err());
 }
 
 #[test]
@@ -578,6 +735,31 @@ fn doubts_are_shown_with_their_lines() {
 }
 
 #[test]
+fn doubts_about_peers_and_sleep_are_shown_with_their_lines() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[gateway]\nsearch_reply = \"both\"\n\
+         [[radio]]\nname = \"u\"\nkind = \"udp\"\nmulticast = []\n\
+         [[forwarder]]\nname = \"house\"\nradio = \"u\"\nsource = \"10.20.0.7/16\"\n\
+         [[forwarder]]\nname = \"roof\"\nradio = \"u\"\nsource = \"10.20.0.8\"\n\
+         [[forwarder]]\nname = \"other\"\nsource = \"10.20.0.8\"\n\
+         [[qos_minus_one]]\n[[qos_minus_one]]\nradio = \"u\"\n\
+         [sleep]\ntotal_bytes = \"32 KiB\"\n[[client]]\nmatch = \"a\"\nsleep = { max_bytes = \"33 KiB\" }\n",
+    );
+
+    let warnings: Vec<String> = dir
+        .load(&[&file])
+        .unwrap()
+        .warnings
+        .iter()
+        .map(Warning::to_string)
+        .collect();
+
+    insta::assert_snapshot!(without_path(&warnings.join("\n\n"), dir.path()));
+}
+
+#[test]
 fn mistakes_in_overrides_name_their_source() {
     let mut dir = Dir::new();
     dir.environment("SNIPE__GATEWAY__ID", "x");
@@ -666,6 +848,10 @@ fn any_line() -> impl Strategy<Value = String> {
         "[[client]]",
         "[timers]",
         "[limits]",
+        "[sleep]",
+        "[security]",
+        "[[forwarder]]",
+        "[[qos_minus_one]]",
         "[log]",
         "[web]",
     ]);
@@ -690,6 +876,10 @@ fn any_line() -> impl Strategy<Value = String> {
         "é",
         "radio",
         "client",
+        "source",
+        "topics",
+        "max_bytes",
+        "sleep",
         "version",
     ]);
     let value = prop::sample::select(vec![
@@ -714,6 +904,8 @@ fn any_line() -> impl Strategy<Value = String> {
         "[\"0.0.0.0:1883\", \"0.0.0.0:1883\"]",
         "1979-05-27",
         "\"mqtt://h\"",
+        "\"10.0.0.9/8\"",
+        "\"udp0\"",
         "\"\"\"\na\n\"\"\"",
         "{ first = \"9h\" }",
     ]);
@@ -757,7 +949,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "units",
-        "[gateway]\ngather = \"1.5ms\"\n[timers]\nsession_expiry = \"30\"\n[limits]\nbuffer_bytes = \"8 mb\"\n",
+        "[gateway]\ngather = \"1.5ms\"\n[timers]\nsession_expiry = \"30\"\n[limits]\nqueue_bytes = \"8 mb\"\n",
     ),
     (
         "addresses",
@@ -809,7 +1001,37 @@ const BAD: &[(&str, &str)] = &[
         "parts_of_seconds",
         "[gateway]\nadvertise_interval = \"16m 1ms\"\n[broker]\nkeep_alive = \"500ms\"\ntopic_prefix = \"{gateway}/\"\n",
     ),
+    (
+        "forwarders",
+        "[[forwarder]]\nradio = \"udp0\"\n[[forwarder]]\nname = \"a/b\"\nradio = \"upd0\"\nsource = \"10.0.0.1:1883\"\n\
+         [[forwarder]]\nname = \"c\"\nsource = 10\nmax_nodes = -1\n[[forwarder]]\nname = \"c\"\nradio = \"roof\"\n",
+    ),
+    (
+        "qos_minus_one",
+        "[[qos_minus_one]]\nsource = \"10.0.0.0/33\"\nclient_id = \"anon/{client_id}\"\ntopics = [\"a/#/b\", \"\", \"ok/+\"]\n\
+         [[qos_minus_one]]\ntopics = \"a\"\n",
+    ),
+    (
+        "sleep",
+        "[sleep]\nmax_age = \"0s\"\nwhen_full = \"drop\"\nqos0 = \"all\"\n[security]\naddress_change = \"closed\"\n\
+         [[client]]\nmatch = \"a\"\nsleep = { max_sleep = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
+    ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
+    (
+        "embedded_beyond_loopback",
+        "[broker.embedded]\nbind = [\"127.0.0.1:1883\", \"0.0.0.0:1884\", \"[::]:1884\"]\n",
+    ),
+    ("embedded_with_logins", "[broker.embedded]\nanonymous = false\n"),
+    (
+        "embedded_addresses",
+        "[broker]\nkind = \"embedded\"\nembedded.anonymous = true\nembedded.bind = [\"0.0.0.0:1883\", \"127.0.0.1:1883\", \"225.1.1.1:1883\"]\n",
+    ),
+    ("embedded_key_elsewhere", "[broker]\nretained_max = 5\n"),
+    ("embedded_without_address", "[broker.embedded]\nbind = []\n"),
+    (
+        "embedded_bounds",
+        "[broker.embedded]\nconnections_max = 0\npacket_bytes = 2_000_000\nqueue_messages = \"many\"\n",
+    ),
     ("broker_without_url", "[broker]\nkind = \"external\"\n"),
     ("broker_url", "[broker]\nurl = \"127.0.0.1:1883\"\n"),
     ("broker_scheme", "[broker]\nurl = \"mqtts://mqtt.example.org\"\n"),

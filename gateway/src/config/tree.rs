@@ -3,6 +3,8 @@
 use core::time::Duration;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use ipnet::IpNet;
+
 use super::{
     schema::{Field, Kind, Shape},
     source::{Origin, Place, Source},
@@ -39,6 +41,8 @@ pub(super) enum Value {
     Size(u64),
     /// An IP address with a port.
     Address(SocketAddr),
+    /// A network of IP addresses, or one of them.
+    Network(IpNet),
     /// An array of values.
     List(Vec<Node>),
     /// A table.
@@ -136,6 +140,26 @@ impl Table {
         })
     }
 
+    /// The network at `path`.
+    pub(super) fn network(&self, path: &str) -> Option<IpNet> {
+        match self.node(path)?.value {
+            Value::Network(network) => Some(network),
+            _ => None,
+        }
+    }
+
+    /// The strings of the list at `path`, each with its node.
+    pub(super) fn texts(&self, path: &str) -> impl Iterator<Item = (&str, &Node)> {
+        let nodes = match self.node(path).map(|node| &node.value) {
+            Some(Value::List(nodes)) => nodes.as_slice(),
+            _ => &[],
+        };
+        nodes.iter().filter_map(|node| match &node.value {
+            Value::Text(text) => Some((text.as_str(), node)),
+            _ => None,
+        })
+    }
+
     /// The entries of the array of tables at `path`.
     pub(super) fn tables(&self, path: &str) -> &[Table] {
         match self.node(path).map(|node| &node.value) {
@@ -201,6 +225,10 @@ impl Table {
                     let place = Place::new(&default_source(""), 0..0);
                     let mut table = Table::empty(place.clone());
                     table.fill(inner);
+                    // One that takes the place of another's values has no defaults of its own.
+                    if table.fields.is_empty() {
+                        continue;
+                    }
                     let node = Node {
                         value: Value::Table(table),
                         place,

@@ -1,6 +1,9 @@
-//! Durations and sizes as people write them.
+//! Durations, sizes and networks as people write them.
 
 use core::time::Duration;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 /// Units of time in microseconds, the longest first.
 const TIMES: [(&str, u64); 7] = [
@@ -34,6 +37,12 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
 /// The octets in `"64 KiB"`, `"8MB"`, `"100 B"`.
 pub(super) fn parse_size(text: &str) -> Option<u64> {
     parse_sum(text, &SIZES)
+}
+
+/// The network in `"10.20.0.0/16"`, or of the one address in `"10.20.0.7"`.
+pub(super) fn parse_network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    text.parse().ok().or_else(address)
 }
 
 /// Adds up numbers with units, one or more.
@@ -106,6 +115,24 @@ mod tests {
         assert_eq!(parse_size("8MB"), Some(8_000_000));
         assert_eq!(parse_size("100"), None);
         assert_eq!(parse_size("1 kb"), None);
+    }
+
+    #[test]
+    fn networks_are_prefixes_or_addresses() {
+        assert_eq!(parse_network("10.20.0.7"), parse_network("10.20.0.7/32"));
+        assert_eq!(parse_network("fd00::7"), parse_network("fd00::7/128"));
+        assert!(parse_network("0.0.0.0/0").is_some());
+        for wrong in [
+            "",
+            "10.20.0.0/33",
+            "10.20.0/24",
+            "10.20.0.0/",
+            "host",
+            "10.20.0.7:1883",
+            "/8",
+        ] {
+            assert_eq!(parse_network(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     schema::{Field, Kind, ROOT, Shape},
     source::{Place, Source},
     tree::{Node, Table, Value},
-    units::{parse_duration, parse_size, show_duration, show_size},
+    units::{parse_duration, parse_network, parse_size, show_duration, show_size},
 };
 
 /// Checks the document `toml` of `source`; `base` is what earlier layers say.
@@ -242,6 +242,15 @@ impl Walker<'_> {
                     let title = format!("{path} is not an address with a port: `{text}`");
                     let help =
                         "an IP address and a port, as in \"0.0.0.0:1883\" or \"[::]:1883\"; no host names";
+                    self.wrong("bad-address", title, place, "", help)
+                }
+            },
+            (Kind::Network, DeValue::String(text)) => match parse_network(text) {
+                Some(network) => Some(Value::Network(network)),
+                None => {
+                    let title = format!("{path} is not an address or a network: `{text}`");
+                    let help =
+                        "an IP address, or a network with the length of its prefix, as in \"10.20.0.0/16\"";
                     self.wrong("bad-address", title, place, "", help)
                 }
             },
@@ -493,7 +502,13 @@ fn home_of(shape: &Shape, name: &str) -> Option<String> {
         return Some(format!("kind = \"{}\"", kinds.join("\" or \"")));
     }
     let mut homes = ROOT.fields.iter().filter_map(|section| match section.kind {
-        Kind::Table(shape) => has(shape.fields).then(|| format!("[{}]", section.name)),
+        Kind::Table(shape) if has(shape.fields) => Some(format!("[{}]", section.name)),
+        Kind::Table(shape) => shape.fields.iter().find_map(|inner| match inner.kind {
+            Kind::Table(shape) if shape.is_section() && has(shape.fields) => {
+                Some(format!("[{}.{}]", section.name, inner.name))
+            }
+            _ => None,
+        }),
         Kind::Tables(shape) => {
             let special = shape.variants.iter().any(|variant| has(variant.fields));
             (special || has(shape.fields)).then(|| format!("[[{}]]", section.name))
@@ -556,6 +571,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::Duration(..) => "a string with a duration",
         Kind::Size(..) => "a string with a size",
         Kind::Address => "a string with an address",
+        Kind::Network => "a string with an address or a network",
         Kind::List(_) => "an array",
         Kind::Map(_) | Kind::Table(_) => "a table",
         Kind::Tables(_) => "an array of tables",

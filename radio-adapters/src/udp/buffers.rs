@@ -47,8 +47,9 @@ impl Buffers {
         Ok(self.filled == count)
     }
 
-    /// Copies what was received into a batch and says how many datagrams were cut off.
-    pub(super) fn take(&mut self, local: impl Fn(Option<IpAddr>) -> LocalEnd) -> (RxBatch, usize) {
+    /// Copies what was received into a batch and says how many datagrams were cut off. Those that `local` knows no end
+    /// for are left out.
+    pub(super) fn take(&mut self, local: impl Fn(&RecvMeta) -> Option<LocalEnd>) -> (RxBatch, usize) {
         let metas = &self.metas[..std::mem::take(&mut self.filled)];
         let mut truncated = 0;
         let mut batch = RxBatch {
@@ -60,9 +61,10 @@ impl Buffers {
                 truncated += 1;
                 continue;
             }
+            let Some(local) = local(meta) else { continue };
             let from = Route {
                 addr: LinkAddr::Udp(normalised(meta.addr)),
-                local: local(meta.dst_ip),
+                local,
             };
             if meta.len == 0 {
                 batch.push(from, &[]);
@@ -100,7 +102,7 @@ mod tests {
     }
 
     fn take(buffers: &mut Buffers) -> (Vec<Vec<u8>>, usize) {
-        let (batch, truncated) = buffers.take(|_| LocalEnd::default());
+        let (batch, truncated) = buffers.take(|_| Some(LocalEnd::default()));
         (
             batch.iter().map(|(_, datagram)| datagram.to_vec()).collect(),
             truncated,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gateway_core::io::Input;
 use gateway_core::peer::{LinkId, LocalEnd};
-use quinn_udp::BATCH_SIZE;
+use quinn_udp::{BATCH_SIZE, RecvMeta};
 use tokio::time::{self, Instant, MissedTickBehavior};
 use tracing::{debug, info};
 
@@ -36,9 +36,11 @@ pub(super) async fn receive_unicast(
 ) {
     let listener = &listeners[index];
     let mut receiver = Receiver::new(&listener.socket, BATCH_SIZE, link, inputs, stats);
-    let local = |ip| LocalEnd {
-        socket: listener.index,
-        ip: answerable(ip),
+    let local = |meta: &RecvMeta| {
+        Some(LocalEnd {
+            socket: listener.index,
+            ip: answerable(meta.dst_ip),
+        })
     };
     while receiver.receive(local).await {}
 }
@@ -46,12 +48,21 @@ pub(super) async fn receive_unicast(
 /// Receives on a group's socket until nobody takes the inputs; the group's listener will answer.
 pub(super) async fn receive_group(
     link: LinkId,
+    listeners: Arc<[Listener]>,
     groups: Arc<[Group]>,
     index: usize,
     inputs: InputSender,
     stats: Arc<UdpStats>,
 ) {
     let group = &groups[index];
+    // Multicast is looped back, and what we said to everyone is no news to us.
+    let local = |meta: &RecvMeta| {
+        let ours = listeners.iter().any(|listener| listener.is_at(meta.addr));
+        (!ours).then_some(LocalEnd {
+            socket: group.listener,
+            ip: None,
+        })
+    };
     let mut receiver = Receiver::new(&group.socket, GROUP_BATCH, link, inputs, stats);
     let mut rejoin = time::interval_at(Instant::now() + REJOIN, REJOIN);
     rejoin.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -59,7 +70,7 @@ pub(super) async fn receive_group(
         tokio::select! {
             // Only waiting for a datagram may be cut short: a batch that is handed over would be lost.
             ready = receiver.ready() => {
-                if !ready || !receiver.receive(|_| LocalEnd { socket: group.listener, ip: None }).await {
+                if !ready || !receiver.receive(local).await {
                     return;
                 }
             }
@@ -115,7 +126,7 @@ impl<'a> Receiver<'a> {
     }
 
     /// Waits for datagrams and hands them over; false when nobody takes them any more.
-    async fn receive(&mut self, local: impl Fn(Option<IpAddr>) -> LocalEnd) -> bool {
+    async fn receive(&mut self, local: impl Fn(&RecvMeta) -> Option<LocalEnd>) -> bool {
         if !self.ready().await {
             return false;
         }

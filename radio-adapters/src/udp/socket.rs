@@ -42,6 +42,22 @@ pub(super) struct Listener {
     pub(super) index: u8,
 }
 
+impl Listener {
+    /// True if a datagram from `source` left from this socket.
+    pub(super) fn is_at(&self, source: SocketAddr) -> bool {
+        if source.port() != self.addr.port() || source.is_ipv4() != self.addr.is_ipv4() {
+            return false;
+        }
+        if !self.addr.ip().is_unspecified() {
+            return source.ip() == self.addr.ip();
+        }
+        // The port is ours at every address of this machine, and only its own addresses can be bound to.
+        let mut address = source;
+        address.set_port(0);
+        UdpSocket::bind(address).is_ok()
+    }
+}
+
 /// A socket that takes what is sent to a group on one interface.
 #[derive(Debug)]
 pub(super) struct Group {

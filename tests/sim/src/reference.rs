@@ -1485,7 +1485,10 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
-            | Notice::UnknownTopic { .. } => Ok(()),
+            | Notice::UnknownTopic { .. }
+            | Notice::ForwarderRefused { .. }
+            | Notice::PublishMinusOneRefused { .. }
+            | Notice::SameGatewayId { .. } => Ok(()),
         }
     }
 

@@ -14,6 +14,8 @@ use crate::io::Notice;
 use crate::links::Via;
 use crate::time::Instant;
 
+const TOO_MANY_NODES: &str = "too many nodes behind its forwarder";
+
 /// A will handshake under way.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -108,6 +110,10 @@ impl Gateway {
             Err(reason) => return self.refuse(via, connect.client_id, ReturnCode::NotSupported, reason),
         };
         let known = self.clients.by_id(&id);
+        // What is bound to this node already makes room for what comes.
+        if bound.is_none() && !self.admits_node(now, known, &via) {
+            return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
+        }
         let in_setup = known.is_some_and(|ix| self.is_in_setup(ix));
         if connect.will && !in_setup && self.cx.pending_connects >= self.cx.config.limits.pending_connects {
             return self.refuse(via, &id, ReturnCode::Congestion, "too many will handshakes");
@@ -147,7 +153,7 @@ impl Gateway {
             .via
             .as_ref()
             .is_some_and(|own| Peer::from(own) != Peer::from(via));
-        if !elsewhere || !client.state.is_connected() {
+        if !elsewhere || !client.has_session() {
             return true;
         }
         let refused = match self.cx.address_change(client.rule) {
@@ -183,6 +189,10 @@ impl Gateway {
         let Some(Challenge { via, connect, .. }) = client.challenge.take().map(|challenge| *challenge) else {
             return;
         };
+        let id = client.id.clone();
+        if !self.admits_node(now, Some(ix), &via) {
+            return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
+        }
         self.cx.metrics.takeovers_total += 1;
         self.clients.bind(ix, via);
         if let Some(client) = self.clients.get_mut(ix) {
@@ -330,6 +340,7 @@ impl Client {
             // The CONNECT of a handshake under way starts it again.
             State::Setup(setup) if same_flags => setup.resumes,
             State::Setup(_) => None,
+            // A device that starts anew, or wants something else (reading A19).
             State::Active | State::Asleep { .. } | State::Awake(_) => None,
             State::Disconnected | State::Lost | State::Gone => None,
         };
@@ -360,7 +371,7 @@ impl Client {
         self.reply(cx, Reply::WillTopicReq);
     }
 
-    /// The table of section 4.2: what an earlier session leaves to this one.
+    /// What an earlier session leaves to this one (§6.3; readings A22, A23).
     fn start_session(&mut self, cx: &mut Context, connect: Parameters, known: bool) {
         self.clean = connect.clean_session;
         self.asked_for_will = connect.will;
@@ -376,6 +387,7 @@ impl Client {
         }
     }
 
+    /// The session is the gateway's own, so the broker may be away (reading A29).
     fn accept(&mut self, cx: &mut Context, now: Instant, connect: Parameters, resumed: bool) {
         self.keep_alive = connect.duration;
         self.state = State::Active;
@@ -523,7 +535,7 @@ impl Client {
         self.reply(cx, Reply::WillMsgResp(ReturnCode::Accepted));
     }
 
-    /// DISCONNECT with a duration is sleep, without one goodbye: the will is not published.
+    /// DISCONNECT with a duration is sleep, without one or with 0 (reading A67) goodbye: the will is not published.
     pub(crate) fn on_disconnect(&mut self, cx: &mut Context, disconnect: Disconnect) {
         match disconnect.duration.filter(|seconds| *seconds > 0) {
             Some(duration) if self.state.is_connected() => self.fall_asleep(cx, duration),

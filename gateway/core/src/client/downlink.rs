@@ -1,4 +1,4 @@
-//! Delivery to the client: REGISTER if needed, then PUBLISH, one exchange at a time (§6.10).
+//! Delivery to the client: REGISTER if needed, then PUBLISH, one exchange at a time and in order (§6.10, reading A59).
 
 use core::time::Duration;
 use std::collections::VecDeque;
@@ -22,11 +22,12 @@ const ROUNDS_MAX: u8 = 6;
 /// T_WAIT (§7.2): the pause after a client answered "congestion".
 const T_WAIT: Duration = Duration::from_secs(300);
 
-/// A message from the broker, shared by all clients that get it.
+/// A message from the broker, shared by all clients that get it. An empty payload is one like any other (reading A47).
 #[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) topic: Arc<str>,
     pub(crate) payload: Bytes,
+    /// As the broker delivered it (reading A66).
     pub(crate) retain: bool,
 }
 
@@ -546,7 +547,7 @@ impl Client {
         };
         let len = packet.encoded_len();
         if len > mtu {
-            // §6.10: given up without telling the client, never truncated.
+            // §6.10, reading A63: given up without telling the client, never truncated.
             cx.metrics.too_large_total += 1;
             let topic = item.message.topic.clone();
             cx.notice(Notice::TooLarge {

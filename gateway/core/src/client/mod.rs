@@ -89,7 +89,7 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// Active, asleep or awake: messages of the client are processed and answered.
+    /// Active, asleep or awake: messages of the client are processed and answered (reading A49).
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self, State::Active | State::Asleep { .. } | State::Awake(_))
     }
@@ -112,6 +112,7 @@ pub(crate) enum Reply {
     Suback(QoS, TopicId, MsgId),
     SubackRefused(TopicId, MsgId, ReturnCode),
     Unsuback(MsgId),
+    /// Only to ask at an address that somebody else says to have left (readings A11, A76).
     Pingreq,
     Pingresp,
     Disconnect,
@@ -220,6 +221,7 @@ impl Client {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(cx, unsubscribe),
             Packet::WillTopicUpd(topic) => self.on_will_topic_upd(cx, topic),
             Packet::WillMsgUpd(message) => self.on_will_msg_upd(cx, message),
+            // Answered here whatever the broker does (reading A75).
             Packet::Pingreq(_) if matches!(self.state, State::Active) => self.reply(cx, Reply::Pingresp),
             Packet::Pingreq(_) => self.wake(cx, now),
             Packet::Pingresp => {}
@@ -322,7 +324,7 @@ impl Client {
             .min()
     }
 
-    /// How long the client may be silent (reading A28; A27 for Duration 0).
+    /// How long the client may be silent, awake (reading A28; A27 for Duration 0) or asleep (reading A72).
     fn silence_allowed(&self, cx: &Context, seconds: u16) -> Duration {
         let timers = &cx.config.timers;
         if seconds == 0 {
@@ -381,6 +383,7 @@ impl Client {
             will: published,
         });
         self.end_connection(cx);
+        // Until now a clean session lived through the sleep (reading A74).
         self.state = if self.clean { State::Gone } else { State::Lost };
     }
 

@@ -45,7 +45,8 @@ impl Wake {
 }
 
 impl Client {
-    /// C→G DISCONNECT(d)   G→C DISCONNECT, and nothing more until PINGREQ or CONNECT.
+    /// C→G DISCONNECT(d)   G→C DISCONNECT, and nothing more until PINGREQ or CONNECT but answers to requests (reading
+    /// A73). Asleep already, the client changes its duration or repeats itself (reading A68).
     pub(crate) fn fall_asleep(&mut self, cx: &mut Context, duration: u16) {
         self.down.requeue();
         self.shrink();
@@ -58,7 +59,7 @@ impl Client {
         });
     }
 
-    /// C→G PINGREQ(ClientId)   G→C messages, then PINGRESP.
+    /// C→G PINGREQ(ClientId)   G→C messages, then PINGRESP. The client id may be missing (reading A69).
     pub(crate) fn wake(&mut self, cx: &mut Context, now: Instant) {
         match &self.state {
             State::Asleep { duration } => {

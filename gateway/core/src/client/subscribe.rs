@@ -30,7 +30,7 @@ pub(crate) enum Form {
 struct Wanted {
     name: Arc<str>,
     form: Form,
-    /// What a SUBACK carries (section 4.7 of the protocol page): Zephyr and emcute depend on it.
+    /// What a SUBACK carries (reading A53): Zephyr and emcute depend on it.
     topic_id: TopicId,
 }
 
@@ -165,7 +165,7 @@ impl Client {
                         form: Form::Predefined(id),
                         topic_id: id,
                     }),
-                    None => Err((id, ReturnCode::InvalidTopicId)),
+                    None => Err((id, ReturnCode::InvalidTopicId)), // Reading A56.
                 }
             }
             TopicFilter::Short(short) => {

@@ -39,7 +39,7 @@ pub(crate) struct OpenRequest {
     pub(crate) msg_id: MsgId,
     /// What the answer echoes.
     pub(crate) topic_id: TopicId,
-    /// Tells a repeat from another message under the same id.
+    /// Tells a repeat from another message under the same id. Any id will do, 0 too (reading A45).
     digest: u32,
 }
 
@@ -169,6 +169,7 @@ impl Client {
         // From a connected client QoS −1 is QoS 0 under its own name (reading A48).
         let (kind, qos) = match publish.qos {
             PublishQoS::MinusOne | PublishQoS::Level(QoS::AtMostOnce) => {
+                // A message id that it carries says nothing (reading A44).
                 let message = self.uplink(cx, &name, QoS::AtMostOnce, publish);
                 let origin = self.origin(publish.msg_id, 0);
                 if cx
@@ -297,7 +298,7 @@ impl Client {
                     topic,
                     refusal,
                 });
-                // Section 6 of the protocol page: only "quota exceeded" means "later".
+                // Reading A50: only "quota exceeded" means "later".
                 let code = match refusal {
                     Refusal::QUOTA_EXCEEDED => ReturnCode::Congestion,
                     _ => ReturnCode::NotSupported,

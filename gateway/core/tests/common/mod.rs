@@ -15,8 +15,8 @@ use gateway_core::io::{
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use sn_codec::{
-    Connack, Connect, Disconnect, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register,
-    ReturnCode, Subscribe, TopicFilter, TopicId, TopicRef, WillMsg, WillTopic,
+    Connack, Connect, Disconnect, Encapsulation, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS,
+    Regack, Register, ReturnCode, Subscribe, TopicFilter, TopicId, TopicRef, WillMsg, WillTopic,
 };
 
 pub const LINK: LinkId = LinkId(0);
@@ -129,7 +129,9 @@ impl Bench {
                         _ => 0,
                     };
                     let datagram = buf.split_off(buf.len() - len);
-                    Packet::decode(&datagram).expect("the gateway sends what decodes");
+                    let (_, message) =
+                        Encapsulation::split(&datagram).expect("the gateway sends what decodes");
+                    Packet::decode(message).expect("the gateway sends what decodes");
                     self.sent.push((port, datagram));
                 }
                 Output::Broker(request) => self.requests.push(request),
