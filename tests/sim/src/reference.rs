@@ -2027,6 +2027,17 @@ impl ClientModel {
                     down.kind = DownKind::Pubrel;
                     self.acknowledged();
                 }
+                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way.
+                if let Some(down) = self
+                    .down
+                    .as_mut()
+                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Register && !d.closed)
+                {
+                    down.kind = DownKind::Pubrel;
+                    let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
+                    down.payload = earlier.map(|(payload, _)| payload.clone());
+                    self.acknowledged();
+                }
                 // Each PUBREC is answered by a PUBREL at once.
                 if let Some(down) = self
                     .down
