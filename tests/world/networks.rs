@@ -3,7 +3,9 @@
 use core::time::Duration;
 
 use bytes::Bytes;
-use sn_codec::{Connect, MsgId, MsgType, Packet, QoS, Subscribe, TopicFilter, WillMsg, WillTopic};
+use sn_codec::{
+    Connect, MsgId, MsgType, Packet, QoS, Register, Subscribe, TopicFilter, TopicId, WillMsg, WillTopic,
+};
 use snipe_sim::net::{Burst, PathConfig};
 use snipe_sim::sim_broker::BrokerConfig;
 use snipe_sim::sim_client::{ClientConfig, Outcome, Presence, TopicForm};
@@ -157,6 +159,39 @@ fn topic_id_of_a_suback_that_was_never_sent_is_registered_before_its_use() {
     world.run_for(second * 5);
     let registers = world.sent_count(MsgType::Register);
     assert_eq!(registers, 1);
+}
+
+#[test]
+fn topic_id_of_a_regack_that_was_taken_back_is_registered_before_its_use() {
+    let mut world = World::new(WorldConfig {
+        batch: Duration::from_millis(50),
+        trace: true,
+        ..WorldConfig::default()
+    });
+    let node = world.add_connected(ClientConfig::new("node"));
+    subscribe(&mut world, node, "a/+", QOS1);
+    world.sleep(node, 60, u32::MAX);
+    world.run_for(Duration::from_secs(5));
+    // The CONNECT comes before the REGACK has left, and answers of before are not sent after it.
+    let register = Register {
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(500),
+        topic_name: "a/b",
+    };
+    let connect = Connect {
+        will: false,
+        clean_session: true,
+        duration: 60,
+        client_id: "node",
+    };
+    inject(&mut world, node, Packet::Register(register));
+    inject(&mut world, node, Packet::Connect(connect));
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.sent_count(MsgType::Regack), 0);
+    world.external("a/b", QOS1, false);
+    // The world knows which ids the client was told.
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.sent_count(MsgType::Register), 1);
 }
 
 // Forwarders.

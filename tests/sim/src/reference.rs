@@ -432,11 +432,11 @@ impl Reference {
         let from = &Address::new(from.clone(), node);
         let Some(&ix) = self.by_addr.get(from) else { return };
         self.ingress += 1;
+        self.clients[ix].end_of_setup(now, &self.config);
         if let Packet::Connect(connect) = packet {
             self.clients[ix].on_connect(now, from, connect);
         }
         let client = &mut self.clients[ix];
-        client.end_of_setup(now, &self.config);
         if let Packet::Pingreq(ping) = packet
             && ping.client_id == Some(&client.id)
             && matches!(client.phase, Phase::Asleep | Phase::Awake)
@@ -446,7 +446,7 @@ impl Reference {
         }
         let bound = client.bound.as_ref() == Some(from);
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
-        if nowhere && !matches!(packet, Packet::Connect(_)) {
+        if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
         }
         if bound {
@@ -703,7 +703,12 @@ impl Reference {
                         .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
                 came_for && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
-            if !claimed || client.phase == Phase::Setup {
+            // A broker that repeats it does so for each filter, and for another than the client was served by.
+            let served = client
+                .started
+                .get(payload)
+                .is_some_and(|started| started.acknowledged);
+            if !claimed || served || client.phase == Phase::Setup {
                 continue;
             }
             // PUBLISH header and REGISTER with the whole name are the largest datagrams this can take (A63).
@@ -887,11 +892,12 @@ impl Reference {
         let client = &mut self.clients[ix];
         let strayed = client.stray.take_if(|stray| stray == addr).is_some();
         // A sleeper may have woken there since.
-        if client.bound.as_ref() != Some(addr) || (strayed && client.phase.is_connected()) {
+        if client.bound.as_ref() != Some(addr)
+            || (strayed && client.phase.is_connected() && !client.said_goodbye)
+        {
             return Ok(());
         }
         if client.phase == Phase::Setup && client.late_goodbye {
-            client.late_goodbye = false;
             return Ok(());
         }
         // One answer is for all that came before it.
@@ -1464,12 +1470,21 @@ impl Reference {
                 }
                 Ok(())
             }
+            // A63: it moved behind a forwarder, which leaves less room, after the message came.
+            Notice::TooLarge { client, topic, len } => {
+                if let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) {
+                    let is = |payload: &Bytes, owed: &Owed| {
+                        owed.topic == **topic && (payload.len() + 7 == *len || topic.len() + 6 == *len)
+                    };
+                    model.owed.retain(|payload, owed| !is(payload, owed));
+                }
+                Ok(())
+            }
             Notice::Connected { .. }
             | Notice::Asleep { .. }
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
-            | Notice::TooLarge { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }
@@ -2012,6 +2027,17 @@ impl ClientModel {
                     down.kind = DownKind::Pubrel;
                     self.acknowledged();
                 }
+                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way.
+                if let Some(down) = self
+                    .down
+                    .as_mut()
+                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Register && !d.closed)
+                {
+                    down.kind = DownKind::Pubrel;
+                    let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
+                    down.payload = earlier.map(|(payload, _)| payload.clone());
+                    self.acknowledged();
+                }
                 // Each PUBREC is answered by a PUBREL at once.
                 if let Some(down) = self
                     .down
@@ -2350,6 +2376,17 @@ fn never_sent(packet: &Packet<'_>) -> Check {
         _ => true,
     };
     ensure(fine, "never sent to a client", || format!("{packet:?}"))
+}
+
+/// What is answered by DISCONNECT if its sender has no session (A13).
+fn answered_by_disconnect(packet: &Packet<'_>) -> bool {
+    match packet {
+        Packet::Connect(_) | Packet::SearchGw(_) | Packet::Advertise(_) | Packet::GwInfo(_) => false,
+        Packet::Publish(publish) => publish.qos != PublishQoS::MinusOne,
+        Packet::Regack(_) | Packet::Puback(_) | Packet::Pubrec(_) | Packet::Pubcomp(_) => false,
+        Packet::Pingresp => false,
+        _ => true,
+    }
 }
 
 /// A message that parses but carries a bad value is answered even to strangers (section 7).

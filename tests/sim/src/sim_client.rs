@@ -895,6 +895,7 @@ impl SimClient {
         } else if self.open.iter().any(|e| e.kind == Kind::Sleep) {
             self.fall_asleep(now);
         } else {
+            self.returning |= self.presence() == Presence::Asleep;
             self.state = State::Waiting(now + self.config.retry);
         }
         true

@@ -276,7 +276,19 @@ impl Client {
         if self.owed > 0
             && let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link))
         {
-            link.replies.retain(|owed| owed.client != self.ix);
+            let (ix, topics) = (self.ix, &mut self.topics);
+            link.replies.retain(|owed| {
+                if owed.client != ix {
+                    return true;
+                }
+                // An id in an answer that was not sent is registered before its use (reading A39).
+                if let Reply::Regack(id, ..) | Reply::Suback(_, id, _) = owed.reply
+                    && let Some(topic) = topics.by_id_mut(id)
+                {
+                    topic.confirmed = false;
+                }
+                false
+            });
         }
         self.owed = 0;
     }
