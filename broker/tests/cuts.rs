@@ -233,6 +233,47 @@ impl Publisher {
 }
 
 #[test]
+fn what_comes_for_a_full_queue_while_its_connection_is_broken_waits_3_1_1() {
+    to_a_broken_connection(V3);
+}
+
+#[test]
+fn what_comes_for_a_full_queue_while_its_connection_is_broken_waits_5() {
+    to_a_broken_connection(V5);
+}
+
+fn to_a_broken_connection(version: Version) {
+    if Kind::chosen() != Kind::Embedded {
+        return;
+    }
+    let limits = EmbeddedLimits {
+        queue_messages: 10,
+        ..EmbeddedLimits::default()
+    };
+    let broker = Broker::embedded(version, limits);
+    let mut subscriber = broker.kept("subscriber");
+    subscriber.subscribe("a", 1);
+    drop(subscriber);
+
+    let mut publisher = broker.client("publisher");
+    for n in 1..=20 {
+        publisher.send(&Packet::Publish(Publish::new("a", n.to_string()).qos(1, n)));
+    }
+    let mut acknowledgement = |expected: u16| match publisher.next() {
+        Packet::PubAck(ack) => assert_eq!((ack.id, ack.code), (expected, 0)),
+        other => panic!("{other:?}"),
+    };
+    (1..=10).for_each(&mut acknowledgement);
+    let mut subscriber = broker.kept("subscriber");
+    for n in 1..=20 {
+        let publish = subscriber.next_publish();
+        assert_eq!(publish.text(), n.to_string());
+        subscriber.acknowledge(&publish);
+    }
+    (11..=20).for_each(acknowledgement);
+}
+
+#[test]
 fn a_slow_subscriber_gets_all_that_was_acknowledged_3_1_1() {
     to_a_slow_subscriber(V3, 100_000 * scale());
 }
