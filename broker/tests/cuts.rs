@@ -51,22 +51,11 @@ fn qos_2_is_exact_over_cut_connections_5() {
 
 /// `count` numbered messages from a publisher to a subscriber, both behind a relay that cuts.
 fn over_cuts(version: Version, qos: u8, count: u32) {
-    let broker = match Kind::chosen() {
-        // What comes for a client that is away while its queue is full is dropped: that is not the matter here.
-        Kind::Embedded => Broker::embedded(
-            version,
-            EmbeddedLimits {
-                queue_messages: 1_000_000,
-                queue_bytes: 1 << 30,
-                ..EmbeddedLimits::default()
-            },
-        ),
-        kind => Broker::start(&kind, version),
-    };
-    // The subscription exists before the first message.
+    let broker = Broker::start(&Kind::chosen(), version);
+    // The subscription exists before the first message, and the client is not away.
     let mut first = broker.kept("subscriber");
     first.subscribe("a", qos);
-    first.disconnect();
+    drop(first);
     let relay = Relay::start(broker.address);
     let address = relay.address;
 
@@ -244,6 +233,47 @@ impl Publisher {
 }
 
 #[test]
+fn what_comes_for_a_full_queue_while_its_connection_is_broken_waits_3_1_1() {
+    to_a_broken_connection(V3);
+}
+
+#[test]
+fn what_comes_for_a_full_queue_while_its_connection_is_broken_waits_5() {
+    to_a_broken_connection(V5);
+}
+
+fn to_a_broken_connection(version: Version) {
+    if Kind::chosen() != Kind::Embedded {
+        return;
+    }
+    let limits = EmbeddedLimits {
+        queue_messages: 10,
+        ..EmbeddedLimits::default()
+    };
+    let broker = Broker::embedded(version, limits);
+    let mut subscriber = broker.kept("subscriber");
+    subscriber.subscribe("a", 1);
+    drop(subscriber);
+
+    let mut publisher = broker.client("publisher");
+    for n in 1..=20 {
+        publisher.send(&Packet::Publish(Publish::new("a", n.to_string()).qos(1, n)));
+    }
+    let mut acknowledgement = |expected: u16| match publisher.next() {
+        Packet::PubAck(ack) => assert_eq!((ack.id, ack.code), (expected, 0)),
+        other => panic!("{other:?}"),
+    };
+    (1..=10).for_each(&mut acknowledgement);
+    let mut subscriber = broker.kept("subscriber");
+    for n in 1..=20 {
+        let publish = subscriber.next_publish();
+        assert_eq!(publish.text(), n.to_string());
+        subscriber.acknowledge(&publish);
+    }
+    (11..=20).for_each(acknowledgement);
+}
+
+#[test]
 fn a_slow_subscriber_gets_all_that_was_acknowledged_3_1_1() {
     to_a_slow_subscriber(V3, 100_000 * scale());
 }
@@ -311,6 +341,39 @@ fn to_a_slow_subscriber(version: Version, count: u32) {
             "the subscriber was not slow: {furthest_ahead} messages ahead"
         );
     }
+}
+
+/// It reads nothing, its acknowledgements included, before all is written; so they stand behind it all.
+#[test]
+fn a_client_far_ahead_of_its_own_subscription_gets_it_all_3_1_1() {
+    if Kind::chosen() != Kind::Embedded {
+        return;
+    }
+    let limits = EmbeddedLimits {
+        queue_messages: 300,
+        ..EmbeddedLimits::default()
+    };
+    let broker = Broker::embedded(V3, limits);
+    let mut client = broker.client("c");
+    client.subscribe("own", 1);
+    let all: Vec<u8> = (1..=500)
+        .flat_map(|n: u16| Publish::new("own", n.to_string()).qos(1, n).encode(V3))
+        .collect();
+    client.send_raw(all);
+    let (mut acknowledged, mut seen) = (Vec::new(), Vec::<u16>::new());
+    while acknowledged.len() < 500 || seen.len() < 500 {
+        match client.next() {
+            Packet::PubAck(ack) => acknowledged.push(ack.id),
+            Packet::Publish(publish) => {
+                seen.push(publish.text().parse().unwrap());
+                client.acknowledge(&publish);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(acknowledged.into_iter().eq(1..=500));
+    assert!(seen.into_iter().eq(1..=500));
+    client.expect_nothing();
 }
 
 #[test]

@@ -12,8 +12,13 @@
 //! - QoS 1 and 2 for a connected session beyond that are taken up to twice the bound, but their publishers wait for
 //!   their acknowledgement until the session is within its bound again. So a fast publisher is slowed by its own window
 //!   and loses nothing, and nobody else's delivery waits. Beyond twice the bound the publisher is refused (0x97).
-//! - A session that stays over its bound for [`router::TOO_SLOW`] loses its connection, and the publishers are answered.
-//! - QoS 1 and 2 for a session without a connection beyond its bound: the newest is dropped.
+//! - Its own session makes no publisher wait: its acknowledgements may stand behind what is not read before its own
+//!   messages are acknowledged.
+//! - A session that stays over its bound for [`router::TOO_SLOW`], on one connection or several, loses its connection, and
+//!   the publishers are answered. So nobody waits for longer at a time, and two that make each other wait cannot lock up.
+//! - A session whose connection ends without DISCONNECT counts as connected for as long, or until its time to be too slow
+//!   is over: who comes back at once misses nothing.
+//! - QoS 1 and 2 for any other session without a connection beyond its bound: the newest is dropped.
 //!
 //! Where MQTT leaves the choice:
 //! - The gateway's client id is its own: an MQTT client that comes with it is refused (0x85).

@@ -20,7 +20,8 @@ use super::session::{Bound, Entry, Outbox, ProtocolError, Session, Taken};
 use super::shared::Fitness;
 use super::sys;
 
-/// How long a session may stay over its bound before its connection is ended.
+/// How long a session may stay over its bound before its connection is ended, and how long publishers wait for one whose
+/// connection was lost.
 pub(crate) const TOO_SLOW: Duration = Duration::from_secs(10);
 
 /// QoS 2 messages of one session that wait for their PUBREL, at most. Well above the receive maximum that connections
@@ -102,9 +103,10 @@ pub struct Stats {
     pub refused_full: u64,
     /// QoS 0 messages for a client whose queue was full.
     pub dropped_qos0: u64,
-    /// QoS 1 and 2 messages that nobody could be told about, wills mostly, for a connected client without any place.
+    /// QoS 1 and 2 messages that nobody could be told about, wills mostly, for a connected client without any place, or one
+    /// that lost its connection a moment ago.
     pub dropped_full: u64,
-    /// QoS 1 and 2 messages for a client without a connection whose queue was full.
+    /// QoS 1 and 2 messages for a client whose queue was full and that disconnected, or lost its connection a while ago.
     pub dropped_offline: u64,
     /// QoS 0 messages that waited for a client when its connection ended.
     pub dropped_disconnected: u64,
@@ -327,7 +329,7 @@ impl Router {
     pub(crate) fn closed(&mut self, now: Instant, client: ClientKey) {
         self.advance(now);
         if self.is_live(client) {
-            self.detach(client, true);
+            self.detach(client, true, true);
             self.clients.remove(client.slot());
         }
     }
@@ -346,7 +348,7 @@ impl Router {
                     reason: reason::SERVER_SHUTTING_DOWN,
                 },
             );
-            self.detach(client, false);
+            self.detach(client, false, false);
         }
     }
 
@@ -576,7 +578,7 @@ impl Router {
             }
             found.session_expiry = expiry;
         }
-        self.detach(client, with_will);
+        self.detach(client, with_will, false);
         self.clients.remove(client.slot());
     }
 
@@ -590,11 +592,11 @@ impl Router {
             );
         }
         self.out.push(client, Reply::Disconnect { reason });
-        self.detach(client, true);
+        self.detach(client, true, true);
     }
 
-    /// A connection ended; nothing more is said on it.
-    fn detach(&mut self, client: ClientKey, with_will: bool) {
+    /// A connection ended; nothing more is said on it. `lost`: without a word of the client.
+    fn detach(&mut self, client: ClientKey, with_will: bool, lost: bool) {
         let found = &mut self.clients[client.slot()];
         let Some(session) = found.session.take() else {
             return;
@@ -602,8 +604,8 @@ impl Router {
         let expiry = found.session_expiry;
         let will = found.will.take().filter(|_| with_will);
         self.out.stats.clients_connected -= 1;
-        self.sessions[session as usize].detach(&mut self.out);
-        self.relieve(session);
+        // A session that was too slow is not awaited: its time is over.
+        self.sessions[session as usize].detach(self.now, lost && expiry > 0, &mut self.out);
         // §3.1.3.2.2: published when the delay has passed or the session ends, whichever is first.
         match will {
             Some(will) if will.delay > 0 && expiry > 0 => {
@@ -632,11 +634,13 @@ impl Router {
                 self.sessions[session as usize].keep(entry);
             }
         }
+        self.relieve(session);
         self.arm(session);
     }
 
     /// A session without a connection ends.
     fn end_session(&mut self, session: u32) {
+        self.release(session);
         let mut ended = self.sessions.remove(session as usize);
         self.by_id.remove(&ended.client_id);
         if let Some(due) = ended.timer {
@@ -663,6 +667,7 @@ impl Router {
 
     fn on_timer(&mut self, session: u32) {
         let now = self.now;
+        self.sessions[session as usize].await_no_longer(now);
         self.relieve(session);
         let looked_at = &mut self.sessions[session as usize];
         if looked_at.is_too_slow(now)
@@ -794,7 +799,10 @@ impl Router {
         for target in targets.drain(..) {
             let session = target.session;
             let taken = self.offer(session, target.entry(&message, expires), publisher.is_some());
-            if taken == Taken::Withheld && publisher.is_some() {
+            // Not by the publisher's own session: what makes room there, its acknowledgements, may stand behind more
+            // publishes, which are not read while too many are unacknowledged.
+            let waits = publisher.is_some() && from != Some(session);
+            if taken == Taken::Withheld && waits {
                 self.sessions[session as usize].withheld.push(number);
                 waits_for += 1;
             }
@@ -937,9 +945,13 @@ impl Router {
 
     /// Acknowledges what waited for this session, if it is within its bound.
     fn relieve(&mut self, session: u32) {
-        if !self.sessions[session as usize].is_relieved() {
-            return;
+        if self.sessions[session as usize].is_relieved() {
+            self.release(session);
         }
+    }
+
+    /// Acknowledges what waited for this session.
+    fn release(&mut self, session: u32) {
         for number in core::mem::take(&mut self.sessions[session as usize].withheld) {
             let Some(pending) = self.pending.get_mut(&number) else {
                 continue;

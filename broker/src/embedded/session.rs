@@ -84,7 +84,10 @@ pub(crate) struct Session {
     /// Of all that waits and is in flight.
     messages: usize,
     bytes: usize,
+    /// Kept over a lost connection, so that a client that comes and goes and takes nothing is too slow all the same.
     over_since: Option<Instant>,
+    /// It lost its connection and is expected back: until then the bounds are those of a connected one.
+    awaited_until: Option<Instant>,
     /// A message was dropped since it lost its connection.
     dropped: bool,
     waiting: VecDeque<Entry>,
@@ -183,6 +186,7 @@ impl Session {
             messages: 0,
             bytes: 0,
             over_since: None,
+            awaited_until: None,
             dropped: false,
             waiting: VecDeque::new(),
             waiting_expires: None,
@@ -203,14 +207,15 @@ impl Session {
         });
         self.will = None;
         self.expires = None;
+        self.awaited_until = None;
         self.dropped = false;
     }
 
-    /// The connection is gone. QoS 0 does not outlive it (§4.1: state kept is that of QoS 1 and 2).
-    pub(crate) fn detach(&mut self, out: &mut Outbox) {
+    /// The connection is gone. QoS 0 does not outlive it (§4.1: state kept is that of QoS 1 and 2). `awaited`: the
+    /// client did not say that it goes, and the session stays.
+    pub(crate) fn detach(&mut self, now: Instant, awaited: bool, out: &mut Outbox) {
         self.attached = None;
         self.said = 0;
-        self.over_since = None;
         let (mut messages, mut bytes) = (0, 0);
         self.waiting.retain(|entry| {
             let keep = entry.qos > QoS::AtMostOnce;
@@ -223,6 +228,28 @@ impl Session {
         self.messages -= messages;
         self.bytes -= bytes;
         out.stats.dropped_disconnected += messages as u64;
+        self.over_since = self.over_since.filter(|_| self.is_over());
+        let until = self.over_since.unwrap_or(now) + TOO_SLOW;
+        self.awaited_until = Some(until).filter(|until| awaited && *until > now);
+    }
+
+    /// Stops to expect the client back, if it is time.
+    pub(crate) fn await_no_longer(&mut self, now: Instant) {
+        self.awaited_until.take_if(|until| *until <= now);
+    }
+
+    /// Whether its client is connected, or lost its connection a moment ago.
+    fn counts_as_connected(&self) -> bool {
+        self.attached.is_some() || self.awaited_until.is_some()
+    }
+
+    /// What it takes of QoS 1 and 2.
+    fn tracked_bound(&self) -> Bound {
+        if self.counts_as_connected() {
+            self.bound.times(2)
+        } else {
+            self.bound
+        }
     }
 
     /// What it has to do with a message being routed: nothing if it was not marked for it.
@@ -246,18 +273,18 @@ impl Session {
     pub(crate) fn refuses(&self, size: usize) -> bool {
         let bound = self.bound.times(2);
         let copies = self.mark.copies;
-        self.attached.is_some()
+        self.counts_as_connected()
             && (self.messages + copies > bound.messages
                 || (self.bytes + copies * size > bound.bytes && self.messages > 0))
     }
 
     /// As a member of a shared subscription.
     pub(crate) fn fitness(&self, size: usize) -> Fitness {
-        match (&self.attached, self.has_room(self.bound, size)) {
-            (Some(_), true) => Fitness::Ready,
-            (Some(_), false) if self.has_room(self.bound.times(2), size) => Fitness::Slow,
-            (None, true) => Fitness::Away,
-            (Some(_) | None, false) => Fitness::Full,
+        match &self.attached {
+            Some(_) if self.has_room(self.bound, size) => Fitness::Ready,
+            Some(_) if self.has_room(self.tracked_bound(), size) => Fitness::Slow,
+            None if self.has_room(self.tracked_bound(), size) => Fitness::Away,
+            Some(_) | None => Fitness::Full,
         }
     }
 
@@ -281,21 +308,22 @@ impl Session {
         out: &mut Outbox,
     ) -> Taken {
         let size = entry.message.size();
-        match (&self.attached, entry.qos) {
-            (None, QoS::AtMostOnce) => return Taken::Settled,
-            (Some(_), QoS::AtMostOnce) => {
+        let connected = self.counts_as_connected();
+        match entry.qos {
+            QoS::AtMostOnce if self.attached.is_none() => return Taken::Settled,
+            QoS::AtMostOnce => {
                 if !self.has_room(self.bound, size) {
                     out.stats.dropped_qos0 += 1;
                     return Taken::Settled;
                 }
             }
-            (Some(_), QoS::AtLeastOnce | QoS::ExactlyOnce) => {
-                if !promised && !self.has_room(self.bound.times(2), size) {
+            QoS::AtLeastOnce | QoS::ExactlyOnce if connected => {
+                if !promised && !self.has_room(self.tracked_bound(), size) {
                     out.stats.dropped_full += 1;
                     return Taken::Settled;
                 }
             }
-            (None, QoS::AtLeastOnce | QoS::ExactlyOnce) => {
+            QoS::AtLeastOnce | QoS::ExactlyOnce => {
                 if !self.has_room(self.bound, size) {
                     self.drop_expired(now, out);
                 }
@@ -315,7 +343,7 @@ impl Session {
         let tracked = entry.qos > QoS::AtMostOnce;
         self.push(entry);
         self.pump(now, retained, out);
-        if tracked && self.attached.is_some() && self.is_over() {
+        if tracked && connected && self.is_over() {
             self.over_since.get_or_insert(now);
             Taken::Withheld
         } else {
@@ -557,7 +585,7 @@ impl Session {
 
     /// Whether what others wait for may be acknowledged, now that something left.
     pub(crate) fn is_relieved(&mut self) -> bool {
-        if self.is_over() && self.attached.is_some() {
+        if self.is_over() && self.counts_as_connected() {
             return false;
         }
         self.over_since = None;
@@ -573,7 +601,10 @@ impl Session {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let slow = self.over_since.map(|since| since + TOO_SLOW);
         let will = self.will.as_ref().map(|(_, due)| *due);
-        [slow, will, self.expires].into_iter().flatten().min()
+        [slow, self.awaited_until, will, self.expires]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A subscription that wants retained messages.

@@ -278,11 +278,12 @@ fn expired_messages_relieve_their_publishers_when_the_next_message_comes() {
 }
 
 #[test]
-fn lost_connection_of_the_slow_subscriber_answers_its_publishers() {
-    for expiry in [0, 60] {
+fn slow_subscriber_that_goes_for_good_answers_its_publishers() {
+    let disconnect: fn(&mut Broker, ClientKey) = Broker::disconnect;
+    for (expiry, go) in [(60, disconnect), (0, disconnect), (0, Broker::close)] {
         let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", expiry));
         publish(&mut broker, publisher, 1..BOUND + 2);
-        broker.close(subscriber);
+        go(&mut broker, subscriber);
         assert_eq!(
             acknowledgements(&mut broker, publisher),
             all_acknowledged(BOUND + 1..BOUND + 2)
@@ -291,9 +292,131 @@ fn lost_connection_of_the_slow_subscriber_answers_its_publishers() {
 }
 
 #[test]
-fn beyond_the_bound_of_a_session_without_connection_the_newest_is_dropped() {
+fn subscriber_that_lost_its_connection_and_comes_back_in_time_misses_nothing() {
+    let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", 60));
+    let settled = publish(&mut broker, publisher, 1..BOUND + 2);
+    assert_eq!(settled, all_acknowledged(1..BOUND + 1));
+    broker.close(subscriber);
+    assert_eq!(publish(&mut broker, publisher, BOUND + 2..2 * BOUND + 1), []);
+    let last = 2 * BOUND + 1;
+    assert_eq!(
+        publish(&mut broker, publisher, last..last + 1),
+        [(last as u16, reason::QUOTA_EXCEEDED)]
+    );
+    broker.wait(Duration::from_millis(9_999));
+    assert_eq!(acknowledgements(&mut broker, publisher), [], "still awaited");
+
+    let subscriber = broker.connect(resume("s", 60));
+    let all: Vec<_> = (1..=2 * BOUND).map(|number| number.to_string()).collect();
+    assert_eq!(broker.take_and_acknowledge(subscriber), all);
+    let rest = all_acknowledged(BOUND + 1..2 * BOUND + 1);
+    assert_eq!(acknowledgements(&mut broker, publisher), rest);
+    assert_eq!(broker.router.stats().dropped(), 0);
+}
+
+#[test]
+fn subscriber_that_lost_its_connection_is_awaited_for_ten_seconds() {
     let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", 60));
     broker.close(subscriber);
+    broker.wait_secs(3);
+    publish(&mut broker, publisher, 1..BOUND + 3);
+    broker.wait(Duration::from_millis(6_999));
+    assert_eq!(acknowledgements(&mut broker, publisher), []);
+    broker.wait(Duration::from_millis(1));
+    let rest = all_acknowledged(BOUND + 1..BOUND + 3);
+    assert_eq!(acknowledgements(&mut broker, publisher), rest);
+    assert_eq!(broker.router.stats().dropped(), 0);
+
+    let settled = publish(&mut broker, publisher, 50..51);
+    assert_eq!(settled, all_acknowledged(50..51));
+    assert_eq!(broker.router.stats().dropped_offline, 1);
+    let subscriber = broker.connect(resume("s", 60));
+    assert_eq!(broker.take_and_acknowledge(subscriber).len(), BOUND + 2);
+}
+
+#[test]
+fn subscriber_that_comes_and_goes_and_takes_nothing_is_too_slow() {
+    let (mut broker, mut subscriber, publisher) = slow_subscriber(resume("s", 60));
+    publish(&mut broker, publisher, 1..BOUND + 3);
+    for _ in 0..3 {
+        broker.wait_secs(2);
+        broker.close(subscriber);
+        broker.wait_secs(1);
+        subscriber = broker.connect_without_credit(resume("s", 60));
+    }
+    assert_eq!(acknowledgements(&mut broker, publisher), []);
+    broker.take(subscriber);
+    broker.wait_secs(1);
+    assert_eq!(broker.take(subscriber), disconnected(reason::QUOTA_EXCEEDED));
+    let rest = all_acknowledged(BOUND + 1..BOUND + 3);
+    assert_eq!(acknowledgements(&mut broker, publisher), rest);
+}
+
+#[test]
+fn publishers_wait_for_a_session_that_is_taken_over() {
+    let (mut broker, _earlier, publisher) = slow_subscriber(resume("s", 60));
+    publish(&mut broker, publisher, 1..BOUND + 3);
+    let subscriber = broker.connect_without_credit(resume("s", 60));
+    assert_eq!(acknowledgements(&mut broker, publisher), []);
+    broker.take(subscriber);
+    broker.credit(subscriber, 100);
+    assert_eq!(broker.take_and_acknowledge(subscriber).len(), BOUND + 2);
+    let rest = all_acknowledged(BOUND + 1..BOUND + 3);
+    assert_eq!(acknowledgements(&mut broker, publisher), rest);
+}
+
+#[test]
+fn awaited_session_that_ends_answers_its_publishers() {
+    let expires: fn(&mut Broker) = |broker| broker.wait_secs(5);
+    let begins_anew: fn(&mut Broker) = |broker| {
+        broker.connect(connect("s"));
+    };
+    for end in [expires, begins_anew] {
+        let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", 5));
+        publish(&mut broker, publisher, 1..BOUND + 3);
+        broker.close(subscriber);
+        assert_eq!(acknowledgements(&mut broker, publisher), []);
+        end(&mut broker);
+        let rest = all_acknowledged(BOUND + 1..BOUND + 3);
+        assert_eq!(acknowledgements(&mut broker, publisher), rest);
+    }
+}
+
+#[test]
+fn publisher_does_not_wait_for_its_own_session() {
+    let mut broker = Broker::new();
+    let client = broker.connect_without_credit(connect("c"));
+    broker.subscribe(client, &[("t", AtLeastOnce)]);
+    broker.take(client);
+    let settled = publish(&mut broker, client, 1..2 * BOUND + 1);
+    assert_eq!(settled, all_acknowledged(1..2 * BOUND + 1));
+    let last = 2 * BOUND + 1;
+    assert_eq!(
+        publish(&mut broker, client, last..last + 1),
+        [(last as u16, reason::QUOTA_EXCEEDED)]
+    );
+    broker.wait_secs(10);
+    assert_eq!(broker.take(client), disconnected(reason::QUOTA_EXCEEDED));
+}
+
+#[test]
+fn publisher_waits_for_others_as_well_as_itself() {
+    let (mut broker, other, publisher) = slow_subscriber(connect("s"));
+    broker.subscribe(publisher, &[("t", AtMostOnce)]);
+    let settled: Vec<Reply> = (1..=BOUND as u16 + 1)
+        .flat_map(|packet_id| broker.publish_answered(publisher, packet_id, message("t", AtLeastOnce, "")))
+        .filter(|reply| matches!(reply, Reply::PubAck { .. }))
+        .collect();
+    assert_eq!(settled.len(), BOUND);
+    broker.credit(other, 100);
+    broker.take_and_acknowledge(other);
+    assert_eq!(broker.take(publisher), acknowledged(BOUND as u16 + 1));
+}
+
+#[test]
+fn beyond_the_bound_of_a_client_that_disconnected_the_newest_is_dropped() {
+    let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", 60));
+    broker.disconnect(subscriber);
     let settled = publish(&mut broker, publisher, 1..BOUND + 4);
     assert_eq!(settled, all_acknowledged(1..BOUND + 4));
     assert_eq!(broker.router.stats().dropped_offline, 3);
@@ -305,7 +428,7 @@ fn beyond_the_bound_of_a_session_without_connection_the_newest_is_dropped() {
 #[test]
 fn expired_messages_make_place_in_a_session_without_connection() {
     let (mut broker, subscriber, publisher) = slow_subscriber(resume("s", 60));
-    broker.close(subscriber);
+    broker.disconnect(subscriber);
     for packet_id in 1..=BOUND as u16 {
         let message = Message {
             expiry: (packet_id % 2 == 0).then_some(5),

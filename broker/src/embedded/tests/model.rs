@@ -4,6 +4,7 @@
 //! and at the end, when everybody came back and answered everything, that nothing is missing and nothing is kept:
 //! - QoS 1 arrives at least once and QoS 2 exactly once per session, while the session lives;
 //! - first arrivals are in order per publisher, topic and QoS;
+//! - nothing is dropped for a session whose connection was lost within its bound less than ten seconds ago;
 //! - credit, receive maximum and the bounds of queues hold; a message comes again only with DUP and on a new connection;
 //! - nothing is said under a key that has ended.
 
@@ -15,6 +16,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::embedded::filters::Filter;
 use crate::embedded::local::Local;
+use crate::embedded::router::TOO_SLOW;
 
 const BOUND: usize = 4;
 const IDS: [&str; 3] = ["c0", "c1", "c2"];
@@ -142,6 +144,8 @@ struct Sent {
 struct Session {
     subscriptions: BTreeMap<&'static str, (QoS, bool)>,
     ends: Option<Instant>,
+    /// It lost its connection: until then nothing for it may be dropped.
+    awaited: Option<Instant>,
     expected: BTreeSet<u64>,
     allowed: BTreeMap<u64, QoS>,
     seen: BTreeMap<u64, usize>,
@@ -233,6 +237,10 @@ impl World {
                 if let Some(connection) = self.connections[client].take() {
                     self.router.closed(self.now, connection.key);
                     self.detached(client, connection.expiry);
+                    let within = self.router.held(IDS[client]) <= BOUND;
+                    if let Some(session) = &mut self.sessions[client] {
+                        session.awaited = within.then_some(self.now + TOO_SLOW);
+                    }
                 }
             }
             Step::Disconnect(client) => {
@@ -243,6 +251,9 @@ impl World {
                     };
                     self.router.received(self.now, connection.key, disconnect);
                     self.detached(client, connection.expiry);
+                    if let Some(session) = &mut self.sessions[client] {
+                        session.awaited = None;
+                    }
                 }
             }
             Step::Subscribe {
@@ -377,6 +388,13 @@ impl World {
             GATEWAY => self.gateway_up,
             client => self.connections[client].is_some(),
         }
+    }
+
+    fn is_awaited(&self, client: usize) -> bool {
+        let session = self.sessions[client].as_ref();
+        session
+            .and_then(|session| session.awaited)
+            .is_some_and(|until| self.now < until)
     }
 
     fn say(&mut self, client: usize, packet: Received) {
@@ -524,7 +542,7 @@ impl World {
             .collect();
         let full = offline
             .iter()
-            .filter(|target| self.router.held(IDS[**target]) >= BOUND)
+            .filter(|target| self.router.held(IDS[**target]) >= BOUND && !self.is_awaited(**target))
             .count();
         let dropped = self.router.stats().dropped_offline;
 

@@ -66,6 +66,8 @@ fn session_that_never_expires_stays_and_wakes_nobody() {
     let mut broker = Broker::new();
     let (client, _) = lasting(&mut broker, "c", u32::MAX);
     broker.close(client);
+    // So long its publishers would wait for it.
+    broker.wait_secs(10);
     assert_eq!(broker.router.poll_timeout(), None);
     broker.wait_secs(u64::from(u32::MAX) * 2);
     assert_eq!(lasting(&mut broker, "c", u32::MAX).1, connack(true));

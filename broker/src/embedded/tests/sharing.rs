@@ -162,6 +162,18 @@ fn what_waited_for_a_lost_member_stays_if_nobody_else_is_connected() {
 }
 
 #[test]
+fn member_that_lost_its_connection_takes_what_one_that_disconnected_has_no_place_for() {
+    let (mut broker, publisher, members) = group(&["1", "2"], AtLeastOnce);
+    broker.close(members[0]);
+    broker.disconnect(members[1]);
+    let count = LIMITS.queue_messages as u16;
+    publish(&mut broker, publisher, 1..3 * count + 1, AtLeastOnce);
+    assert_eq!(broker.router.stats().dropped(), 0);
+    assert_eq!(broker.router.held("1"), 2 * LIMITS.queue_messages);
+    assert_eq!(broker.router.held("2"), LIMITS.queue_messages);
+}
+
+#[test]
 fn mqtt_4_8_2_6_message_that_a_member_refuses_goes_to_nobody_else() {
     let (mut broker, publisher, members) = group(&["1", "2"], ExactlyOnce);
     publish(&mut broker, publisher, 1..2, ExactlyOnce);
