@@ -3,9 +3,8 @@
 use foldhash::fast::RandomState;
 use hashbrown::{Equivalent, HashMap};
 use slab::Slab;
-use sn_codec::QoS;
 
-use super::shared::Group;
+use super::shared::{Group, Subscriber};
 
 /// Levels of a filter at most, so that no filter fills the memory with empty levels. Mosquitto has the same limit.
 pub(crate) const LEVELS_MAX: usize = 200;
@@ -101,18 +100,6 @@ impl<'a> Filter<'a> {
     pub(crate) fn has_wildcard(&self) -> bool {
         self.pattern.contains(['+', '#'])
     }
-}
-
-/// One session's subscription.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Subscriber {
-    pub(crate) session: u32,
-    /// Granted.
-    pub(crate) qos: QoS,
-    pub(crate) no_local: bool,
-    pub(crate) retain_as_published: bool,
-    /// Subscription identifier.
-    pub(crate) id: Option<u32>,
 }
 
 /// What [`Filters::matching`] finds.
@@ -386,6 +373,8 @@ fn visit(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use sn_codec::QoS;
 
     use super::*;
 

@@ -14,9 +14,10 @@ use tokio::sync::mpsc::{UnboundedSender, channel, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::channel::FromConnection;
 use super::connection::{Connection, Ending};
 use super::router::{Router, RouterLimits};
-use super::task::{FromConnection, Task};
+use super::task::Task;
 
 /// Small, so that inputs reach the limits.
 const LIMITS: RouterLimits = RouterLimits {

@@ -15,9 +15,9 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
 use super::EmbeddedLimits;
+use super::channel::FromConnection;
 use super::connection::{Connection, Ending};
 use super::packet::reason;
-use super::task::FromConnection;
 
 /// Connections beyond the limit that may wait to be told so.
 const REFUSED_AT_ONCE: usize = 32;

@@ -18,9 +18,9 @@ use sn_codec::QoS;
 
 use super::filters::is_topic_name;
 use super::packet::{
-    Connect, Delivery, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
+    ClientKey, Connect, Delivery, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
 };
-use super::router::{ClientKey, Router};
+use super::router::Router;
 use crate::port::CREDIT;
 
 /// QoS 1 and 2 publishes that the core may leave unsettled.

@@ -14,7 +14,7 @@
 //!   and loses nothing, and nobody else's delivery waits. Beyond twice the bound the publisher is refused (0x97).
 //! - Its own session makes no publisher wait: its acknowledgements may stand behind what is not read before its own
 //!   messages are acknowledged.
-//! - A session that stays over its bound for [`router::TOO_SLOW`], on one connection or several, loses its connection, and
+//! - A session that stays over its bound for [`session::TOO_SLOW`], on one connection or several, loses its connection, and
 //!   the publishers are answered. So nobody waits for longer at a time, and two that make each other wait cannot lock up.
 //! - A session whose connection ends without DISCONNECT counts as connected for as long, or until its time to be too slow
 //!   is over: who comes back at once misses nothing.
@@ -30,6 +30,7 @@
 //!   sent with QoS 1 when its session ends; what it was sent with QoS 2 goes to nobody else (MQTT-4.8.2-5).
 //! - QoS 0 and messages of a shared subscription that nobody can take are dropped and counted.
 
+mod channel;
 mod connection;
 mod filters;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -41,6 +42,7 @@ mod retained;
 mod router;
 mod session;
 mod shared;
+mod stats;
 mod sys;
 mod task;
 #[cfg(test)]
@@ -54,8 +56,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
 
 use self::listener::Listening;
-pub use self::router::Stats as EmbeddedStats;
 use self::router::{Router, RouterLimits};
+pub use self::stats::Stats as EmbeddedStats;
 use self::task::Task;
 use crate::pool::RequestSender;
 

@@ -9,6 +9,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sn_codec::QoS;
 
+/// One attachment of a client, from its CONNECT to its end. Inputs under a key that has ended are ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ClientKey {
+    /// Place in a table; reused.
+    pub(crate) slot: u32,
+    /// Never reused.
+    pub(crate) serial: u64,
+}
+
+impl ClientKey {
+    /// A small number that no other live key has, for tables indexed by it. A key lives until its connection was
+    /// reported closed, or its last reply was taken.
+    pub(crate) fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 /// An application message, shared by all who get it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {

@@ -13,16 +13,15 @@ use slab::Slab;
 use sn_codec::QoS;
 
 use super::EmbeddedLimits;
-use super::filters::{Filter, Filters, Match, Subscriber, is_sys, is_topic_name};
-use super::packet::{Connect, Message, Received, Reply, RetainHandling, Subscription, Will, reason};
+use super::filters::{Filter, Filters, Match, is_sys, is_topic_name};
+use super::packet::{
+    ClientKey, Connect, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
+};
 use super::retained::Retained;
 use super::session::{Bound, Entry, Outbox, ProtocolError, Session, Taken};
-use super::shared::Fitness;
+use super::shared::{Fitness, Subscriber};
+use super::stats::Stats;
 use super::sys;
-
-/// How long a session may stay over its bound before its connection is ended, and how long publishers wait for one whose
-/// connection was lost.
-pub(crate) const TOO_SLOW: Duration = Duration::from_secs(10);
 
 /// QoS 2 messages of one session that wait for their PUBREL, at most. Well above the receive maximum that connections
 /// announce, and what 3.1.1 clients, which know none, keep open.
@@ -50,86 +49,6 @@ impl From<&EmbeddedLimits> for RouterLimits {
             subscriptions_max: limits.subscriptions_max,
             sessions_max: limits.sessions_max,
         }
-    }
-}
-
-/// One attachment of a client, from its CONNECT to its end. Inputs under a key that has ended are ignored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct ClientKey {
-    /// Place in a table; reused.
-    slot: u32,
-    /// Never reused.
-    serial: u64,
-}
-
-impl ClientKey {
-    /// A small number that no other live key has, for tables indexed by it. A key lives until its connection was
-    /// reported closed, or its last reply was taken.
-    pub(crate) fn slot(self) -> usize {
-        self.slot as usize
-    }
-}
-
-/// What happened so far and what is held now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Clients connected now, the gateway's own connections included.
-    pub clients_connected: usize,
-    /// The most there were.
-    pub clients_maximum: usize,
-    /// Sessions now, connected or not.
-    pub sessions: usize,
-    /// Sessions that ended because their client did not come back in time.
-    pub sessions_expired: u64,
-    /// Connections ended because their clients took messages too slowly.
-    pub clients_too_slow: u64,
-    /// Subscriptions now.
-    pub subscriptions: usize,
-    /// Of these, shared ones.
-    pub shared_subscriptions: usize,
-    /// Retained messages now.
-    pub retained: usize,
-    /// Packets of any type.
-    pub packets_received: u64,
-    /// Packets of any type.
-    pub packets_sent: u64,
-    /// PUBLISH of clients.
-    pub publish_received: u64,
-    /// Octets of their payload.
-    pub bytes_received: u64,
-    /// PUBLISH to clients.
-    pub publish_sent: u64,
-    /// PUBLISH of clients refused because a subscriber had no place even beyond its bound.
-    pub refused_full: u64,
-    /// QoS 0 messages for a client whose queue was full.
-    pub dropped_qos0: u64,
-    /// QoS 1 and 2 messages that nobody could be told about, wills mostly, for a connected client without any place, or one
-    /// that lost its connection a moment ago.
-    pub dropped_full: u64,
-    /// QoS 1 and 2 messages for a client whose queue was full and that disconnected, or lost its connection a while ago.
-    pub dropped_offline: u64,
-    /// QoS 0 messages that waited for a client when its connection ended.
-    pub dropped_disconnected: u64,
-    /// Messages that expired before they could be sent.
-    pub dropped_expired: u64,
-    /// Messages larger than their client takes.
-    pub dropped_too_large: u64,
-    /// Messages not retained because there are too many already.
-    pub dropped_retained: u64,
-    /// Messages of a shared subscription whose last member's session ended.
-    pub dropped_unshared: u64,
-}
-
-impl Stats {
-    /// Messages that did not reach a client they were for.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped_qos0
-            + self.dropped_full
-            + self.dropped_offline
-            + self.dropped_disconnected
-            + self.dropped_expired
-            + self.dropped_too_large
-            + self.dropped_unshared
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! After a new connection everything in flight is said again, in its order (§4.4).
 
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -16,11 +17,15 @@ use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use sn_codec::QoS;
 
-use super::filters::{Filter, Subscriber};
-use super::packet::{Delivery, Message, Reply, Will, reason};
+use super::filters::Filter;
+use super::packet::{ClientKey, Delivery, Message, Reply, Will, reason};
 use super::retained::Retained;
-use super::router::{ClientKey, Stats, TOO_SLOW};
-use super::shared::Fitness;
+use super::shared::{Fitness, Subscriber};
+use super::stats::Stats;
+
+/// How long a session may stay over its bound before its connection is ended, and how long publishers wait for one whose
+/// connection was lost.
+pub(crate) const TOO_SLOW: Duration = Duration::from_secs(10);
 
 /// Retained messages for a new subscription are fetched when less than this waits, so that they need no place of their
 /// own, however many they are.

@@ -2,7 +2,19 @@
 
 use std::sync::Arc;
 
-use super::filters::Subscriber;
+use sn_codec::QoS;
+
+/// One session's subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subscriber {
+    pub(crate) session: u32,
+    /// Granted.
+    pub(crate) qos: QoS,
+    pub(crate) no_local: bool,
+    pub(crate) retain_as_published: bool,
+    /// Subscription identifier.
+    pub(crate) id: Option<u32>,
+}
 
 /// How well a member can take a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,7 +7,7 @@ use core::time::Duration;
 
 use gateway_core::time::Instant;
 
-use super::router::Stats;
+use super::stats::Stats;
 
 /// Between two publications of changed values: mosquitto's default.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(10);

@@ -16,47 +16,18 @@ use gateway_core::time::Instant as RouterInstant;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::channel::{Batch, CREDIT, FromConnection};
 use super::listener::Listening;
 use super::local::Local;
-use super::packet::{Connect, Received, Reply};
-use super::router::{ClientKey, Router, Stats};
-
-/// PUBLISH that may be on their way to a connection: a few writes' worth, small beside a session's queue.
-pub(crate) const CREDIT: u32 = 64;
+use super::packet::{ClientKey, Received, Reply};
+use super::router::Router;
+use super::stats::Stats;
 
 /// Messages of connections taken at one wake-up.
 const BATCH: usize = 256;
 
 /// How long the last events wait for the gateway to take them, as part of the second it has to stop.
 const FAREWELL: Duration = Duration::from_millis(200);
-
-/// What connections say to the task.
-#[derive(Debug)]
-pub(crate) enum FromConnection {
-    /// A CONNECT; answers go to `mailbox`.
-    Connect {
-        connect: Connect,
-        mailbox: UnboundedSender<Batch>,
-    },
-    /// One batch. If it has packets, the next waits until a [`Batch`] says that these were worked off.
-    Packets {
-        client: ClientKey,
-        packets: Vec<Received>,
-        /// PUBLISH written since the last time.
-        credit: u32,
-    },
-    /// Gone without DISCONNECT.
-    Closed { client: ClientKey },
-}
-
-/// What the task says to a connection. After the last reply to it the channel ends.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) client: ClientKey,
-    pub(crate) replies: Vec<Reply>,
-    /// The connection's packets were worked off.
-    pub(crate) worked_off: bool,
-}
 
 /// The router and those it serves.
 #[derive(Debug)]

@@ -37,9 +37,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, error, info};
 
 use self::protocol::{End, Opened, Protocol, Sent};
-use super::packet::Reply;
-use super::router::ClientKey;
-use super::task::{Batch, CREDIT, FromConnection};
+use super::channel::{Batch, CREDIT, FromConnection};
+use super::packet::{ClientKey, Reply};
 
 /// From TCP connection to CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use super::{Connection, Ending};
 use crate::embedded::EmbeddedLimits;
+use crate::embedded::channel::FromConnection;
 use crate::embedded::router::{Router, RouterLimits};
-use crate::embedded::task::{FromConnection, Task};
+use crate::embedded::task::Task;
 
 const PACKET_BYTES: u32 = 1024;
 

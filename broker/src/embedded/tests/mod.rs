@@ -21,9 +21,9 @@ use sn_codec::QoS;
 use sn_codec::QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
 
 use super::packet::{
-    Connect, Delivery, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
+    ClientKey, Connect, Delivery, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
 };
-use super::router::{ClientKey, Router, RouterLimits};
+use super::router::{Router, RouterLimits};
 
 const LIMITS: RouterLimits = RouterLimits {
     queue_messages: 10,

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::embedded::filters::Filter;
 use crate::embedded::local::Local;
-use crate::embedded::router::TOO_SLOW;
+use crate::embedded::session::TOO_SLOW;
 
 const BOUND: usize = 4;
 const IDS: [&str; 3] = ["c0", "c1", "c2"];
