@@ -283,3 +283,24 @@ fn words(code: ConnectReturnCode) -> &'static str {
         ConnectReturnCode::NotAuthorized => "not authorized (5)",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_pass_by_itself_has_a_remedy() {
+        let remedy = |code| match broken(ConnectionError::ConnectionRefused(code)) {
+            Broken::Lost(loss) => loss.remedy,
+            Broken::Closed => None,
+        };
+
+        assert_eq!(remedy(ConnectReturnCode::BadClientId), Some(Remedy::ClientId));
+        assert_eq!(
+            remedy(ConnectReturnCode::BadUserNamePassword),
+            Some(Remedy::Login)
+        );
+        assert_eq!(remedy(ConnectReturnCode::NotAuthorized), Some(Remedy::Login));
+        assert_eq!(remedy(ConnectReturnCode::ServiceUnavailable), None);
+    }
+}

@@ -405,3 +405,40 @@ fn words(code: ConnectReturnCode) -> &'static str {
         ConnectReturnCode::ConnectionRateExceeded => "connection rate exceeded (0x9f)",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rumqttc5::mqttbytes::v5::DisconnectReasonCode;
+
+    #[test]
+    fn what_does_not_pass_by_itself_has_a_remedy() {
+        let remedy = |error| match broken(error) {
+            Broken::Lost(loss) => loss.remedy,
+            Broken::Closed => None,
+        };
+        let refused = |code| remedy(ConnectionError::ConnectionRefused(code));
+        let ended = |reason_code| {
+            remedy(ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code,
+                reason_string: None,
+            }))
+        };
+
+        assert_eq!(
+            refused(ConnectReturnCode::ClientIdentifierNotValid),
+            Some(Remedy::ClientId)
+        );
+        assert_eq!(
+            refused(ConnectReturnCode::BadUserNamePassword),
+            Some(Remedy::Login)
+        );
+        assert_eq!(refused(ConnectReturnCode::NotAuthorized), Some(Remedy::Login));
+        assert_eq!(refused(ConnectReturnCode::ServerBusy), None);
+        assert_eq!(
+            ended(DisconnectReasonCode::SessionTakenOver),
+            Some(Remedy::ClientId)
+        );
+        assert_eq!(ended(DisconnectReasonCode::ServerShuttingDown), None);
+    }
+}
