@@ -31,7 +31,7 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     fn discard_session(
         config: &RemoteConfig,
         options: &ConnectOptions,
-    ) -> impl Future<Output = Result<(), String>> + Send;
+    ) -> impl Future<Output = Result<(), Loss>> + Send;
 
     /// Connects if necessary and waits for the next thing to happen. Must not be dropped before it is ready: a packet
     /// could be lost.
@@ -116,7 +116,44 @@ pub(crate) enum Broken {
     /// Our DISCONNECT is out.
     Closed,
     /// Connecting failed or the connection broke; polling again connects.
-    Lost(String),
+    Lost(Loss),
+}
+
+/// How a connection was lost or not made.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    /// In words.
+    pub(crate) reason: String,
+    /// What a person can do about it, where that is known.
+    pub(crate) remedy: Option<Remedy>,
+}
+
+impl From<String> for Loss {
+    fn from(reason: String) -> Self {
+        Loss { reason, remedy: None }
+    }
+}
+
+/// What a person can do about a broker that does not want us, which will not pass by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// The client id is refused, or somebody else connects under it.
+    ClientId,
+    /// The broker does not know us.
+    Login,
+}
+
+impl Remedy {
+    /// For the log.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Remedy::ClientId => {
+                "another gateway may use this client id: give this one another gateway.id and gateway.name, or a \
+                 broker.client_id of its own"
+            }
+            Remedy::Login => "see broker.username and broker.password_file",
+        }
+    }
 }
 
 /// How a request ended.

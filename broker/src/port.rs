@@ -28,7 +28,7 @@ use tracing::{debug, info, warn};
 use crate::RemoteConfig;
 use crate::backoff::Backoff;
 use crate::deliveries::{Arrival, Deliveries};
-use crate::mqtt::{Broken, Happening, Message, Mqtt, Outcome, Terms, reason};
+use crate::mqtt::{Broken, Happening, Loss, Message, Mqtt, Outcome, Remedy, Terms, reason};
 
 /// Requests of one connection that may be on their way: enough for several rounds of the largest batches of the core.
 pub const CREDIT: u32 = 1024;
@@ -65,6 +65,8 @@ pub(crate) struct Port<M> {
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
     backoff: Backoff,
+    /// The remedy that the log has told last.
+    told: Option<Remedy>,
 }
 
 /// State of the network connection.
@@ -122,6 +124,7 @@ impl<M: Mqtt> Port<M> {
             window: None,
             held: Vec::new(),
             deliveries: Deliveries::default(),
+            told: None,
         }
     }
 
@@ -224,11 +227,11 @@ impl<M: Mqtt> Port<M> {
                     }
                 }
                 Err(Broken::Closed) => break 'connection,
-                Err(Broken::Lost(reason)) => {
+                Err(Broken::Lost(loss)) => {
                     if !matches!(closing, Closing::No) {
                         break 'connection;
                     }
-                    wait = self.on_lost(reason);
+                    wait = self.on_lost(loss);
                 }
             }
         }
@@ -314,7 +317,7 @@ impl<M: Mqtt> Port<M> {
     }
 
     /// Returns how long to wait before the next attempt.
-    fn on_lost(&mut self, reason: String) -> Duration {
+    fn on_lost(&mut self, Loss { reason, remedy }: Loss) -> Duration {
         let now = Instant::now();
         let (since, reported) = match self.link {
             Link::Up { since, .. } => {
@@ -325,11 +328,15 @@ impl<M: Mqtt> Port<M> {
             Link::Down { since, reported } => (since, reported),
         };
         let wait = self.backoff.next_wait();
+        // Once: the same at each attempt would only fill the log.
+        let hint = remedy.filter(|remedy| self.told.replace(*remedy) != Some(*remedy));
         warn!(
             target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
             error = %reason,
             retry_in = format_args!("{:.1}s", wait.as_secs_f32()),
+            client_id = hint.map(|_| &*self.options.client_id),
+            hint = hint.map(Remedy::words),
             "link down"
         );
         if !reported {

@@ -13,7 +13,7 @@ use rumqttc4::{
 };
 use sn_codec::QoS;
 
-use crate::mqtt::{Broken, Happening, LARGEST_PACKET, Message, Mqtt, Outcome, Terms, reason};
+use crate::mqtt::{Broken, Happening, LARGEST_PACKET, Loss, Message, Mqtt, Outcome, Remedy, Terms, reason};
 use crate::port::CREDIT;
 use crate::{RemoteConfig, Transport};
 
@@ -41,7 +41,7 @@ impl Mqtt for V3 {
 
     /// MQTT 3.1.1 §3.1.2.4: clean session 1 ends the session with the connection too. So one connection discards the
     /// old session and the next one begins the one to keep.
-    async fn discard_session(config: &RemoteConfig, options: &ConnectOptions) -> Result<(), String> {
+    async fn discard_session(config: &RemoteConfig, options: &ConnectOptions) -> Result<(), Loss> {
         let without_will = ConnectOptions {
             will: None,
             ..options.clone()
@@ -250,7 +250,14 @@ fn refusal(error: &ClientError) -> Refusal {
 }
 
 fn broken(error: ConnectionError) -> Broken {
-    Broken::Lost(match error {
+    let remedy = match &error {
+        ConnectionError::ConnectionRefused(ConnectReturnCode::BadClientId) => Some(Remedy::ClientId),
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => Some(Remedy::Login),
+        _ => None,
+    };
+    let reason = match error {
         ConnectionError::RequestsDone => return Broken::Closed,
         ConnectionError::ConnectionRefused(code) => format!("refused by the broker: {}", words(code)),
         ConnectionError::NetworkTimeout => "no answer within the connect timeout".into(),
@@ -261,7 +268,8 @@ fn broken(error: ConnectionError) -> Broken {
             error.to_string()
         }
         error => error.to_string(),
-    })
+    };
+    Broken::Lost(Loss { reason, remedy })
 }
 
 /// MQTT 3.1.1 §3.2.2.3, table 3.1.
@@ -273,5 +281,26 @@ fn words(code: ConnectReturnCode) -> &'static str {
         ConnectReturnCode::ServiceUnavailable => "server unavailable (3)",
         ConnectReturnCode::BadUserNamePassword => "bad user name or password (4)",
         ConnectReturnCode::NotAuthorized => "not authorized (5)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_pass_by_itself_has_a_remedy() {
+        let remedy = |code| match broken(ConnectionError::ConnectionRefused(code)) {
+            Broken::Lost(loss) => loss.remedy,
+            Broken::Closed => None,
+        };
+
+        assert_eq!(remedy(ConnectReturnCode::BadClientId), Some(Remedy::ClientId));
+        assert_eq!(
+            remedy(ConnectReturnCode::BadUserNamePassword),
+            Some(Remedy::Login)
+        );
+        assert_eq!(remedy(ConnectReturnCode::NotAuthorized), Some(Remedy::Login));
+        assert_eq!(remedy(ConnectReturnCode::ServiceUnavailable), None);
     }
 }

@@ -15,7 +15,8 @@ use rumqttc5::{
 use sn_codec::QoS;
 
 use crate::mqtt::{
-    Broken, Happening, LARGEST_PACKET, Message, Mqtt, Outcome, RECEIVE_MAXIMUM, SESSION_EXPIRY, Terms, reason,
+    Broken, Happening, LARGEST_PACKET, Loss, Message, Mqtt, Outcome, RECEIVE_MAXIMUM, Remedy, SESSION_EXPIRY,
+    Terms, reason,
 };
 use crate::port::{CREDIT, MAX_PACKET_BYTES};
 use crate::{RemoteConfig, Transport};
@@ -42,7 +43,7 @@ impl Mqtt for V5 {
         (V5(client), driver)
     }
 
-    async fn discard_session(_: &RemoteConfig, _: &ConnectOptions) -> Result<(), String> {
+    async fn discard_session(_: &RemoteConfig, _: &ConnectOptions) -> Result<(), Loss> {
         // MQTT 5 §3.1.2.4: clean start concerns one connection only, so CONNECT itself can ask for it.
         Ok(())
     }
@@ -331,7 +332,22 @@ fn refusal(error: &ClientError) -> Refusal {
 }
 
 fn broken(error: ConnectionError) -> Broken {
-    Broken::Lost(match error {
+    let remedy = match &error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadClientId | ConnectReturnCode::ClientIdentifierNotValid,
+        ) => Some(Remedy::ClientId),
+        // MQTT 5 §3.14.2.1: session taken over.
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. })
+            if *reason_code as u8 == 0x8E =>
+        {
+            Some(Remedy::ClientId)
+        }
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => Some(Remedy::Login),
+        _ => None,
+    };
+    let reason = match error {
         ConnectionError::RequestsDone => return Broken::Closed,
         ConnectionError::ConnectionRefused(code) => format!("refused by the broker: {}", words(code)),
         ConnectionError::Timeout(_) => "no answer within the connect timeout".into(),
@@ -352,7 +368,8 @@ fn broken(error: ConnectionError) -> Broken {
             error.to_string()
         }
         error => error.to_string(),
-    })
+    };
+    Broken::Lost(Loss { reason, remedy })
 }
 
 /// MQTT 5 §3.2.2.2, table 3-1.
@@ -386,5 +403,42 @@ fn words(code: ConnectReturnCode) -> &'static str {
         ConnectReturnCode::UseAnotherServer => "use another server (0x9c)",
         ConnectReturnCode::ServerMoved => "server moved (0x9d)",
         ConnectReturnCode::ConnectionRateExceeded => "connection rate exceeded (0x9f)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rumqttc5::mqttbytes::v5::DisconnectReasonCode;
+
+    #[test]
+    fn what_does_not_pass_by_itself_has_a_remedy() {
+        let remedy = |error| match broken(error) {
+            Broken::Lost(loss) => loss.remedy,
+            Broken::Closed => None,
+        };
+        let refused = |code| remedy(ConnectionError::ConnectionRefused(code));
+        let ended = |reason_code| {
+            remedy(ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code,
+                reason_string: None,
+            }))
+        };
+
+        assert_eq!(
+            refused(ConnectReturnCode::ClientIdentifierNotValid),
+            Some(Remedy::ClientId)
+        );
+        assert_eq!(
+            refused(ConnectReturnCode::BadUserNamePassword),
+            Some(Remedy::Login)
+        );
+        assert_eq!(refused(ConnectReturnCode::NotAuthorized), Some(Remedy::Login));
+        assert_eq!(refused(ConnectReturnCode::ServerBusy), None);
+        assert_eq!(
+            ended(DisconnectReasonCode::SessionTakenOver),
+            Some(Remedy::ClientId)
+        );
+        assert_eq!(ended(DisconnectReasonCode::ServerShuttingDown), None);
     }
 }

@@ -314,7 +314,14 @@ fn broker(root: &Table, reports: &mut Vec<Report>) -> Broker {
     match (root.text("broker.kind"), url) {
         (Some("embedded"), _) => Broker::Embedded(embedded()),
         (Some(_), _) | (None, Some(_)) => Broker::External(remote(root, url.unwrap_or(DEFAULT_URL), reports)),
-        (None, None) if embedded().bind != EmbeddedConfig::default().bind => Broker::Embedded(embedded()),
+        // Who says where it listens means it, even if that is where it listens anyway.
+        (None, None)
+            if root
+                .node("broker.embedded.bind")
+                .is_some_and(|bind| !bind.place.is_default()) =>
+        {
+            Broker::Embedded(embedded())
+        }
         (None, None) => Broker::Unnamed {
             embedded: embedded(),
             taken: remote(root, DEFAULT_URL, reports),

@@ -86,7 +86,7 @@ fn entry(out: &mut String, name: &str, shape: &Shape) {
 }
 
 fn default_line(out: &mut String, hash: &str, field: &Field) {
-    let hash = if field.default.is_none() && !matches!(field.kind, Kind::Table(_)) {
+    let hash = if field.telling || field.default.is_none() && !matches!(field.kind, Kind::Table(_)) {
         "# "
     } else {
         hash
@@ -165,7 +165,12 @@ fn pairs<'a>(out: &mut String, path: &str, fields: impl Iterator<Item = &'a Fiel
     for field in fields {
         if let Some(node) = table.fields.get(field.name) {
             let path = format!("{path}.{}", field.name);
-            let _ = writeln!(out, "{} = {}", field.name, toml_of(&path, node));
+            let hash = if field.telling && node.place.is_default() {
+                "# "
+            } else {
+                ""
+            };
+            let _ = writeln!(out, "{hash}{} = {}", field.name, toml_of(&path, node));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{
     report::Report,
-    schema::{Kind, ROOT, Shape},
+    schema::{BROKER_EMBEDDED as EMBEDDED, Kind, ROOT, Shape},
     source::{Origin, Place},
     tree::{Node, Table, Value},
     units::show_size,
@@ -300,6 +300,7 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
     }
     if let (Some(text), Some(node)) = (root.text("broker.url"), url) {
         broker_url(text, node, reports);
+        logins(text, node, root, reports);
     }
     if let (Some(""), Some(node)) = (root.text("broker.client_id"), root.node("broker.client_id")) {
         let title = "broker.client_id is empty: the session could not be kept over a reconnect";
@@ -366,6 +367,7 @@ fn embedded(root: &Table, reports: &mut Vec<Report>) {
         None => root.node("broker.url").is_some(),
     };
     if external {
+        not_embedded(root, reports);
         return;
     }
     if let Some(node) = root.node("broker.embedded.bind")
@@ -423,11 +425,58 @@ fn embedded(root: &Table, reports: &mut Vec<Report>) {
     }
 }
 
+/// Keys of the broker inside where another one is used. What the printed default says is no doubt, and neither is what
+/// an earlier layer says: the later one is there to override it.
+fn not_embedded(root: &Table, reports: &mut Vec<Report>) {
+    let (Some(because), Some(Value::Table(table))) = (
+        root.node("broker.url").or_else(|| root.node("broker.kind")),
+        root.node("broker.embedded").map(|node| &node.value),
+    ) else {
+        return;
+    };
+    let idle = table.fields.iter().find(|(name, node)| {
+        let field = EMBEDDED.field(None, name);
+        let said = field.is_some_and(|field| field.used && field.default != Some(node.place.text()));
+        said && !node.place.is_default() && node.place.source.rank >= because.place.source.rank
+    });
+    if let Some((_, node)) = idle {
+        let title = "[broker.embedded] is not used: the broker is an external one";
+        reports.push(
+            Report::warning("no-effect", title, &node.place, "no effect")
+                .also(&because.place, "because of this"),
+        );
+    }
+}
+
+/// A login in the URL and one in keys of their own.
+fn logins(text: &str, url: &Node, root: &Table, reports: &mut Vec<Report>) {
+    let Ok(parsed) = BrokerUrl::parse(text) else {
+        return;
+    };
+    for (what, in_url, key) in [
+        ("user name", parsed.username, "broker.username"),
+        ("password", parsed.password, "broker.password_file"),
+    ] {
+        if let (Some(_), Some(node)) = (in_url, root.node(key)) {
+            let title = format!("the {what} in broker.url is not used: {key} is");
+            reports.push(
+                Report::warning("no-effect", title, &url.place, "no effect")
+                    .also(&node.place, "used instead"),
+            );
+        }
+    }
+}
+
 fn broker_url(text: &str, node: &Node, reports: &mut Vec<Report>) {
     match BrokerUrl::parse(text) {
         Err(wrong) => {
             let title = format!("not the URL of a broker: {wrong}");
-            let help = "for example \"mqtt://broker.example:1883\"";
+            let help = match did_you_mean(&text.to_lowercase(), ["embedded"]) {
+                // `--broker` takes it as a word.
+                Some(_) if node.place.source.is_override() => "did you mean `--broker embedded`?",
+                Some(_) => "did you mean kind = \"embedded\"?",
+                None => "for example \"mqtt://broker.example:1883\"",
+            };
             reports.push(Report::error("bad-url", title, &node.place, "here").help(help));
         }
         Ok(url) => match url.scheme {
@@ -457,13 +506,6 @@ fn topics(root: &Table, reports: &mut Vec<Report>) {
         .iter()
         .flat_map(|client| client.tables("predefined"));
     for entry in root.tables("predefined").iter().chain(of_clients) {
-        if let (Some(id @ (0 | 65_535)), Some(node)) = (entry.integer("id"), entry.node("id")) {
-            let title = format!("topic id {id} is reserved");
-            let help = "use 1 to 65534 (§5.3.11)";
-            reports.push(
-                Report::error("reserved-topic-id", title, &node.place, "stands for no topic").help(help),
-            );
-        }
         let (Some(topic), Some(node)) = (entry.text("topic"), entry.node("topic")) else {
             continue;
         };

@@ -53,6 +53,8 @@ pub(super) struct Field {
     pub(super) example: Option<&'static str>,
     /// An entry without it is an error.
     pub(super) required: bool,
+    /// To give it says more than its value does, so a default is printed behind a `#`.
+    pub(super) telling: bool,
     /// Whether this version does anything with it.
     pub(super) used: bool,
     /// One line about it.
@@ -132,6 +134,7 @@ const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Field {
         default: None,
         example: None,
         required: false,
+        telling: false,
         used: true,
         doc,
     }
@@ -145,6 +148,7 @@ const fn later(name: &'static str, kind: Kind) -> Field {
         default: None,
         example: None,
         required: false,
+        telling: false,
         used: false,
         doc: "",
     }
@@ -161,6 +165,13 @@ impl Field {
     const fn example(self, toml: &'static str) -> Self {
         Field {
             example: Some(toml),
+            ..self
+        }
+    }
+
+    const fn telling(self) -> Self {
+        Field {
+            telling: true,
             ..self
         }
     }
@@ -529,8 +540,15 @@ static BROKER_TLS: Shape = Shape::table(&[
     later("insecure", Kind::Bool),
 ]);
 
-static BROKER_EMBEDDED: Shape = Shape::table(&[
-    key("bind", ADDRESSES, "where MQTT clients reach it").default("[\"127.0.0.1:1883\"]"),
+/// The broker inside.
+pub(super) static BROKER_EMBEDDED: Shape = Shape::table(&[
+    key(
+        "bind",
+        ADDRESSES,
+        "where MQTT clients reach it; given, it asks for this broker",
+    )
+    .default("[\"127.0.0.1:1883\"]")
+    .telling(),
     key(
         "anonymous",
         Kind::Bool,
@@ -584,8 +602,8 @@ const PACKET_LEAST: i64 = 256;
 
 static BRIDGE: Shape = Shape::table(&[later("url", Kind::Text), later("out", TEXTS), later("in", TEXTS)]);
 
-/// Topic ids have two octets; that 0 and 65535 are reserved is a rule with a message of its own.
-const TOPIC_ID: Kind = Kind::Integer(0, 65_535);
+/// Topic ids have two octets; 0 and 65535 are reserved (§5.3.11).
+const TOPIC_ID: Kind = Kind::Integer(1, 65_534);
 
 const PREDEFINED_FIELDS: &[Field] = &[
     key("id", TOPIC_ID, "1..65534").required().example("1"),

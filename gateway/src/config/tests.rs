@@ -92,6 +92,9 @@ fn printed_examples_are_valid() {
         })
         .collect();
 
+    // One broker or the other is used.
+    let active = active.replace("anonymous = true", "# anonymous = true");
+
     let loaded = dir.load(&[&dir.write("all.toml", &active)]).unwrap();
 
     assert_eq!(loaded.warnings, []);
@@ -605,16 +608,113 @@ fn keys_of_the_embedded_broker_arrive_in_the_settings() {
 #[test]
 fn bounds_alone_do_not_ask_for_the_embedded_broker() {
     let dir = Dir::new();
-    let file = dir.write(
-        "a.toml",
-        "[broker.embedded]\nbind = [\"127.0.0.1:1883\"]\nretained_max = 5\n",
-    );
+    let file = dir.write("a.toml", "[broker.embedded]\nretained_max = 5\n");
 
     let Broker::Unnamed { embedded, .. } = dir.load(&[&file]).unwrap().settings.broker else {
         panic!()
     };
 
     assert_eq!(embedded.limits.retained_max, 5);
+}
+
+/// What counts is that it was given, not what it is.
+#[test]
+fn an_address_asks_for_the_embedded_broker_even_if_it_is_the_default() {
+    let dir = Dir::new();
+    let asked = Broker::Embedded(EmbeddedConfig::default());
+
+    let file = dir.write("a.toml", "[broker.embedded]\nbind = [\"127.0.0.1:1883\"]\n");
+    assert_eq!(dir.load(&[&file]).unwrap().settings.broker, asked);
+    let args = SourceArgs {
+        set: vec!["broker.embedded.bind=[\"127.0.0.1:1883\"]".into()],
+        ..SourceArgs::default()
+    };
+    assert_eq!(
+        load_tree(&args, &dir.around).unwrap().loaded.settings.broker,
+        asked
+    );
+}
+
+/// The effective values are a file that says the same, so what nobody gave stands behind a `#`.
+#[test]
+fn shown_values_ask_for_the_embedded_broker_only_if_asked() {
+    let dir = Dir::new();
+    let own = "[broker.embedded]\nbind = [\"127.0.0.1:1883\"]\n";
+    for text in ["", own] {
+        let args = SourceArgs {
+            config: vec![dir.write("a.toml", text)],
+            ..SourceArgs::default()
+        };
+        let tree = load_tree(&args, &dir.around).unwrap();
+
+        let shown = dir.write("b.toml", &render::effective(&tree.root, None));
+
+        let broker = dir.load(&[&shown]).unwrap().settings.broker;
+        assert_eq!(broker, tree.loaded.settings.broker);
+    }
+}
+
+#[test]
+fn what_an_external_broker_leaves_unused_is_warned_about() {
+    let dir = Dir::new();
+    let warnings = |text: &str, broker: Option<&str>| -> Vec<String> {
+        let args = SourceArgs {
+            config: vec![dir.write("a.toml", text)],
+            broker: broker.map(str::to_owned),
+            ..SourceArgs::default()
+        };
+        let warnings = load_tree(&args, &dir.around).unwrap().loaded.warnings;
+        warnings.iter().map(Warning::to_string).collect()
+    };
+    let own = "[broker.embedded]\nbind = [\"127.0.0.1:1884\"]\n";
+
+    let said = warnings(&format!("[broker]\nurl = \"mqtt://h\"\n{own}"), None);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("[broker.embedded] is not used"), "{said:?}");
+    // Values that the printed default has anyway, and a file that an option overrides.
+    let printed = render::default_file().replace("# url = ", "url = ");
+    assert_eq!(warnings(&printed, None), <[String; 0]>::default());
+    assert_eq!(warnings(own, Some("mqtt://h")), <[String; 0]>::default());
+
+    dir.write("word", "secret");
+    let said = warnings(
+        "[broker]\nurl = \"mqtt://u:p@h\"\nusername = \"ann\"\npassword_file = \"word\"\n",
+        None,
+    )
+    .join("\n");
+    assert!(
+        said.contains("the user name in broker.url is not used: broker.username is"),
+        "{said}"
+    );
+    assert!(
+        said.contains("the password in broker.url is not used: broker.password_file is"),
+        "{said}"
+    );
+    assert!(!said.contains("u:p@"), "{said}");
+}
+
+#[test]
+fn a_slip_in_the_broker_option_is_corrected() {
+    let dir = Dir::new();
+    let errors = |broker: &str| {
+        let args = SourceArgs {
+            broker: Some(broker.into()),
+            ..SourceArgs::default()
+        };
+        load_tree(&args, &dir.around).unwrap_err().to_string()
+    };
+
+    for slip in ["embeded", "Embedded"] {
+        assert!(
+            errors(slip).contains("did you mean `--broker embedded`?"),
+            "{}",
+            errors(slip)
+        );
+    }
+    assert!(!errors("localhost:1883").contains("did you mean"));
+    let file = dir.write("a.toml", "[broker]\nurl = \"embedded\"\n");
+    let said = dir.load(&[&file]).unwrap_err().to_string();
+    assert!(said.contains("did you mean kind = \"embedded\"?"), "{said}");
 }
 
 #[test]

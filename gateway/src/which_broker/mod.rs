@@ -47,14 +47,14 @@ pub(crate) async fn open(configured: Broker) -> Result<Chosen, String> {
         }),
         Broker::Embedded(config) => match Embedded::open(&config) {
             Ok(embedded) => Ok(listening(embedded, &config)),
-            Err(error) => Err(cannot_listen(&error)),
+            Err(error) => Err(cannot_listen(&error, &config.bind)),
         },
         Broker::Unnamed { embedded, taken } => match Embedded::open(&embedded) {
             Ok(opened) => Ok(listening(opened, &embedded)),
             Err(error) if error.error.kind() == ErrorKind::AddrInUse => {
-                use_what_listens(error.address, taken).await
+                use_what_listens(error.address, taken, &embedded.bind).await
             }
-            Err(error) => Err(cannot_listen(&error)),
+            Err(error) => Err(cannot_listen(&error, &embedded.bind)),
         },
     }
 }
@@ -94,7 +94,11 @@ fn allow_descriptors(connections: usize) {
 }
 
 /// Nobody named a broker, and one may be there already: the usual case where mosquitto is installed.
-async fn use_what_listens(address: SocketAddr, remote: RemoteConfig) -> Result<Chosen, String> {
+async fn use_what_listens(
+    address: SocketAddr,
+    remote: RemoteConfig,
+    bind: &[SocketAddr],
+) -> Result<Chosen, String> {
     let (port, owner) = (address.port(), owner::of(address));
     match probe::ask(address, &remote, PATIENCE).await {
         Answer::Broker(protocol) => {
@@ -114,19 +118,19 @@ async fn use_what_listens(address: SocketAddr, remote: RemoteConfig) -> Result<C
              or name another broker: --broker mqtt://HOST:1883\n  \
              or use the gateway's own on another port: {}",
             refusal(code, remote.username.as_deref()),
-            elsewhere(address),
+            elsewhere(bind, port),
         )),
         Answer::NotMqtt => Err(format!(
             "TCP port {port} is in use by {owner}, which does not answer MQTT\n  \
              stop it, or let the gateway's broker listen on another port: {}\n  \
              or name a broker: --broker mqtt://HOST:1883",
-            elsewhere(address),
+            elsewhere(bind, port),
         )),
     }
 }
 
 /// The one inside was asked for, so nothing else will do.
-fn cannot_listen(error: &OpenError) -> String {
+fn cannot_listen(error: &OpenError, bind: &[SocketAddr]) -> String {
     let address = error.address;
     let title = format!("the embedded broker cannot listen on {address}");
     match error.error.kind() {
@@ -138,9 +142,9 @@ fn cannot_listen(error: &OpenError) -> String {
             };
             format!(
                 "{title}: the port is in use by {owner}\n  \
-                 stop it, or use it as the broker: --broker mqtt://{host}\n  \
+                 stop it, or, if it is an MQTT broker, use it: --broker mqtt://{host}\n  \
                  or listen on another port: {}",
-                elsewhere(address)
+                elsewhere(bind, address.port())
             )
         }
         ErrorKind::AddrNotAvailable => {
@@ -150,22 +154,37 @@ fn cannot_listen(error: &OpenError) -> String {
         }
         ErrorKind::PermissionDenied => format!(
             "{title}: ports below 1024 are for root\n  use another: {}",
-            listen_on(SocketAddr::new(address.ip(), 1883))
+            listen_on(bind, address.port(), 1883)
         ),
         _ => format!("{error}\n  see the key bind in [broker.embedded]"),
     }
 }
 
-/// The option that moves the broker inside to the next port.
-fn elsewhere(address: SocketAddr) -> String {
-    listen_on(SocketAddr::new(
-        address.ip(),
-        address.port().checked_add(1).unwrap_or(1883),
-    ))
+/// The options that move the broker inside from `port` to the next one.
+fn elsewhere(bind: &[SocketAddr], port: u16) -> String {
+    listen_on(bind, port, port.checked_add(1).unwrap_or(1883))
 }
 
-fn listen_on(address: SocketAddr) -> String {
-    format!("--broker embedded --set 'broker.embedded.bind=[\"{address}\"]'")
+/// The options for all addresses of `bind`, those at port `from` moved to `to` or the first port after it that is none
+/// of theirs. They are right as they stand, whatever else was given.
+fn listen_on(bind: &[SocketAddr], from: u16, to: u16) -> String {
+    let own = |port: &u16| bind.iter().any(|address| address.port() == *port);
+    let to = (to..=u16::MAX).find(|port| !own(port)).unwrap_or(to);
+    let addresses: Vec<String> = bind
+        .iter()
+        .map(|address| match address.port() {
+            port if port == from => format!("\"{}\"", SocketAddr::new(address.ip(), to)),
+            _ => format!("\"{address}\""),
+        })
+        .collect();
+    let mut options = format!(
+        "--broker embedded --set 'broker.embedded.bind=[{}]'",
+        addresses.join(", ")
+    );
+    if bind.iter().any(|address| !address.ip().is_loopback()) {
+        options += " --set broker.embedded.anonymous=true";
+    }
+    options
 }
 
 /// Its URL and version.
@@ -198,27 +217,39 @@ mod tests {
     use super::*;
     use std::io;
 
-    fn cannot(address: &str, kind: ErrorKind) -> String {
-        cannot_listen(&OpenError {
-            address: address.parse().unwrap(),
+    fn cannot(bind: &[&str], kind: ErrorKind) -> String {
+        let bind: Vec<SocketAddr> = bind.iter().map(|address| address.parse().unwrap()).collect();
+        let error = OpenError {
+            address: bind[0],
             error: io::Error::from(kind),
-        })
+        };
+        cannot_listen(&error, &bind)
     }
 
     #[test]
     fn each_reason_not_to_listen_comes_with_what_to_do() {
         // Nobody has this address, so nobody is named.
         assert_eq!(
-            cannot("192.0.2.1:1883", ErrorKind::AddrInUse),
+            cannot(
+                &["192.0.2.1:1883", "[::]:1883", "127.0.0.1:1884"],
+                ErrorKind::AddrInUse
+            ),
             "the embedded broker cannot listen on 192.0.2.1:1883: the port is in use by another process\n  \
-             stop it, or use it as the broker: --broker mqtt://192.0.2.1:1883\n  \
-             or listen on another port: --broker embedded --set 'broker.embedded.bind=[\"192.0.2.1:1884\"]'"
+             stop it, or, if it is an MQTT broker, use it: --broker mqtt://192.0.2.1:1883\n  \
+             or listen on another port: --broker embedded \
+             --set 'broker.embedded.bind=[\"192.0.2.1:1885\", \"[::]:1885\", \"127.0.0.1:1884\"]' \
+             --set broker.embedded.anonymous=true"
         );
-        assert!(cannot("[::]:1", ErrorKind::AddrInUse).contains("--broker mqtt://127.0.0.1:1\n"));
-        assert!(cannot("192.0.2.1:1883", ErrorKind::AddrNotAvailable).contains("does not have that address"));
-        assert!(cannot("127.0.0.1:80", ErrorKind::PermissionDenied).contains("[\"127.0.0.1:1883\"]"));
-        assert!(cannot("127.0.0.1:65535", ErrorKind::AddrInUse).contains("[\"127.0.0.1:1883\"]"));
-        assert!(cannot("127.0.0.1:1883", ErrorKind::OutOfMemory).contains("cannot listen on 127.0.0.1:1883"));
+        assert!(cannot(&["[::]:1"], ErrorKind::AddrInUse).contains("--broker mqtt://127.0.0.1:1\n"));
+        assert!(
+            cannot(&["192.0.2.1:1883"], ErrorKind::AddrNotAvailable).contains("does not have that address")
+        );
+        let privileged = cannot(&["127.0.0.1:80"], ErrorKind::PermissionDenied);
+        assert!(privileged.ends_with("bind=[\"127.0.0.1:1883\"]'"), "{privileged}");
+        assert!(cannot(&["127.0.0.1:65535"], ErrorKind::AddrInUse).contains("[\"127.0.0.1:1883\"]"));
+        assert!(
+            cannot(&["127.0.0.1:1883"], ErrorKind::OutOfMemory).contains("cannot listen on 127.0.0.1:1883")
+        );
     }
 
     #[test]
