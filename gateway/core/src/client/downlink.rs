@@ -272,10 +272,10 @@ impl Downlink {
     }
 
     /// A message id with two different octets and a high one that is not 0, so that byte-swapped answers can be told
-    /// from others (reading A64).
+    /// from others (reading A64). It is in the lower half: there are clients that answer it as a signed number.
     fn next_msg_id(&mut self) -> MsgId {
         loop {
-            self.last_msg_id = self.last_msg_id.wrapping_add(1).max(0x0100);
+            self.last_msg_id = ((self.last_msg_id & 0x7FFF) + 1).max(0x0100) & 0x7FFF;
             let [high, low] = self.last_msg_id.to_be_bytes();
             if high != low {
                 return MsgId(self.last_msg_id);
@@ -789,5 +789,23 @@ impl Exchange {
             puback.msg_id.0.swap_bytes() == self.msg_id.0 && puback.topic_id.0.swap_bytes() == topic_id;
         cx.metrics.swapped_acks_total += u64::from(swapped);
         swapped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_ids_are_positive_as_signed_numbers_and_differ_from_themselves_swapped() {
+        for start in [0, 0x00FE, 0x7FFD, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF] {
+            let mut down = Downlink::new(start);
+            let ids: Vec<u16> = (0..3).map(|_| down.next_msg_id().0).collect();
+            for id in &ids {
+                assert!((0x0100..0x8000).contains(id), "{id:#06x} after {start:#06x}");
+                assert_ne!(*id, id.swap_bytes());
+            }
+            assert!(ids[0] != ids[1] && ids[1] != ids[2]);
+        }
     }
 }
