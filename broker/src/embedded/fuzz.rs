@@ -206,16 +206,53 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// With what mqtt-protocol-core's `Connection` fails at, and two of its limits.
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    /// Sessions, what mqtt-protocol-core's `Connection` fails at, and two of its limits.
+    fn corpus() -> Vec<Vec<u8>> {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/mqtt_session");
+        let mut seeds: Vec<_> = fs::read_dir(corpus)
+            .unwrap()
+            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+            .collect();
+        seeds.sort(); // A failing case names its seed by its place.
+        assert!(seeds.len() >= 10, "{}", seeds.len());
+        seeds
+    }
+
     #[test]
     fn the_corpus_holds_what_the_fuzz_target_checks() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus/mqtt_session");
-        let mut seeds = 0;
-        for entry in fs::read_dir(corpus).unwrap() {
-            let entry = entry.unwrap();
-            super::mqtt_session(&fs::read(entry.path()).unwrap());
-            seeds += 1;
+        for seed in corpus() {
+            super::mqtt_session(&seed);
         }
-        assert!(seeds >= 10, "{seeds}");
+    }
+
+    /// The fuzz target in small, for every test run: it knows nothing of coverage but goes on where a CONNECT is right.
+    #[test]
+    fn changed_octets_of_the_corpus_hurt_nobody_else() {
+        let seeds = corpus();
+        let change = (any::<Index>(), any::<u8>(), 0..4_u8);
+        let changes = (any::<Index>(), vec(change, 1..8));
+        let config = ProptestConfig::with_cases(5000);
+        proptest!(config, |((seed, changes) in changes)| {
+            let mut octets = seed.get(&seeds).clone();
+            for (at, value, kind) in changes {
+                if octets.is_empty() {
+                    break;
+                }
+                let at = at.index(octets.len());
+                match kind {
+                    0 => octets[at] = value,
+                    1 => octets[at] ^= 1 << (value % 8),
+                    2 => octets.insert(at, value),
+                    _ => {
+                        octets.remove(at);
+                    }
+                }
+            }
+            super::mqtt_session(&octets);
+        });
     }
 }
