@@ -8,11 +8,11 @@
 
 use core::future::pending;
 use core::time::Duration;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use gateway_core::io::{BrokerRequest, Input};
 use gateway_core::time::Instant as RouterInstant;
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -35,7 +35,7 @@ pub(crate) struct Task {
     router: Router,
     local: Local,
     started: Instant,
-    connections: HashMap<ClientKey, Outbox>,
+    connections: FxHashMap<ClientKey, Outbox>,
     /// Whose outboxes have something.
     touched: Vec<ClientKey>,
     from_connections: UnboundedReceiver<FromConnection>,
@@ -67,7 +67,7 @@ impl Task {
             router,
             local: Local::default(),
             started: Instant::now(),
-            connections: HashMap::new(),
+            connections: FxHashMap::default(),
             touched: Vec::new(),
             from_connections,
             requests,
@@ -106,8 +106,9 @@ impl Task {
                 .map(|at| self.started + at.since(RouterInstant::START));
             tokio::select! {
                 1.. = self.from_connections.recv_many(&mut arrived, BATCH) => {
+                    let now = self.now();
                     for message in arrived.drain(..) {
-                        self.on_message(message);
+                        self.on_message(now, message);
                     }
                 }
                 taken = self.requests.recv_many(&mut requests, BATCH) => {
@@ -163,8 +164,7 @@ impl Task {
         RouterInstant::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
-    fn on_message(&mut self, message: FromConnection) {
-        let now = self.now();
+    fn on_message(&mut self, now: RouterInstant, message: FromConnection) {
         match message {
             FromConnection::Connect { connect, mailbox } => {
                 let client = self.router.connect(now, connect);
