@@ -318,8 +318,8 @@ impl Shell {
     fn handle(&mut self, now: Instant, input: Input) -> u64 {
         match input {
             Input::Datagrams(link, batch) => {
-                for (from, datagram) in batch.iter() {
-                    self.gateway.handle_datagram(now, link, from, datagram);
+                for (received, datagram) in batch.iter() {
+                    self.gateway.handle_datagram(now, link, &received.from, datagram);
                 }
                 batch.datagrams.len() as u64
             }

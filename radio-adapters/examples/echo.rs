@@ -50,9 +50,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let echo = TxBatch {
             bytes: batch.bytes,
             datagrams: datagrams
-                .map(|(from, len)| TxDatagram {
-                    to: Destination::Peer(from),
-                    len,
+                .map(|datagram| TxDatagram {
+                    to: Destination::Peer(datagram.from),
+                    len: datagram.len,
                     ticket: TxTicket(0),
                 })
                 .collect(),

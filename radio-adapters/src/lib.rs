@@ -2,6 +2,8 @@
 //!
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
+pub mod driver;
+pub mod settings;
 pub mod udp;
 
 use gateway_core::io::{Input, TxBatch};

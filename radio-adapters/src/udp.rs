@@ -126,10 +126,9 @@ impl UdpLink {
         tokio::spawn(async move {
             let up = LinkProfile {
                 mtu: self.mtu,
-                confirms_tx: false,
                 // A group that waits to be joined can be sent to as soon as it has a route.
-                broadcast: !self.groups.is_empty(),
-                credit: LinkProfile::UNLIMITED,
+                broadcast_mtu: if self.groups.is_empty() { 0 } else { self.mtu },
+                ..LinkProfile::default()
             };
             if inputs.send(Input::Link(link, LinkEvent::Up(up))).await.is_err() {
                 return;

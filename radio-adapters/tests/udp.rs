@@ -50,12 +50,7 @@ async fn first_input_is_up_with_the_profile() {
 
     let _sender = link.spawn(LINK, inputs);
 
-    let profile = LinkProfile {
-        mtu: 1400,
-        confirms_tx: false,
-        broadcast: false,
-        credit: LinkProfile::UNLIMITED,
-    };
+    let profile = LinkProfile::default();
     match core.recv().await {
         Some(Input::Link(LINK, LinkEvent::Up(up))) => assert_eq!(up, profile),
         other => panic!("{other:?}"),
@@ -587,10 +582,12 @@ impl World {
                     self.pending.extend(
                         batch
                             .iter()
-                            .map(|(route, octets)| (route.clone(), octets.to_vec())),
+                            .map(|(received, octets)| (received.from.clone(), octets.to_vec())),
                     );
                 }
-                Input::Link(LINK, LinkEvent::Up(profile)) => assert_eq!(profile.broadcast, self.broadcast),
+                Input::Link(LINK, LinkEvent::Up(profile)) => {
+                    assert_eq!(profile.broadcast_mtu > 0, self.broadcast);
+                }
                 other => panic!("{other:?}"),
             }
         }

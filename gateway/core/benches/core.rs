@@ -44,12 +44,7 @@ impl World {
         config.limits.new_sessions_per_second = 0;
         let now = Instant::from_micros(1);
         let mut gateway = Gateway::new(config, 1, now);
-        let profile = LinkProfile {
-            mtu: 1400,
-            confirms_tx: false,
-            broadcast: false,
-            credit: LinkProfile::UNLIMITED,
-        };
+        let profile = LinkProfile::default();
         gateway.handle_link(now, LINK, LinkEvent::Up(profile));
         let route = |at: usize| Route {
             addr: LinkAddr::Udp(([10, (at >> 16) as u8, (at >> 8) as u8, at as u8], 40_000).into()),

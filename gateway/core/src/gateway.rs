@@ -90,7 +90,10 @@ impl Gateway {
             LinkEvent::Down => self.on_link_down(now, link),
             LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
             // Retry timers start when a datagram is made, and peers are known by their addresses alone.
-            LinkEvent::Sent(_) | LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
+            LinkEvent::Sent(_)
+            | LinkEvent::Unsent(_)
+            | LinkEvent::PeerIdentified { .. }
+            | LinkEvent::PeerGone { .. } => {}
         }
     }
 
@@ -961,10 +964,8 @@ mod tests {
 
     fn profile(credit: u32) -> LinkProfile {
         LinkProfile {
-            mtu: 1400,
-            confirms_tx: false,
-            broadcast: false,
             credit,
+            ..LinkProfile::default()
         }
     }
 

@@ -3,11 +3,13 @@
 //! Adapters and broker ports use these types and nothing else of the core.
 
 use core::fmt;
+use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use sn_codec::QoS;
 
+use crate::airtime::Airtime;
 use crate::peer::{LinkAddr, LinkId, Route};
 
 /// Everything that can happen outside the core, as one ordered stream.
@@ -26,24 +28,50 @@ pub enum Input {
 pub struct RxBatch {
     /// The datagrams, one after the other.
     pub bytes: Vec<u8>,
-    /// Sender and length of each, in order.
-    pub datagrams: Vec<(Route, u32)>,
+    /// Sender, length and circumstances of each, in order.
+    pub datagrams: Vec<RxDatagram>,
+}
+
+/// One datagram of an [`RxBatch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RxDatagram {
+    /// Who sent it, and where to.
+    pub from: Route,
+    /// Its length in octets.
+    pub len: u32,
+    /// How it was received.
+    pub facts: RadioFacts,
+}
+
+/// How a datagram was received, as far as the radio says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RadioFacts {
+    /// Received signal strength, in dBm.
+    pub rssi_dbm: Option<i16>,
+    /// Signal to noise ratio, in dB.
+    pub snr_db: Option<i8>,
+    /// Hops that it took.
+    pub hops: Option<u8>,
 }
 
 impl RxBatch {
     /// Appends one datagram.
-    pub fn push(&mut self, from: Route, datagram: &[u8]) {
+    pub fn push(&mut self, from: Route, facts: RadioFacts, datagram: &[u8]) {
         self.bytes.extend_from_slice(datagram);
-        self.datagrams.push((from, datagram.len() as u32));
+        self.datagrams.push(RxDatagram {
+            from,
+            len: datagram.len() as u32,
+            facts,
+        });
     }
 
     /// The datagrams in the order they arrived.
-    pub fn iter(&self) -> impl Iterator<Item = (&Route, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&RxDatagram, &[u8])> {
         let mut at = 0;
-        self.datagrams.iter().map(move |(route, len)| {
+        self.datagrams.iter().map(move |datagram| {
             let start = at;
-            at += *len as usize;
-            (route, &self.bytes[start..at])
+            at += datagram.len as usize;
+            (datagram, &self.bytes[start..at])
         })
     }
 
@@ -108,19 +136,46 @@ pub struct TxTicket(pub u32);
 /// What a link can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkProfile {
-    /// The largest datagram it carries, in octets.
+    /// The largest datagram it carries to one peer, in octets.
     pub mtu: usize,
-    /// It reports [`LinkEvent::Sent`].
+    /// The largest datagram it carries to everyone; 0 if it cannot reach everyone at once.
+    pub broadcast_mtu: usize,
+    /// It reports [`LinkEvent::Sent`] or [`LinkEvent::Unsent`] for every datagram it took.
     pub confirms_tx: bool,
-    /// It can reach everyone at once.
-    pub broadcast: bool,
     /// Datagrams it takes at first; [`LinkProfile::UNLIMITED`] for a link that never has to wait.
     pub credit: u32,
+    /// How long a datagram takes.
+    pub airtime: Airtime,
+    /// The share of the time it may transmit.
+    pub duty_cycle: Option<DutyCycle>,
+}
+
+/// A legal limit to transmitting: never more than `ppm` of any `window`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DutyCycle {
+    /// Parts per million: 10,000 is 1 %.
+    pub ppm: u32,
+    /// The time over which it is observed: one hour in EN 300 220-2.
+    pub window: Duration,
 }
 
 impl LinkProfile {
     /// Credit that is never used up.
     pub const UNLIMITED: u32 = u32::MAX;
+}
+
+/// A link that never has to wait and reaches one peer at a time, such as UDP without a group.
+impl Default for LinkProfile {
+    fn default() -> Self {
+        LinkProfile {
+            mtu: 1400,
+            broadcast_mtu: 0,
+            confirms_tx: false,
+            credit: LinkProfile::UNLIMITED,
+            airtime: Airtime::Free,
+            duty_cycle: None,
+        }
+    }
 }
 
 /// What a link reports.
@@ -134,6 +189,8 @@ pub enum LinkEvent {
     Credit(u32),
     /// The datagram left the antenna.
     Sent(TxTicket),
+    /// The datagram never left the antenna and never will: its airtime was not used.
+    Unsent(TxTicket),
     /// The link knows who is behind an address (DTLS).
     PeerIdentified {
         /// The peer.

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod airtime;
 mod client;
 mod clients;
 pub mod config;

@@ -150,6 +150,8 @@ impl Link {
     }
 
     pub(crate) fn can_broadcast(&self) -> bool {
-        self.profile.as_ref().is_some_and(|profile| profile.broadcast)
+        self.profile
+            .as_ref()
+            .is_some_and(|profile| profile.broadcast_mtu > 0)
     }
 }

@@ -17,10 +17,8 @@ const EVERYONE: u16 = 0;
 
 fn profile(broadcast: bool) -> LinkProfile {
     LinkProfile {
-        mtu: 1400,
-        confirms_tx: false,
-        broadcast,
-        credit: LinkProfile::UNLIMITED,
+        broadcast_mtu: if broadcast { 1400 } else { 0 },
+        ..LinkProfile::default()
     }
 }
 

@@ -223,9 +223,7 @@ fn a_frame_leaves_less_room_for_the_message() {
     let mut bench = Bench::up(GatewayConfig::default());
     let profile = LinkProfile {
         mtu: 40,
-        confirms_tx: false,
-        broadcast: false,
-        credit: LinkProfile::UNLIMITED,
+        ..LinkProfile::default()
     };
     bench.gateway.handle_link(bench.now, LINK, LinkEvent::Up(profile));
     bench.connect(1, "direct");
@@ -385,12 +383,7 @@ fn unlisted_forwarder_is_dropped_counted_and_told_once() {
 fn list_of_one_link_says_nothing_about_another() {
     let mut bench = Bench::up(listed(&[rule("roof", ROOF.ip)]));
     let other = LinkId(1);
-    let profile = LinkProfile {
-        mtu: 1400,
-        confirms_tx: false,
-        broadcast: false,
-        credit: LinkProfile::UNLIMITED,
-    };
+    let profile = LinkProfile::default();
     bench
         .gateway
         .handle_link(bench.now, other, LinkEvent::Up(profile));

@@ -279,9 +279,8 @@ fn datagram(bench: &Bench, rng: &mut SmallRng, port: u16) -> Vec<u8> {
 fn link(bench: &mut Bench, credit: u32) {
     let profile = LinkProfile {
         mtu: 64,
-        confirms_tx: false,
-        broadcast: false,
         credit,
+        ..LinkProfile::default()
     };
     bench.gateway.handle_link(bench.now, LINK, LinkEvent::Up(profile));
     bench.drain();

@@ -481,10 +481,8 @@ fn what_was_owed_when_the_radio_failed_is_not_sent_later() {
     bench.connect(A, "a");
     let profile = |credit| {
         LinkEvent::Up(LinkProfile {
-            mtu: 1400,
-            confirms_tx: false,
-            broadcast: false,
             credit,
+            ..LinkProfile::default()
         })
     };
     bench.gateway.handle_link(bench.now, common::LINK, profile(0));

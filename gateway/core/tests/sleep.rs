@@ -676,10 +676,8 @@ fn ten_thousand_sleepers_wake_up_within_a_minute_and_get_everything_in_order() {
 
 fn link_up(bench: &mut Bench, credit: u32) {
     let profile = LinkProfile {
-        mtu: 1400,
-        confirms_tx: false,
-        broadcast: false,
         credit,
+        ..LinkProfile::default()
     };
     bench.gateway.handle_link(bench.now, LINK, LinkEvent::Up(profile));
     bench.drain();

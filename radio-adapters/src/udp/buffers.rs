@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-use gateway_core::io::RxBatch;
+use gateway_core::io::{RadioFacts, RxBatch};
 use gateway_core::peer::{LinkAddr, LocalEnd, Route};
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
@@ -67,12 +67,12 @@ impl Buffers {
                 local,
             };
             if meta.len == 0 {
-                batch.push(from, &[]);
+                batch.push(from, RadioFacts::default(), &[]);
                 continue;
             }
             // Datagrams of one sender, all `stride` octets long but for the last, may come as one (GRO).
             for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                batch.push(from.clone(), datagram);
+                batch.push(from.clone(), RadioFacts::default(), datagram);
             }
         }
         (batch, truncated)

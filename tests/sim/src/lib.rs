@@ -283,9 +283,8 @@ impl World {
     fn link_up(&mut self) {
         let profile = LinkProfile {
             mtu: self.config.mtu,
-            confirms_tx: false,
-            broadcast: false,
             credit: self.link_credit,
+            ..LinkProfile::default()
         };
         self.schedule(self.now, Event::Link(LinkEvent::Up(profile)));
     }

@@ -50,12 +50,7 @@ impl Bench {
             requests: vec![],
             notices: vec![],
         };
-        let profile = LinkProfile {
-            mtu: 1400,
-            confirms_tx: false,
-            broadcast: false,
-            credit: LinkProfile::UNLIMITED,
-        };
+        let profile = LinkProfile::default();
         bench.gateway.handle_link(now, LINK, LinkEvent::Up(profile));
         bench.drain();
         bench.requests.clear();
