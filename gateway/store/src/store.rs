@@ -1,0 +1,441 @@
+//! The segments and what stands in them.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::disk::{Disk, DiskFile};
+use crate::record::{self, Found, OVERHEAD, Record, Scan, VALUE_MAX};
+use crate::{Change, Key};
+
+/// A page of the system and a block of most file systems: what a sync writes at least.
+const PAGE: u64 = 4096;
+
+/// How a store keeps its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Octets of a segment.
+    pub segment_bytes: usize,
+}
+
+/// 4 MiB: a segment is filled with zeros at once, which an SD card takes in less than half a second.
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What [`Store::open`] found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Every value that stands, in the order in which they were written last.
+    pub values: Vec<(Key, Bytes)>,
+    /// What could not be read.
+    pub damage: Vec<Damage>,
+    /// Segments read.
+    pub segments: usize,
+}
+
+/// Octets that are no record where one should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The segment's file.
+    pub file: String,
+    /// Where.
+    pub offset: usize,
+    /// How many.
+    pub len: usize,
+    /// It is the end of what was written: a write that was cut off leaves such.
+    pub tail: bool,
+}
+
+/// What a store uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Octets of all segments.
+    pub file_bytes: u64,
+    /// Values that stand.
+    pub values: u64,
+    /// Octets of the records that hold them.
+    pub live_bytes: u64,
+    /// Octets that the disk was made to write since the start, in whole pages.
+    pub written_bytes: u64,
+    /// Syncs since the start.
+    pub syncs: u64,
+    /// Writes and syncs that failed since the start.
+    pub failures: u64,
+    /// Values that could no longer be read when they were to be copied to a newer segment.
+    pub unreadable: u64,
+}
+
+/// Values under keys, on a disk.
+#[derive(Debug)]
+pub struct Store<D: Disk> {
+    disk: D,
+    options: Options,
+    index: FxHashMap<Key, Place>,
+    /// Oldest first.
+    segments: VecDeque<Segment>,
+    /// Open while the newest segment is written to.
+    active: Option<Active<D::File>>,
+    /// Not durable yet.
+    pending: Vec<(u64, Change)>,
+    /// Keys of changes that may or may not have reached a segment given up since.
+    uncertain: FxHashSet<Key>,
+    sequence: u64,
+    nonces: SmallRng,
+    buf: Vec<u8>,
+    usage: Usage,
+}
+
+/// Where the record of a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    segment: u64,
+    offset: u32,
+    len: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    number: u64,
+    nonce: u32,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Active<F> {
+    file: F,
+    /// Where the next record goes.
+    end: usize,
+}
+
+impl Segment {
+    fn name(&self) -> String {
+        format!("{:010}-{:08x}.log", self.number, self.nonce)
+    }
+
+    fn parse(name: &str) -> Option<Segment> {
+        let (number, nonce) = name.strip_suffix(".log")?.split_once('-')?;
+        Some(Segment {
+            number: number.parse().ok()?,
+            nonce: u32::from_str_radix(nonce, 16).ok()?,
+            bytes: 0,
+        })
+    }
+}
+
+impl<D: Disk> Store<D> {
+    /// Reads what is on the disk. Damage is reported and costs what it hit; no file is changed.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn open(disk: D, options: Options) -> io::Result<(Self, Recovered)> {
+        let mut segments: Vec<Segment> = disk
+            .list()?
+            .iter()
+            .filter_map(|name| Segment::parse(name))
+            .collect();
+        segments.sort_by_key(|segment| segment.number);
+        let mut store = Store {
+            disk,
+            options,
+            index: FxHashMap::default(),
+            segments: VecDeque::new(),
+            active: None,
+            pending: Vec::new(),
+            uncertain: FxHashSet::default(),
+            sequence: 0,
+            nonces: rand::make_rng(),
+            buf: Vec::new(),
+            usage: Usage::default(),
+        };
+        let mut recovered = Recovered {
+            segments: segments.len(),
+            ..Recovered::default()
+        };
+        let mut values: FxHashMap<Key, (u64, Bytes)> = FxHashMap::default();
+        let mut end = None;
+        for segment in segments {
+            end = store.read_segment(segment, &mut values, &mut recovered.damage);
+        }
+        if let (Some(end), Some(last)) = (end, store.segments.back()) {
+            // What a process wrote that was killed before it synced counts from now on, so it must not go with the
+            // power later. If the file cannot be written to, the first commit begins another.
+            let file = store.disk.open(&last.name());
+            let synced = file.and_then(|mut file| file.sync().map(|()| file));
+            store.active = synced.ok().map(|file| Active { file, end });
+        }
+        let mut values: Vec<(Key, (u64, Bytes))> = values.into_iter().collect();
+        values.sort_unstable_by_key(|(_, (sequence, _))| *sequence);
+        recovered.values = values.into_iter().map(|(key, (_, value))| (key, value)).collect();
+        Ok((store, recovered))
+    }
+
+    /// Reads one segment; returns where its records end.
+    fn read_segment(
+        &mut self,
+        mut segment: Segment,
+        values: &mut FxHashMap<Key, (u64, Bytes)>,
+        damage: &mut Vec<Damage>,
+    ) -> Option<usize> {
+        let file = segment.name();
+        let octets = match self.disk.read(&file) {
+            Ok(octets) => Bytes::from(octets),
+            Err(_) => {
+                damage.push(Damage {
+                    file,
+                    offset: 0,
+                    len: 0,
+                    tail: false,
+                });
+                self.segments.push_back(segment);
+                return None;
+            }
+        };
+        segment.bytes = octets.len();
+        self.usage.file_bytes += octets.len() as u64;
+        self.segments.push_back(segment);
+        let mut scan = Scan::new(segment.nonce, &octets);
+        for found in scan.by_ref() {
+            let (offset, len, tail) = match found {
+                Found::Record(found) => {
+                    self.sequence = self.sequence.max(found.sequence + 1);
+                    self.place(segment.number, &found);
+                    match found.change {
+                        // A copy of its own: the segment is not kept in memory for the sake of a few values.
+                        Change::Put(key, value) => {
+                            values.insert(key, (found.sequence, Bytes::copy_from_slice(&value)));
+                        }
+                        Change::Delete(key) => {
+                            values.remove(&key);
+                        }
+                    }
+                    continue;
+                }
+                Found::Damage { offset, len } => (offset, len, false),
+                Found::Tail { offset, len } => (offset, len, true),
+            };
+            damage.push(Damage {
+                file: file.clone(),
+                offset,
+                len,
+                tail,
+            });
+        }
+        Some(scan.end())
+    }
+
+    /// Takes a change; it is durable once [`Store::commit`] returned `Ok`. A value that is longer than
+    /// [`VALUE_MAX`] is not taken: false.
+    pub fn apply(&mut self, change: Change) -> bool {
+        if let Change::Put(_, value) = &change
+            && value.len() > VALUE_MAX
+        {
+            return false;
+        }
+        self.pending.push((self.sequence, change));
+        self.sequence += 1;
+        true
+    }
+
+    /// True if something is not durable yet.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// What is used.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            values: self.index.len() as u64,
+            ..self.usage
+        }
+    }
+
+    /// Makes every change durable that was taken so far.
+    ///
+    /// # Errors
+    /// The disk does not work or is full. The changes are kept, the last of each key, and written by the next commit,
+    /// to a new segment.
+    pub fn commit(&mut self, sync: bool) -> io::Result<()> {
+        self.drop_superseded();
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = core::mem::take(&mut self.pending);
+        let written = self.write(&pending, sync);
+        if let Err(error) = written {
+            self.uncertain
+                .extend(pending.iter().map(|(_, change)| change.key()));
+            self.pending = pending;
+            return Err(error);
+        }
+        self.uncertain.clear();
+        // What was asked for is durable, whatever becomes of this.
+        let _ = self.compact();
+        Ok(())
+    }
+
+    /// Leaves out changes that a later one of the same key makes needless.
+    fn drop_superseded(&mut self) {
+        let mut last: FxHashMap<Key, u64> = FxHashMap::default();
+        for (sequence, change) in &self.pending {
+            last.insert(change.key(), *sequence);
+        }
+        let Store {
+            pending,
+            index,
+            uncertain,
+            ..
+        } = self;
+        pending.retain(|(sequence, change)| {
+            let key = change.key();
+            let needless =
+                matches!(change, Change::Delete(_)) && !index.contains_key(&key) && !uncertain.contains(&key);
+            last.get(&key) == Some(sequence) && !needless
+        });
+    }
+
+    /// Writes changes and syncs.
+    fn write(&mut self, changes: &[(u64, Change)], sync: bool) -> io::Result<()> {
+        let written = self.try_write(changes, sync);
+        if written.is_err() {
+            self.usage.failures += 1;
+            self.active = None;
+        }
+        written
+    }
+
+    fn try_write(&mut self, changes: &[(u64, Change)], sync: bool) -> io::Result<()> {
+        let value = |change: &Change| match change {
+            Change::Put(_, value) => value.len(),
+            Change::Delete(_) => 0,
+        };
+        let len: usize = changes.iter().map(|(_, change)| OVERHEAD + value(change)).sum();
+        let room = match (&self.active, self.segments.back()) {
+            (Some(active), Some(segment)) => segment.bytes.saturating_sub(active.end),
+            _ => 0,
+        };
+        if room < len {
+            self.begin_segment(len)?;
+        }
+        let (Some(active), Some(segment)) = (&mut self.active, self.segments.back().copied()) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        self.buf.clear();
+        for (sequence, change) in changes {
+            record::encode(segment.nonce, *sequence, change, &mut self.buf);
+        }
+        active.file.write_at(active.end as u64, &self.buf)?;
+        if sync {
+            active.file.sync()?;
+            self.usage.syncs += 1;
+        }
+        let mut offset = active.end;
+        active.end += self.buf.len();
+        let pages = (active.end as u64).div_ceil(PAGE) - offset as u64 / PAGE;
+        self.usage.written_bytes += pages * PAGE;
+        for (sequence, change) in changes {
+            let len = OVERHEAD + value(change);
+            let record = Record {
+                sequence: *sequence,
+                change: change.clone(),
+                offset,
+                len,
+            };
+            self.place(segment.number, &record);
+            offset += len;
+        }
+        Ok(())
+    }
+
+    /// Notes where the value of a key is now.
+    fn place(&mut self, segment: u64, record: &Record) {
+        let before = match &record.change {
+            Change::Put(key, _) => {
+                self.usage.live_bytes += record.len as u64;
+                self.index.insert(
+                    *key,
+                    Place {
+                        segment,
+                        offset: record.offset as u32,
+                        len: record.len as u32,
+                    },
+                )
+            }
+            Change::Delete(key) => self.index.remove(key),
+        };
+        self.usage.live_bytes -= before.map_or(0, |before| u64::from(before.len));
+    }
+
+    /// Begins a segment with room for so many octets.
+    fn begin_segment(&mut self, len: usize) -> io::Result<()> {
+        self.active = None;
+        let segment = Segment {
+            number: self.segments.back().map_or(1, |last| last.number + 1),
+            nonce: self.nonces.random(),
+            bytes: self.options.segment_bytes.max(len),
+        };
+        let file = self.disk.create(&segment.name(), segment.bytes)?;
+        self.usage.file_bytes += segment.bytes as u64;
+        self.usage.written_bytes += segment.bytes as u64;
+        self.usage.syncs += 1;
+        self.segments.push_back(segment);
+        self.active = Some(Active { file, end: 0 });
+        Ok(())
+    }
+
+    /// Copies what stands in the oldest segments forward and removes them, while less than half of what is stored
+    /// stands, two segments aside.
+    fn compact(&mut self) -> io::Result<()> {
+        while self.segments.len() > 1
+            && self.usage.file_bytes > 2 * self.usage.live_bytes + 2 * self.options.segment_bytes as u64
+        {
+            let Some(oldest) = self.segments.front().copied() else {
+                break;
+            };
+            let changes = self.standing_in(oldest);
+            if !changes.is_empty() {
+                self.write(&changes, true)?;
+            }
+            self.disk.remove(&oldest.name())?;
+            self.usage.file_bytes -= oldest.bytes as u64;
+            self.segments.pop_front();
+        }
+        Ok(())
+    }
+
+    /// The values of a segment that stand, as changes.
+    fn standing_in(&mut self, segment: Segment) -> Vec<(u64, Change)> {
+        let octets = Bytes::from(self.disk.read(&segment.name()).unwrap_or_default());
+        let mut changes = Vec::new();
+        for found in Scan::new(segment.nonce, &octets) {
+            let Found::Record(found) = found else { continue };
+            let place = Place {
+                segment: segment.number,
+                offset: found.offset as u32,
+                len: found.len as u32,
+            };
+            if matches!(found.change, Change::Put(..)) && self.index.get(&found.change.key()) == Some(&place)
+            {
+                changes.push((self.sequence, found.change));
+                self.sequence += 1;
+            }
+        }
+        let found: FxHashSet<Key> = changes.iter().map(|(_, change)| change.key()).collect();
+        let Store { index, usage, .. } = self;
+        index.retain(|key, place| {
+            let lost = place.segment == segment.number && !found.contains(key);
+            usage.unreadable += u64::from(lost);
+            usage.live_bytes -= if lost { u64::from(place.len) } else { 0 };
+            !lost
+        });
+        changes
+    }
+}
