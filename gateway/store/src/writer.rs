@@ -39,11 +39,12 @@ pub enum Sync {
     Never,
 }
 
+/// What is called, on the writer's thread, once changes are durable.
+pub type Done = Box<dyn FnOnce() + Send>;
+
 /// What a writer reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Everything submitted up to this ticket is durable.
-    Durable(u64),
     /// The disk does not work or is full; what was submitted is kept and tried again. Told once until it works.
     Failed(String),
     /// It works again.
@@ -66,18 +67,17 @@ struct Seen {
     today: u64,
 }
 
-#[derive(Debug)]
 struct Command {
     changes: Vec<Change>,
-    ticket: Option<u64>,
+    done: Option<Done>,
 }
 
 impl Handle {
-    /// Submits changes. With a ticket, larger than all before, [`Event::Durable`] follows soon; without one they are
-    /// written with the next that have one, or when ten minutes are over.
-    pub fn submit(&self, changes: Vec<Change>, ticket: Option<u64>) {
+    /// Submits changes. If somebody wants to know, they are written soon and `done` is called when they are durable, in
+    /// the order of submission; else they are written with the next such ones, or when ten minutes are over.
+    pub fn submit(&self, changes: Vec<Change>, done: Option<Done>) {
         // The thread ends only when all handles are gone.
-        let _ = self.commands.send(Command { changes, ticket });
+        let _ = self.commands.send(Command { changes, done });
     }
 
     /// What the store uses, and the octets that the disk was made to write today.
@@ -119,7 +119,7 @@ impl Writer {
             budget: Budget::new(day_budget, stored.map(|(_, value)| value)),
             seen: usage.clone(),
             on_event: Box::new(on_event),
-            ticket: None,
+            waiting: Vec::new(),
             gathered: 0,
             lazy_since: None,
             failing: None,
@@ -145,8 +145,8 @@ struct Task<D: Disk> {
     base: u64,
     seen: Arc<Mutex<Seen>>,
     on_event: Box<dyn FnMut(Event) + Send>,
-    /// The last ticket that is waited for.
-    ticket: Option<u64>,
+    /// Who wants to know when everything is durable.
+    waiting: Vec<Done>,
     /// Octets of changes since the last commit.
     gathered: usize,
     /// When the oldest change came that nobody waits for.
@@ -193,7 +193,7 @@ impl<D: Disk> Task<D> {
         let now = Instant::now();
         match self.failing {
             Some((at, _)) => now >= at,
-            None => self.ticket.is_some() || self.lazy_since.is_some_and(|since| now >= since + LAZY),
+            None => !self.waiting.is_empty() || self.lazy_since.is_some_and(|since| now >= since + LAZY),
         }
     }
 
@@ -205,16 +205,17 @@ impl<D: Disk> Task<D> {
             };
             self.store.apply(change);
         }
-        if command.ticket.is_some() {
-            self.ticket = command.ticket;
-        } else {
-            self.lazy_since.get_or_insert_with(Instant::now);
+        match command.done {
+            Some(done) => self.waiting.push(done),
+            None => {
+                self.lazy_since.get_or_insert_with(Instant::now);
+            }
         }
     }
 
     /// Takes what comes within the group's time.
     fn gather(&mut self, commands: &Receiver<Command>) {
-        if self.ticket.is_none() || self.failing.is_some() {
+        if self.waiting.is_empty() || self.failing.is_some() {
             return;
         }
         let wait = match self.sync {
@@ -244,8 +245,8 @@ impl<D: Disk> Task<D> {
                 if self.failing.take().is_some() {
                     (self.on_event)(Event::Works);
                 }
-                if let Some(ticket) = self.ticket.take() {
-                    (self.on_event)(Event::Durable(ticket));
+                for done in self.waiting.drain(..) {
+                    done();
                 }
             }
             Err(error) => {

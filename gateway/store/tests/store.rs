@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_store::{Change, Directory, Disk, Event, Key, Options, SimDisk, Store, Sync, Writer};
+use gateway_store::{Change, Directory, Disk, Event, Handle, Key, Options, SimDisk, Store, Sync, Writer};
 use proptest::prelude::*;
 
 const SMALL: Options = Options { segment_bytes: 2048 };
@@ -285,58 +285,93 @@ proptest! {
     }
 }
 
-fn run(sync: Sync, disk: SimDisk) -> (Writer, gateway_store::Handle, mpsc::Receiver<Event>) {
-    let (store, recovered) = Store::open(disk, Options::default()).unwrap();
-    let (events, receiver) = mpsc::channel();
-    let report = move |event| events.send(event).unwrap_or_default();
-    let (writer, handle) = Writer::spawn(store, sync, 0, &recovered.values, report).unwrap();
-    (writer, handle, receiver)
+/// What a test hears of a writer.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Durable(u64),
+    Event(Event),
 }
 
-fn next(events: &mpsc::Receiver<Event>) -> Event {
-    events
-        .recv_timeout(Duration::from_secs(20))
-        .expect("an event in time")
+struct Bench {
+    writer: Writer,
+    handle: Handle,
+    reports: mpsc::Sender<Heard>,
+    heard: mpsc::Receiver<Heard>,
+}
+
+impl Bench {
+    fn new(sync: Sync, disk: &SimDisk) -> Self {
+        let (store, recovered) = Store::open(disk.clone(), Options::default()).unwrap();
+        let (reports, heard) = mpsc::channel();
+        let events = reports.clone();
+        let report = move |event| events.send(Heard::Event(event)).unwrap_or_default();
+        let (writer, handle) = Writer::spawn(store, sync, 0, &recovered.values, report).unwrap();
+        Bench {
+            writer,
+            handle,
+            reports,
+            heard,
+        }
+    }
+
+    fn submit(&self, id: u64) {
+        let reports = self.reports.clone();
+        let done = Box::new(move || reports.send(Heard::Durable(id)).unwrap_or_default());
+        self.handle.submit(vec![put(id, "value")], Some(done));
+    }
+
+    fn next(&self) -> Heard {
+        self.heard
+            .recv_timeout(Duration::from_secs(20))
+            .expect("a report in time")
+    }
+
+    fn end(self) {
+        drop(self.handle);
+        self.writer.join();
+    }
 }
 
 #[test]
 fn writer_syncs_many_changes_at_once() {
     let disk = disk();
-    let (writer, handle, events) = run(Sync::Group(Duration::from_millis(200)), disk.clone());
+    let bench = Bench::new(Sync::Group(Duration::from_millis(200)), &disk);
     let (_, before) = disk.traffic();
-    for ticket in 1..=100 {
-        handle.submit(vec![put(ticket, "value")], Some(ticket));
+    for id in 1..=100 {
+        bench.submit(id);
     }
-    assert_eq!(next(&events), Event::Durable(100));
+    for id in 1..=100 {
+        assert_eq!(bench.next(), Heard::Durable(id));
+    }
     let (_, syncs) = disk.traffic();
     assert!(syncs - before <= 2, "one for the segment, one for the changes");
-    drop(handle);
-    writer.join();
+    bench.end();
 }
 
 #[test]
 fn writer_reports_a_broken_disk_once_and_goes_on_when_it_works() {
     let disk = disk();
-    let (writer, handle, events) = run(Sync::Each, disk.clone());
+    let bench = Bench::new(Sync::Each, &disk);
     disk.fail_after(0);
-    handle.submit(vec![put(1, "one")], Some(1));
-    assert!(matches!(next(&events), Event::Failed(_)));
-    handle.submit(vec![put(2, "two")], Some(2));
+    bench.submit(1);
+    assert!(matches!(bench.next(), Heard::Event(Event::Failed(_))));
+    bench.submit(2);
     disk.heal();
-    assert_eq!(next(&events), Event::Works);
-    assert_eq!(next(&events), Event::Durable(2));
-    drop(handle);
-    writer.join();
+    assert_eq!(bench.next(), Heard::Event(Event::Works));
+    assert_eq!(
+        [bench.next(), bench.next()],
+        [Heard::Durable(1), Heard::Durable(2)]
+    );
+    bench.end();
     assert_eq!(open(&disk).1.keys().filter(|key| key.kind == 1).count(), 2);
 }
 
 #[test]
 fn writer_writes_what_nobody_waits_for_before_it_ends() {
     let disk = disk();
-    let (writer, handle, _events) = run(Sync::Each, disk.clone());
-    handle.submit(vec![put(1, "one")], None);
-    drop(handle);
-    writer.join();
+    let bench = Bench::new(Sync::Each, &disk);
+    bench.handle.submit(vec![put(1, "one")], None);
+    bench.end();
     assert!(open(&disk).1.contains_key(&key(1)));
 }
 
