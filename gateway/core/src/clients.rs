@@ -131,9 +131,18 @@ impl ClientTable {
     }
 
     /// Adds a record that is bound to no address yet.
-    pub(crate) fn insert(&mut self, mut client: Client) -> ClientIx {
-        self.next_serial = self.next_serial.wrapping_add(1);
-        client.serial = self.next_serial;
+    pub(crate) fn insert(&mut self, client: Client) -> ClientIx {
+        let serial = self.next_serial.wrapping_add(1);
+        self.insert_restored(client, serial)
+    }
+
+    /// Adds one that has its serial number from an earlier life.
+    pub(crate) fn insert_restored(&mut self, mut client: Client, serial: u32) -> ClientIx {
+        self.next_serial = match serial {
+            u32::MAX => 0, // 0 is nobody's.
+            serial => serial.max(self.next_serial),
+        };
+        client.serial = serial;
         let id_hash = self.id_hash(&client.id);
         let entry = self.records.vacant_entry();
         let ix = ClientIx(entry.key() as u32);

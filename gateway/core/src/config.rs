@@ -37,6 +37,47 @@ pub struct GatewayConfig {
     pub sleep: SleepRules,
     /// Whether a client may turn up under another address.
     pub address_change: AddressChange,
+    /// What survives the end of the process; `None` is nothing.
+    pub durability: Option<Durability>,
+}
+
+/// What survives the end of the process, and how much may wait for the broker on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durability {
+    /// The names of the links, by number: a client's address is stored with the name.
+    pub links: Vec<String>,
+    /// Messages that may wait for the broker.
+    pub spool_messages: usize,
+    /// Octets of their topics and payloads.
+    pub spool_bytes: usize,
+    /// A message that waited this long is dropped.
+    pub spool_age: Duration,
+    /// What happens when a bound is reached.
+    pub when_full: SpoolFull,
+    /// QoS 0 publishes wait for the broker too.
+    pub qos0: bool,
+}
+
+impl Default for Durability {
+    fn default() -> Self {
+        Durability {
+            links: Vec::new(),
+            spool_messages: 1_000_000,
+            spool_bytes: 64 << 20,
+            spool_age: Duration::from_secs(7 * 24 * 3600),
+            when_full: SpoolFull::Refuse,
+            qos0: false,
+        }
+    }
+}
+
+/// What happens to a publish when as many wait for the broker as may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolFull {
+    /// It is answered with congestion.
+    Refuse,
+    /// The one that waits longest is dropped.
+    DropOldest,
 }
 
 impl Default for GatewayConfig {
@@ -55,6 +96,7 @@ impl Default for GatewayConfig {
             limits: Limits::default(),
             sleep: SleepRules::default(),
             address_change: AddressChange::Open,
+            durability: None,
         }
     }
 }
@@ -86,6 +128,9 @@ impl Default for UpstreamConfig {
 /// What a client's QoS 1 or 2 PUBLISH meets while the broker is away (reading A31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenDown {
+    /// It is stored and acknowledged once that is durable, within the bounds of [`Durability`]; without one, as
+    /// [`WhenDown::Queue`].
+    Spool,
     /// It waits in memory, unacknowledged, up to [`Limits::queue_messages`] and [`Limits::queue_bytes`].
     Queue,
     /// It is answered with congestion at once.

@@ -6,14 +6,16 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
-use crate::io::Notice;
+use crate::durable::Journal;
+use crate::io::{ConnId, Notice};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
 use crate::registry::{Names, Predefined, RuleIx};
 use crate::subscriptions::Subscriptions;
+use crate::time::Instant;
 use crate::timers::Timers;
-use crate::upstream::Upstream;
+use crate::upstream::{Full, Origin, Uplink, Upstream};
 
 /// The gateway without its clients.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub(crate) struct Context {
     pub(crate) names: Names,
     pub(crate) payloads: Payloads,
     pub(crate) upstream: Upstream,
+    pub(crate) journal: Journal,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) links: Links,
     pub(crate) timers: Timers,
@@ -78,6 +81,19 @@ impl Context {
     pub(crate) fn address_change(&self, rule: RuleIx) -> AddressChange {
         let own = rule.of(&self.config.clients).and_then(|rule| rule.address_change);
         own.unwrap_or(self.config.address_change)
+    }
+
+    /// Takes a message for the broker, or says that there is no place for it. Returns its number in the store, if it
+    /// has one.
+    pub(crate) fn publish(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        origin: Origin,
+        message: Uplink,
+    ) -> Result<Option<u64>, Full> {
+        self.upstream
+            .publish(&mut self.journal, now, conn, origin, message)
     }
 
     /// Tells the shell something.

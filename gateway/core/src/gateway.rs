@@ -9,14 +9,19 @@ use rand::rngs::SmallRng;
 use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef, topic};
 
 use crate::admin::{AdminCommand, AdminReply, TopicRow};
-use crate::client::downlink::Message;
+use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::drive;
-use crate::client::{Client, State};
+use crate::client::{Client, State, Unsaved};
 use crate::clients::{ClientIx, ClientTable, Peer};
 use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule};
 use crate::context::{Context, Payloads};
+use crate::durable::records::{MessageRecord, Recipient};
+use crate::durable::{Journal, RECIPIENTS_MAX, Waiting, message_key, progress_key};
 use crate::forwarder::Forwarders;
-use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
+use crate::io::{
+    BrokerEvent, ConnId, DeliveryId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, StoreEvent,
+    Token,
+};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::{Links, Owed, Via};
 use crate::metrics::Metrics;
@@ -35,6 +40,10 @@ const ADMIN_ROWS_MAX: usize = 1000;
 
 /// Between two notices about publishes with QoS −1 that no rule allows; taste.
 const MINUS_ONE_NOTICE: Duration = Duration::from_secs(60);
+
+/// Changes that nobody waits for are written after this at the latest: a client that fell asleep is taken for one that is
+/// there, and the other way round, for that long after a power cut; both put themselves right.
+const LAZY: Duration = Duration::from_secs(600);
 
 /// The whole gateway as a state machine. See the crate documentation for who calls what in which order.
 #[derive(Debug)]
@@ -55,6 +64,7 @@ impl Gateway {
             names: Names::default(),
             payloads: Payloads::default(),
             upstream: Upstream::new(&config.upstream, &config.limits),
+            journal: Journal::new(config.durability.clone()),
             subscriptions: Subscriptions::default(),
             links: Links::default(),
             timers: Timers::default(),
@@ -258,6 +268,9 @@ impl Gateway {
             {
                 self.clients.bind(named, via());
                 self.cx.metrics.takeovers_total += 1;
+                if let Some(client) = self.clients.get_mut(named) {
+                    client.touch_lazily();
+                }
                 named
             }
             // §6.2: not before its CONNACK.
@@ -320,13 +333,7 @@ impl Gateway {
             payload: self.cx.payloads.keep(publish.data),
         };
         let allowed = self.cx.qos_minus_one.allow(now);
-        if !allowed
-            || self
-                .cx
-                .upstream
-                .publish(ConnId(0), Origin::Gateway, message)
-                .is_err()
-        {
+        if !allowed || self.cx.publish(now, ConnId(0), Origin::Gateway, message).is_err() {
             self.cx.metrics.publish_dropped_total += 1;
         }
     }
@@ -389,11 +396,14 @@ impl Gateway {
                 conn,
                 session_present,
                 window,
-            } => self.on_broker_up(now, conn, session_present, window),
+                forgets,
+            } => self.on_broker_up(now, conn, session_present, (window, forgets)),
             BrokerEvent::Down { conn, reason: _ } => self.on_broker_down(now, conn),
             BrokerEvent::Credit { conn, requests } => self.cx.upstream.on_credit(conn, requests),
             BrokerEvent::Settled { token, result } => self.on_settled(now, token, result),
             BrokerEvent::Lost { token } => self.on_lost(token),
+            BrokerEvent::Delivered { token } => self.cx.upstream.delivered(&mut self.cx.journal, token),
+            BrokerEvent::Released { conn, delivery } => self.cx.journal.release(conn, delivery),
             BrokerEvent::Message {
                 conn,
                 delivery,
@@ -403,18 +413,32 @@ impl Gateway {
                 retain,
                 payload,
             } => {
-                self.on_message(now, &filters, &topic, qos, retain, payload);
-                // Reading A65: taken by every subscriber's queue.
+                let from = delivery.filter(|_| qos == QoS::ExactlyOnce);
+                let from = from.map(|delivery| (conn, delivery));
+                let stored = self.on_message(now, &filters, &topic, qos, retain, payload, from);
+                // Reading A65: taken by every subscriber's queue, and durably so where anything is.
                 if let Some(delivery) = delivery {
-                    self.cx.upstream.acknowledge(conn, delivery);
+                    let waits = stored && self.cx.journal.wait(Waiting::Ack { conn, delivery }).is_none();
+                    if !waits {
+                        self.cx.upstream.acknowledge(conn, delivery);
+                    }
                 }
             }
         }
     }
 
-    fn on_broker_up(&mut self, now: Instant, conn: ConnId, session_present: bool, window: u16) {
+    fn on_broker_up(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        session_present: bool,
+        (window, forgets): (u16, bool),
+    ) {
         let first = !self.cx.upstream.any_up();
-        self.cx.upstream.on_up(conn, session_present, window);
+        self.cx.upstream.on_up(conn, session_present, window, forgets);
+        if !session_present {
+            self.cx.journal.release_all(conn);
+        }
         if first {
             for link in self.cx.links.ids() {
                 self.start_advertising(now, link);
@@ -453,6 +477,7 @@ impl Gateway {
             return;
         }
         self.cx.upstream.on_down(conn);
+        self.cx.upstream.spool_unsettled(&mut self.cx.journal, now, conn);
         self.cx.metrics.broker_down_total += 1;
         if conn != SUBSCRIPTIONS {
             return;
@@ -469,26 +494,21 @@ impl Gateway {
     }
 
     fn on_settled(&mut self, now: Instant, token: Token, result: Result<Option<QoS>, Refusal>) {
-        match self.cx.upstream.settle(token) {
-            Some(Settled::Publish { origin, topic }) => {
+        match self.cx.upstream.settle(token, result.is_err()) {
+            Some(Settled::Publish {
+                origin,
+                topic,
+                stored,
+                done,
+            }) => {
                 match result {
                     Ok(_) => self.cx.metrics.publish_settled_total += 1,
                     Err(_) => self.cx.metrics.publish_refused_total += 1,
                 }
-                let Origin::Client {
-                    client: ix,
-                    serial,
-                    msg_id,
-                    digest,
-                } = origin
-                else {
-                    return;
-                };
-                let Some(client) = self.clients.get_mut(ix).filter(|client| client.serial == serial) else {
-                    return;
-                };
-                client.on_settled(&mut self.cx, msg_id, digest, topic, result.map(|_| ()));
-                self.after(now, ix);
+                self.answer_publisher(now, origin, topic, result.map(|_| ()));
+                if let (Some(stored), true) = (stored, done) {
+                    self.cx.upstream.forget_stored(&mut self.cx.journal, stored);
+                }
             }
             Some(Settled::Subscribe { filter }) => self.on_subscribed(now, filter, result),
             Some(Settled::Unsubscribe { filter }) => {
@@ -499,6 +519,29 @@ impl Gateway {
                 drive(&mut self.cx, filter);
             }
             None => {}
+        }
+    }
+
+    /// The outcome of a publish is known, or it is durable and the broker does not get it soon.
+    fn answer_publisher(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        topic: Arc<str>,
+        result: Result<(), Refusal>,
+    ) {
+        let Origin::Client {
+            client: ix,
+            serial,
+            msg_id,
+            digest,
+        } = origin
+        else {
+            return;
+        };
+        if let Some(client) = self.clients.get_mut(ix).filter(|client| client.serial == serial) {
+            client.on_settled(&mut self.cx, msg_id, digest, topic, result);
+            self.after(now, ix);
         }
     }
 
@@ -601,6 +644,8 @@ impl Gateway {
         }
     }
 
+    /// True if something of it is stored.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one event")]
     fn on_message(
         &mut self,
         now: Instant,
@@ -609,7 +654,8 @@ impl Gateway {
         qos: QoS,
         retain: bool,
         payload: Bytes,
-    ) {
+        from: Option<(ConnId, DeliveryId)>,
+    ) -> bool {
         self.cx.metrics.messages_total += 1;
         let mut recipients = core::mem::take(&mut self.recipients);
         self.cx
@@ -617,26 +663,110 @@ impl Gateway {
             .recipients(now, filters, topic, retain, &mut recipients);
         if recipients.is_empty() {
             self.cx.metrics.messages_unmatched_total += 1;
-        } else {
-            // A payload may be a part of what the broker's port has read. Who waits for long keeps only his own.
-            let waits = |ix: &ClientIx| self.clients.get(*ix).is_some_and(|client| !client.may_deliver());
-            let payload = match recipients.iter().any(|(ix, _)| waits(ix)) {
-                true => Bytes::copy_from_slice(&payload),
-                false => payload,
-            };
+        }
+        // A payload may be a part of what the broker's port has read. Who waits for long keeps only his own.
+        let waits = |ix: &ClientIx| self.clients.get(*ix).is_some_and(|client| !client.may_deliver());
+        let payload = match recipients.iter().any(|(ix, _)| waits(ix)) {
+            true => Bytes::copy_from_slice(&payload),
+            false => payload,
+        };
+        let mut any_stored = false;
+        for recipients in recipients.chunks(RECIPIENTS_MAX) {
+            let id = self.cx.journal.is_on().then(|| self.cx.journal.new_id());
             let message = Arc::new(Message {
                 topic: topic.clone(),
-                payload,
+                payload: payload.clone(),
                 retain,
+                stored: id.map(|id| Stored::new(id, from)),
             });
-            for &(ix, granted) in &recipients {
+            let mut places = Vec::new();
+            for &(ix, granted) in recipients {
                 if let Some(client) = self.clients.get_mut(ix) {
-                    client.deliver(&mut self.cx, now, &message, qos.min(granted));
+                    places.extend(client.deliver(&mut self.cx, now, &message, qos.min(granted)));
                 }
                 self.after(now, ix);
             }
+            if let (Some(id), false) = (id, places.is_empty()) {
+                any_stored = true;
+                self.store_message(now, id, &message, places);
+            }
         }
         self.recipients = recipients;
+        any_stored
+    }
+
+    fn store_message(&mut self, now: Instant, id: u64, message: &Message, recipients: Vec<Recipient>) {
+        let from = message.stored.as_ref().and_then(|stored| stored.from);
+        let record = MessageRecord {
+            from,
+            since_ms: self.cx.journal.unix_ms(now),
+            retain: message.retain,
+            topic: message.topic.clone(),
+            payload: message.payload.clone(),
+            recipients,
+        };
+        self.cx.journal.put(message_key(id), record.encode());
+        if let Some((conn, delivery)) = from {
+            self.cx.journal.receive(conn, delivery, id);
+        }
+    }
+
+    /// The store reports.
+    pub fn handle_store(&mut self, now: Instant, event: StoreEvent) {
+        match event {
+            StoreEvent::Durable(ticket) => {
+                while let Some(waiting) = self.cx.journal.next_durable(ticket) {
+                    self.on_durable(now, waiting);
+                }
+            }
+            StoreEvent::Failed => {
+                for waiting in self.cx.journal.fail() {
+                    self.on_durable(now, waiting);
+                }
+                self.cx.upstream.on_store_failed();
+            }
+            StoreEvent::Works => self.cx.journal.recover(),
+        }
+    }
+
+    fn on_durable(&mut self, now: Instant, waiting: Waiting) {
+        let (ix, serial) = match waiting {
+            Waiting::Ack { conn, delivery } => return self.cx.upstream.acknowledge(conn, delivery),
+            Waiting::Uplink(token) => {
+                if let Some(Settled::Publish { origin, topic, .. }) = self.cx.upstream.on_durable(token) {
+                    self.cx.metrics.publish_spooled_total += 1;
+                    self.answer_publisher(now, origin, topic, Ok(()));
+                }
+                return;
+            }
+            Waiting::Forget(key, then) => {
+                self.cx.journal.delete(key);
+                if let Some(then) = then {
+                    // If the disk does not work, later.
+                    let _ = self.cx.journal.wait(Waiting::Forget(then, None));
+                }
+                return;
+            }
+            Waiting::ForgetProgress(id, recipients) => {
+                for recipient in 0..recipients {
+                    self.cx.journal.delete(progress_key(id, recipient));
+                }
+                return;
+            }
+            Waiting::Reply { client, serial, .. }
+            | Waiting::Suback { client, serial, .. }
+            | Waiting::Pubrel { client, serial, .. } => (client, serial),
+        };
+        let Some(client) = self.clients.get_mut(ix).filter(|client| client.serial == serial) else {
+            return;
+        };
+        match waiting {
+            Waiting::Reply { reply, .. } if client.state.is_connected() => client.reply(&mut self.cx, reply),
+            Waiting::Suback { msg_id, granted, .. } => client.suback(&mut self.cx, msg_id, Ok(granted)),
+            Waiting::Pubrel { msg_id, .. } => client.release_pubrel(msg_id),
+            _ => {}
+        }
+        self.after(now, ix);
     }
 
     /// Timers that are due.
@@ -655,15 +785,45 @@ impl Gateway {
             self.after(now, ix);
         }
         self.cx.subscriptions.close_windows(now);
+        self.cx.upstream.drop_expired(&mut self.cx.journal, now);
+        if self.lazy_at().is_some_and(|at| now >= at) {
+            self.cx.journal.hurry();
+        }
         self.advertise_due(now);
+    }
+
+    /// Before a commit: what had time goes with it.
+    fn save_lazily_changed(&mut self) {
+        if !self.cx.journal.is_urgent() {
+            return;
+        }
+        self.cx.journal.lazy_since = None;
+        for (ix, serial) in core::mem::take(&mut self.cx.journal.lazy) {
+            if let Some(client) = self.clients.get_mut(ix)
+                && client.serial == serial
+                && client.unsaved == Unsaved::InLine
+            {
+                client.unsaved = Unsaved::Lazy;
+                client.save(&mut self.cx);
+            }
+        }
+    }
+
+    /// When what nobody waits for is written at the latest.
+    fn lazy_at(&self) -> Option<Instant> {
+        let since = self.cx.journal.lazy_since?;
+        Some(since + LAZY)
     }
 
     /// The gateway stops: connected clients are told, and the broker connections closed in good order (reading A78).
     pub fn handle_shutdown(&mut self, now: Instant) {
+        // With what it knows on disk, nobody notices that it was away (reading A78).
+        let told = !self.cx.journal.is_on();
+        self.cx.journal.hurry();
         let connected: Vec<ClientIx> = self
             .clients
             .iter()
-            .filter(|(_, client)| matches!(client.state, State::Active))
+            .filter(|(_, client)| told && matches!(client.state, State::Active))
             .map(|(ix, _)| ix)
             .collect();
         for ix in connected {
@@ -717,6 +877,12 @@ impl Gateway {
     ///
     /// For [`Output::Transmit`] the datagram was appended to `buf`.
     pub fn poll_output(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
+        if self.cx.journal.has_changes() {
+            self.save_lazily_changed();
+            if let Some(request) = self.cx.journal.poll() {
+                return Some(Output::Store(request));
+            }
+        }
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
@@ -728,8 +894,16 @@ impl Gateway {
 
     /// When [`Gateway::handle_timeout`] is wanted; meaningful once the outputs are drained.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let advertise = self.next_advertise();
-        [self.cx.timers.next(), advertise].into_iter().flatten().min()
+        let spool = self.cx.upstream.expires_at(&self.cx.journal);
+        [
+            self.cx.timers.next(),
+            self.next_advertise(),
+            self.lazy_at(),
+            spool,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// What was counted so far.
@@ -771,6 +945,8 @@ impl Gateway {
             State::Gone => {
                 client.drop_subscriptions(&mut self.cx);
                 client.clear_queue(&mut self.cx);
+                client.forget_requests(&mut self.cx);
+                client.forget_saved(&mut self.cx);
                 self.clients.remove(ix);
                 return;
             }
@@ -780,6 +956,9 @@ impl Gateway {
         let Some(client) = self.clients.get_mut(ix) else {
             return;
         };
+        if client.unsaved > Unsaved::No {
+            client.save_if_due(&mut self.cx, now);
+        }
         client.line_up(&mut self.cx, now);
         if let Some(deadline) = client.deadline(&self.cx)
             && client.armed.is_none_or(|armed| deadline < armed)
@@ -1062,6 +1241,7 @@ mod tests {
             QoS::AtMostOnce,
             false,
             Bytes::from_static(b"x"),
+            None,
         );
         gateway.handle_link(NOW, LinkId(1), LinkEvent::Down);
         hand_in(&mut gateway, 1, connect());

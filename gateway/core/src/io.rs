@@ -21,6 +21,8 @@ pub enum Input {
     Datagrams(LinkId, RxBatch),
     /// A broker port reports.
     Broker(Vec<BrokerEvent>),
+    /// The store reports.
+    Store(StoreEvent),
 }
 
 /// Datagrams received together: one buffer, and where each ends.
@@ -230,6 +232,39 @@ pub struct ConnectOptions {
     pub clean_start: bool,
     /// The will of this connection.
     pub will: Option<Will>,
+    /// Publishes of an earlier life that the broker may have: with their packet ids they go on where they were.
+    pub restored: Vec<RestoredPublish>,
+    /// QoS 2 deliveries of an earlier life that the core took and the broker has not released.
+    pub received: Vec<DeliveryId>,
+}
+
+/// A QoS 2 publish that was under way when the gateway ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredPublish {
+    /// For its outcome.
+    pub token: Token,
+    /// Its packet id in the MQTT session.
+    pub packet_id: u16,
+    /// PUBREC came: only PUBREL is left.
+    pub released: bool,
+    /// Full topic name.
+    pub topic: Arc<str>,
+    /// Retained or not.
+    pub retain: bool,
+    /// The payload.
+    pub payload: Bytes,
+    /// Where its stages are kept.
+    pub stored: StoredUplink,
+}
+
+/// The record of a QoS 2 publish in the store. The port writes it again, with [`StoredUplink::at`], whenever a packet
+/// is about to leave that a later life must know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredUplink {
+    /// Its key.
+    pub key: StoreKey,
+    /// Its value.
+    pub value: Bytes,
 }
 
 /// A message to publish when a client is lost.
@@ -274,6 +309,8 @@ pub enum BrokerRequest {
         retain: bool,
         /// The payload.
         payload: Bytes,
+        /// Present for QoS 2 if it is to survive this life.
+        stored: Option<StoredUplink>,
     },
     /// Subscribe; the outcome is reported.
     Subscribe {
@@ -317,6 +354,9 @@ pub enum BrokerEvent {
         session_present: bool,
         /// QoS 1 and 2 publishes it takes unsettled at once.
         window: u16,
+        /// It loses what it settled if this process ends: each settled publish is followed by
+        /// [`BrokerEvent::Delivered`] when it is safe to forget it.
+        forgets: bool,
     },
     /// Not connected (any more); the port tries again by itself.
     Down {
@@ -343,6 +383,19 @@ pub enum BrokerEvent {
     Lost {
         /// Which request.
         token: Token,
+    },
+    /// Everyone a settled publish is for has acknowledged it. Only of ports that settle before that, see
+    /// [`BrokerEvent::Up`].
+    Delivered {
+        /// Which request.
+        token: Token,
+    },
+    /// The broker has forgotten a QoS 2 delivery: it does not come again.
+    Released {
+        /// The connection.
+        conn: ConnId,
+        /// Which delivery.
+        delivery: DeliveryId,
     },
     /// A message for us.
     Message {
@@ -378,6 +431,51 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Names a value in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreKey {
+    /// What it is; 0 is not used.
+    pub kind: u8,
+    /// Which one.
+    pub id: u64,
+}
+
+/// A change of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreChange {
+    /// The key has this value from now on.
+    Put(StoreKey, Bytes),
+    /// The key has no value any more.
+    Delete(StoreKey),
+}
+
+/// Names what is to be durable; rising.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What the core wants of the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreRequest {
+    /// Carry out these changes, each for itself whole or not at all, in this order.
+    Write {
+        /// The changes.
+        changes: Vec<StoreChange>,
+        /// Report when they are durable; without it there is no hurry.
+        ticket: Option<Ticket>,
+    },
+}
+
+/// What the store reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// Everything up to this ticket is durable.
+    Durable(Ticket),
+    /// It cannot write for now; it keeps what it was given and tries again.
+    Failed,
+    /// It writes again.
+    Works,
+}
+
 /// What the core wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -394,6 +492,8 @@ pub enum Output {
     },
     /// For a broker port.
     Broker(BrokerRequest),
+    /// For the store.
+    Store(StoreRequest),
     /// For logs and event streams.
     Notice(Notice),
 }

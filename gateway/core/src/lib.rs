@@ -23,6 +23,7 @@ mod clients;
 pub mod config;
 mod context;
 mod discovery;
+mod durable;
 mod forwarder;
 mod gateway;
 pub mod io;
@@ -36,5 +37,6 @@ pub mod time;
 mod timers;
 mod upstream;
 
+pub use durable::restore::Restored;
 pub use gateway::Gateway;
 pub use metrics::Metrics;

@@ -88,6 +88,18 @@ metrics! {
     publish_dropped_total,
     /// Publishes and requests recognised as repeats and not carried out again.
     duplicates_suppressed_total,
+    /// Sessions restored at the start.
+    sessions_restored_total,
+    /// Publishes answered because they were stored, before the broker had them.
+    publish_spooled_total,
+    /// Messages stored until the broker has them.
+    spool_messages,
+    /// Octets of topic and payload of those.
+    spool_bytes,
+    /// Stored messages dropped since there was no room for newer ones.
+    spool_dropped_full_total,
+    /// Stored messages dropped since they waited for too long.
+    spool_dropped_age_total,
     /// Publishes that wait for a place towards the broker.
     queue_messages,
     /// Octets of topic and payload of those.

@@ -262,7 +262,7 @@ struct Expanded {
 }
 
 /// A normal topic id.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NormalTopic {
     pub(crate) id: TopicId,
     pub(crate) name: Arc<str>,
@@ -290,6 +290,20 @@ impl ClientTopics {
             next_id: FIRST_NORMAL_ID + start % 0x7000,
             expanded: None,
         }
+    }
+
+    /// Those of an earlier life.
+    pub(crate) fn restored(next_id: u16, normal: Vec<NormalTopic>) -> Self {
+        ClientTopics {
+            normal,
+            next_id,
+            expanded: None,
+        }
+    }
+
+    /// Where the search for the next id begins.
+    pub(crate) fn next_id(&self) -> u16 {
+        self.next_id
     }
 
     pub(crate) fn by_id(&self, id: TopicId) -> Option<&NormalTopic> {

@@ -280,7 +280,19 @@ impl Subscriptions {
         }
         // An id is not used again: a late message must not find another filter. 28 bits last for years.
         self.last_id = self.last_id % 0x0FFF_FFFF + 1;
-        let id = FilterId(self.last_id);
+        self.insert(name, FilterId(self.last_id))
+    }
+
+    /// The filter of that name from an earlier life, with the number that the broker knows.
+    pub(crate) fn restore(&mut self, name: &Arc<str>, id: FilterId) -> FilterKey {
+        self.last_id = self.last_id.max(id.0);
+        match self.find(name) {
+            Some(key) => key,
+            None => self.insert(name, id),
+        }
+    }
+
+    fn insert(&mut self, name: &Arc<str>, id: FilterId) -> FilterKey {
         let key = self.filters.insert(Filter {
             name: name.clone(),
             id,
@@ -346,10 +358,10 @@ impl Subscriptions {
         into.clear();
         self.close_windows(now);
         let mut keys: Vec<FilterKey> = Vec::new();
-        if ids.is_empty() {
+        keys.extend(ids.iter().filter_map(|id| self.by_id.get(id).copied()));
+        if keys.is_empty() {
+            // Also where it was subscribed under a number of an earlier life.
             self.matching(name, &mut keys);
-        } else {
-            keys.extend(ids.iter().filter_map(|id| self.by_id.get(id).copied()));
         }
         // One identifier: the broker sends a copy per filter, if several of ours match.
         let mut matching: Vec<FilterKey> = Vec::new();

@@ -3,19 +3,29 @@
 //! Aggregating (reading A83): all clients share a few connections; a client always publishes on the same one, so its order holds,
 //! and all subscriptions live on the first, so nothing arrives twice. Every request waits here until its connection
 //! has credit, and every QoS 1 or 2 publish stays here until the broker settled it, so that it can be sent again.
+//!
+//! With [`Durability`] what the broker cannot take now is stored (*spooled*), and its client answered once that is
+//! durable. A connection has two lanes that take turns: what was spooled and not yet sent, and what is new. A client
+//! with messages in the first lane adds to it, so that its order holds.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use slab::Slab;
 use sn_codec::{MsgId, QoS};
 
 use crate::clients::ClientIx;
-use crate::config::{Limits, UpstreamConfig, WhenDown};
-use crate::io::{BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Token};
+use crate::config::{Durability, Limits, SpoolFull, UpstreamConfig, WhenDown};
+use crate::durable::records::{Stage, UplinkRecord};
+use crate::durable::{Journal, Waiting, receiving_key, uplink_key};
+use crate::io::{
+    BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoredUplink, Token,
+};
 use crate::metrics::Metrics;
 use crate::subscriptions::FilterKey;
+use crate::time::Instant;
 
 /// The connection that carries all subscriptions.
 pub(crate) const SUBSCRIPTIONS: ConnId = ConnId(0);
@@ -33,6 +43,15 @@ pub(crate) struct Upstream {
     queue_messages: usize,
     queue_bytes: usize,
     when_down: WhenDown,
+    /// Stored and not settled.
+    spooled_messages: usize,
+    spooled_bytes: usize,
+    /// Messages that each client has in the lane of spooled ones, by the serial number of its record.
+    backlog_of: FxHashMap<u32, u32>,
+    /// QoS 2 publishes by their number in the store.
+    exactly_once: FxHashMap<u64, usize>,
+    /// Dropped since there was no room, and since they waited for too long.
+    dropped: [u64; 2],
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -47,8 +66,14 @@ struct Connection {
     window: u32,
     /// QoS 1 and 2 publishes sent and unsettled.
     in_flight: u32,
-    /// Publishes not sent yet, in order of `seq`.
+    /// It loses what it settled if the process ends.
+    forgets: bool,
+    /// New publishes not sent yet, in order of `seq`.
     waiting: VecDeque<usize>,
+    /// Spooled publishes not sent yet, in order of `seq`.
+    backlog: VecDeque<usize>,
+    /// The next publish is from the backlog, if both have one.
+    backlog_next: bool,
     /// Subscriptions and unsubscriptions not sent yet.
     subscriptions: VecDeque<usize>,
     acks: VecDeque<DeliveryId>,
@@ -72,6 +97,22 @@ enum RequestKind {
         sent: bool,
         origin: Origin,
         message: Uplink,
+        /// Its number in the store.
+        stored: Option<u64>,
+        /// It may be sent: what is stored is so once that is durable.
+        ready: bool,
+        /// It goes out in the lane of spooled ones, and counts for the client with this serial number (0: none).
+        backlog: Option<u32>,
+        /// When it came.
+        since: Instant,
+        /// QoS 2: its client was answered and has released it already.
+        released: bool,
+        /// QoS 2: its value in the store, which the port writes again.
+        record: Option<Bytes>,
+    },
+    /// A publish that a port that forgets has settled: its record goes when everybody has it.
+    Settled {
+        stored: Stored,
     },
     Subscribe {
         filter: FilterKey,
@@ -95,9 +136,20 @@ pub(crate) struct Uplink {
 }
 
 impl Uplink {
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.topic.len() + self.payload.len()
     }
+}
+
+/// A publish in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Its number.
+    pub(crate) id: u64,
+    pub(crate) size: usize,
+    pub(crate) qos: QoS,
+    /// QoS 2: its client was answered and has released it already.
+    pub(crate) released: bool,
 }
 
 /// Who waits for the outcome of a publish.
@@ -110,16 +162,36 @@ pub(crate) enum Origin {
         msg_id: MsgId,
         digest: u32,
     },
-    /// Nobody: a will, or QoS −1.
+    /// Nobody: a will, QoS −1, or one whose client was answered.
     Gateway,
+}
+
+impl Origin {
+    fn serial(&self) -> u32 {
+        match self {
+            Origin::Client { serial, .. } => *serial,
+            Origin::Gateway => 0,
+        }
+    }
 }
 
 /// What a settled token stood for.
 #[derive(Debug)]
 pub(crate) enum Settled {
-    Publish { origin: Origin, topic: Arc<str> },
-    Subscribe { filter: FilterKey },
-    Unsubscribe { filter: FilterKey },
+    Publish {
+        origin: Origin,
+        topic: Arc<str>,
+        /// What is stored of it.
+        stored: Option<Stored>,
+        /// That is not needed any more; else [`Upstream::delivered`] says when.
+        done: bool,
+    },
+    Subscribe {
+        filter: FilterKey,
+    },
+    Unsubscribe {
+        filter: FilterKey,
+    },
 }
 
 /// There is no place for a publish: congestion.
@@ -143,6 +215,11 @@ impl Upstream {
             queue_messages: limits.queue_messages,
             queue_bytes: limits.queue_bytes,
             when_down: config.when_down,
+            spooled_messages: 0,
+            spooled_bytes: 0,
+            backlog_of: FxHashMap::default(),
+            exactly_once: FxHashMap::default(),
+            dropped: [0; 2],
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -151,10 +228,17 @@ impl Upstream {
                         client_id: name(conn).into(),
                         clean_start: true,
                         will: None,
+                        restored: Vec::new(),
+                        received: Vec::new(),
                     },
                 })
                 .collect(),
         }
+    }
+
+    /// Connections there are.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections.len() as u32
     }
 
     /// Which connection a client publishes on.
@@ -172,33 +256,481 @@ impl Upstream {
         self.connections.iter().any(|connection| connection.up)
     }
 
-    /// Takes a publish of a client, or says that there is no place for it.
-    pub(crate) fn publish(&mut self, conn: ConnId, origin: Origin, message: Uplink) -> Result<(), Full> {
+    /// Takes a publish of a client, or says that there is no place for it. Returns its number in the store, if it has
+    /// one.
+    pub(crate) fn publish(
+        &mut self,
+        journal: &mut Journal,
+        now: Instant,
+        conn: ConnId,
+        origin: Origin,
+        message: Uplink,
+    ) -> Result<Option<u64>, Full> {
         let up = self.is_up(conn);
-        let refused = match message.qos {
-            QoS::AtMostOnce => !up,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                !up && self.when_down == WhenDown::Refuse && origin != Origin::Gateway
-            }
+        let forgets = self.connections[conn.0 as usize].forgets;
+        let backlogged = self.backlog_of.contains_key(&origin.serial());
+        let tracked = message.qos > QoS::AtMostOnce;
+        let spools = self.when_down == WhenDown::Spool && journal.is_on();
+        let qos0 = journal.rules().is_some_and(|rules| rules.qos0);
+        let refused = match tracked {
+            true => !up && self.when_down == WhenDown::Refuse && origin != Origin::Gateway,
+            false => !up && !(spools && qos0),
         };
-        let full = self.waiting_messages >= self.queue_messages
+        if refused {
+            return Err(Full);
+        }
+        let wanted = match message.qos {
+            QoS::AtMostOnce => spools && qos0 && (!up || backlogged),
+            QoS::AtLeastOnce => spools && (!up || backlogged || forgets),
+            // Exactly once, also over a restart: the broker is told under which packet id (durable/mod.rs).
+            QoS::ExactlyOnce => journal.is_on(),
+        };
+        if wanted && journal.works() {
+            return self.spool(journal, now, conn, origin, message, !up || backlogged);
+        }
+        // While the disk does not work, what cannot leave at once is not taken: nobody could be answered for it.
+        let full = wanted && !up
+            || self.waiting_messages >= self.queue_messages
             || self.waiting_bytes + message.size() > self.queue_bytes;
-        if refused || full {
+        if full {
             return Err(Full);
         }
         self.waiting_messages += 1;
         self.waiting_bytes += message.size();
+        let serial = backlogged.then(|| origin.serial());
+        let key = self.insert_publish(conn, origin, message, now, None, true, serial);
+        self.line(conn, backlogged).push_back(key);
+        Ok(None)
+    }
+
+    /// Stores a publish. It is sent, or its client answered, once it is durable.
+    fn spool(
+        &mut self,
+        journal: &mut Journal,
+        now: Instant,
+        conn: ConnId,
+        origin: Origin,
+        message: Uplink,
+        backlog: bool,
+    ) -> Result<Option<u64>, Full> {
+        if let Some(rules) = journal.rules().cloned() {
+            while !self.has_room(&rules, message.size()) {
+                let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
+                if !dropped {
+                    return Err(Full);
+                }
+            }
+        }
+        let id = journal.new_id();
+        let value = record(journal, conn, &origin, &message, now).encode();
+        journal.put(uplink_key(id), value.clone());
+        self.spooled_messages += 1;
+        self.spooled_bytes += message.size();
+        let qos = message.qos;
+        let serial = backlog.then(|| origin.serial());
+        let key = self.insert_publish(conn, origin, message, now, Some(id), false, serial);
+        if qos == QoS::ExactlyOnce {
+            self.keep_record(key, value);
+        }
+        self.line(conn, backlog).push_back(key);
+        // The journal works, so this waits.
+        let _ = journal.wait(Waiting::Uplink(self.token(key)));
+        Ok(Some(id))
+    }
+
+    fn keep_record(&mut self, key: usize, value: Bytes) {
+        if let RequestKind::Publish { record, .. } = &mut self.requests[key].kind {
+            *record = Some(value);
+        }
+    }
+
+    fn has_room(&self, rules: &Durability, size: usize) -> bool {
+        self.spooled_messages < rules.spool_messages && self.spooled_bytes + size <= rules.spool_bytes
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place that makes the entry")]
+    fn insert_publish(
+        &mut self,
+        conn: ConnId,
+        origin: Origin,
+        message: Uplink,
+        since: Instant,
+        stored: Option<u64>,
+        ready: bool,
+        backlog: Option<u32>,
+    ) -> usize {
         let seq = self.next_seq;
         self.next_seq += 1;
+        if let Some(serial) = backlog.filter(|serial| *serial != 0) {
+            *self.backlog_of.entry(serial).or_default() += 1;
+        }
+        let qos = message.qos;
         let key = self.insert(RequestKind::Publish {
             conn,
             seq,
             sent: false,
             origin,
             message,
+            stored,
+            ready,
+            backlog,
+            since,
+            released: false,
+            record: None,
         });
-        self.connections[conn.0 as usize].waiting.push_back(key);
-        Ok(())
+        if let (Some(id), QoS::ExactlyOnce) = (stored, qos) {
+            self.exactly_once.insert(id, key);
+        }
+        key
+    }
+
+    fn line(&mut self, conn: ConnId, backlog: bool) -> &mut VecDeque<usize> {
+        let connection = &mut self.connections[conn.0 as usize];
+        match backlog {
+            true => &mut connection.backlog,
+            false => &mut connection.waiting,
+        }
+    }
+
+    /// Drops the spooled message that waits longest; false if none can be dropped.
+    fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
+        let oldest = self
+            .connections
+            .iter()
+            .filter_map(|connection| connection.backlog.front().copied())
+            .min_by_key(|key| self.seq_of(*key));
+        let Some(key) = oldest else { return false };
+        self.drop_spooled(journal, key);
+        self.dropped[0] += 1;
+        true
+    }
+
+    /// Drops the spooled messages that waited for too long.
+    pub(crate) fn drop_expired(&mut self, journal: &mut Journal, now: Instant) {
+        let Some(age) = journal.rules().map(|rules| rules.spool_age) else {
+            return;
+        };
+        for at in 0..self.connections.len() {
+            while let Some(key) = self.connections[at].backlog.front().copied()
+                && let RequestKind::Publish { since, .. } = &self.requests[key].kind
+                && now >= *since + age
+            {
+                self.drop_spooled(journal, key);
+                self.dropped[1] += 1;
+            }
+        }
+    }
+
+    /// When the spooled message that waits longest has waited for too long.
+    pub(crate) fn expires_at(&self, journal: &Journal) -> Option<Instant> {
+        let age = journal.rules()?.spool_age;
+        let oldest = self.connections.iter().filter_map(|connection| {
+            match &self.requests[*connection.backlog.front()?].kind {
+                RequestKind::Publish { since, .. } => Some(*since),
+                _ => None,
+            }
+        });
+        Some(oldest.min()? + age)
+    }
+
+    fn drop_spooled(&mut self, journal: &mut Journal, key: usize) {
+        let request = self.requests.remove(key);
+        let RequestKind::Publish {
+            conn,
+            message,
+            stored,
+            backlog,
+            released,
+            ..
+        } = request.kind
+        else {
+            return;
+        };
+        self.line(conn, backlog.is_some())
+            .retain(|waiting| *waiting != key);
+        self.leave_backlog(backlog);
+        match stored {
+            Some(id) => self.forget_stored(
+                journal,
+                Stored {
+                    id,
+                    size: message.size(),
+                    qos: message.qos,
+                    released,
+                },
+            ),
+            None => self.forget_waiting(&message),
+        }
+    }
+
+    fn leave_backlog(&mut self, backlog: Option<u32>) {
+        if let Some(serial) = backlog
+            && let Some(count) = self.backlog_of.get_mut(&serial)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.backlog_of.remove(&serial);
+            }
+        }
+    }
+
+    /// A stored publish is done with. What is kept of its client goes after it, not before: else it would be sent again
+    /// as another message.
+    pub(crate) fn forget_stored(&mut self, journal: &mut Journal, stored: Stored) {
+        self.spooled_messages -= 1;
+        self.spooled_bytes -= stored.size;
+        let key = uplink_key(stored.id);
+        match stored.qos {
+            QoS::AtMostOnce | QoS::AtLeastOnce => journal.delete(key),
+            QoS::ExactlyOnce => {
+                self.exactly_once.remove(&stored.id);
+                let then = stored.released.then(|| receiving_key(stored.id));
+                // What its client was told stands in the store first. If the disk does not work, later.
+                let _ = journal.wait(Waiting::Forget(key, then));
+            }
+        }
+    }
+
+    fn seq_of(&self, key: usize) -> u64 {
+        match &self.requests[key].kind {
+            RequestKind::Publish { seq, .. } => *seq,
+            _ => 0,
+        }
+    }
+
+    /// A stored publish is durable: it may be sent. `Some`: the broker does not get it soon, so that its client is
+    /// answered now.
+    pub(crate) fn on_durable(&mut self, token: Token) -> Option<Settled> {
+        let key = self.key_of(token)?;
+        let RequestKind::Publish {
+            conn,
+            origin,
+            message,
+            stored,
+            ready,
+            backlog,
+            ..
+        } = &mut self.requests[key].kind
+        else {
+            return None;
+        };
+        *ready = true;
+        let up = self.connections[conn.0 as usize].up;
+        if up && backlog.is_none() {
+            return None;
+        }
+        let stored = stored.map(|id| Stored {
+            id,
+            size: message.size(),
+            qos: message.qos,
+            released: false,
+        });
+        Some(Settled::Publish {
+            origin: core::mem::replace(origin, Origin::Gateway),
+            topic: message.topic.clone(),
+            stored,
+            done: false,
+        })
+    }
+
+    /// The disk does not work: what waits for it and can go out all the same does.
+    pub(crate) fn on_store_failed(&mut self) {
+        for (_, request) in &mut self.requests {
+            if let RequestKind::Publish { ready, .. } = &mut request.kind {
+                *ready = true;
+            }
+        }
+    }
+
+    /// The client has released its QoS 2 publish. False if the broker has it and nothing of it is stored here: then
+    /// what is kept of the client can go.
+    pub(crate) fn release(&mut self, stored: u64) -> bool {
+        let key = self.exactly_once.get(&stored).copied();
+        match key
+            .and_then(|key| self.requests.get_mut(key))
+            .map(|request| &mut request.kind)
+        {
+            Some(RequestKind::Publish { released, .. }) => {
+                *released = true;
+                true
+            }
+            Some(RequestKind::Settled { stored }) => {
+                stored.released = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Everybody has a publish that was settled before.
+    pub(crate) fn delivered(&mut self, journal: &mut Journal, token: Token) {
+        if let Some(key) = self.key_of(token)
+            && let RequestKind::Settled { stored } = self.requests[key].kind
+        {
+            self.requests.remove(key);
+            self.forget_stored(journal, stored);
+        }
+    }
+
+    /// The connection broke: what the broker may not have is stored, so that its clients can be answered.
+    pub(crate) fn spool_unsettled(&mut self, journal: &mut Journal, now: Instant, conn: ConnId) {
+        if self.when_down != WhenDown::Spool || !journal.works() {
+            return;
+        }
+        let mut keys: Vec<(u64, usize)> = Vec::new();
+        for (key, request) in &self.requests {
+            if let RequestKind::Publish {
+                conn: of,
+                seq,
+                stored: None,
+                message,
+                ..
+            } = &request.kind
+                && *of == conn
+                && message.qos > QoS::AtMostOnce
+            {
+                keys.push((*seq, key));
+            }
+        }
+        keys.sort_unstable();
+        for (_, key) in keys {
+            self.spool_old(journal, now, key);
+        }
+        let Upstream {
+            connections,
+            requests,
+            ..
+        } = self;
+        let connection = &mut connections[conn.0 as usize];
+        let spooled = |key: &usize| {
+            let kind = requests.get(*key).map(|request| &request.kind);
+            matches!(kind, Some(RequestKind::Publish { backlog: Some(_), .. }))
+        };
+        let waiting = core::mem::take(&mut connection.waiting);
+        let (moved, stay): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(spooled);
+        connection.waiting = stay.into();
+        connection.backlog.extend(moved);
+        self.sort_backlog(conn);
+    }
+
+    /// Stores one that was sent, or waits, without being stored.
+    fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
+        let token = self.token(key);
+        let Some(RequestKind::Publish {
+            conn,
+            sent,
+            origin,
+            message,
+            stored,
+            backlog,
+            ..
+        }) = self.requests.get_mut(key).map(|request| &mut request.kind)
+        else {
+            return;
+        };
+        let id = journal.new_id();
+        journal.put(
+            uplink_key(id),
+            record(journal, *conn, origin, message, now).encode(),
+        );
+        *stored = Some(id);
+        let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
+        if backlog.is_none() {
+            *backlog = Some(serial);
+            if serial != 0 {
+                *self.backlog_of.entry(serial).or_default() += 1;
+            }
+        }
+        self.spooled_messages += 1;
+        self.spooled_bytes += size;
+        if waits {
+            self.waiting_messages -= 1;
+            self.waiting_bytes -= size;
+        }
+        // The journal works, so this waits.
+        let _ = journal.wait(Waiting::Uplink(token));
+    }
+
+    fn sort_backlog(&mut self, conn: ConnId) {
+        let mut backlog = core::mem::take(&mut self.connections[conn.0 as usize].backlog);
+        backlog.make_contiguous().sort_by_key(|key| self.seq_of(*key));
+        self.connections[conn.0 as usize].backlog = backlog;
+    }
+
+    /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
+    pub(crate) fn restore(
+        &mut self,
+        id: u64,
+        value: Bytes,
+        record: UplinkRecord,
+        (origin, serial): (Origin, u32),
+        since: Instant,
+        released: bool,
+    ) {
+        let conn = ConnId(record.conn.0 % self.connections());
+        let message = Uplink {
+            topic: record.topic,
+            qos: record.qos,
+            retain: record.retain,
+            payload: record.payload,
+        };
+        self.spooled_messages += 1;
+        self.spooled_bytes += message.size();
+        let key = self.insert_publish(conn, origin, message.clone(), since, Some(id), true, Some(serial));
+        if message.qos == QoS::ExactlyOnce {
+            self.keep_record(key, value.clone());
+            if released {
+                self.release(id);
+            }
+        }
+        let (packet_id, released) = match record.stage {
+            Stage::Pending => return self.connections[conn.0 as usize].backlog.push_back(key),
+            Stage::Sent(packet_id) => (packet_id, false),
+            Stage::Released(packet_id) => (packet_id, true),
+        };
+        let token = self.token(key);
+        if let RequestKind::Publish { sent, .. } = &mut self.requests[key].kind {
+            *sent = true;
+        }
+        self.connections[conn.0 as usize].in_flight += 1;
+        let restored = RestoredPublish {
+            token,
+            packet_id,
+            released,
+            topic: message.topic,
+            retain: message.retain,
+            payload: message.payload,
+            stored: StoredUplink {
+                key: uplink_key(id),
+                value,
+            },
+        };
+        if let Some(options) = self.open_options(conn) {
+            options.restored.push(restored);
+        }
+    }
+
+    /// Something of an earlier life is restored: the brokers are asked for their sessions.
+    pub(crate) fn resume_sessions(&mut self) {
+        for request in &mut self.control {
+            if let BrokerRequest::Open { options, .. } = request {
+                options.clean_start = false;
+            }
+        }
+    }
+
+    /// A delivery of an earlier life that the broker has not released.
+    pub(crate) fn restore_received(&mut self, conn: ConnId, delivery: DeliveryId) {
+        if let Some(options) = self.open_options(conn) {
+            options.received.push(delivery);
+        }
+    }
+
+    fn open_options(&mut self, conn: ConnId) -> Option<&mut ConnectOptions> {
+        self.control.iter_mut().find_map(|request| match request {
+            BrokerRequest::Open { conn: of, options } if *of == conn => Some(options),
+            _ => None,
+        })
     }
 
     /// Asks for a subscription at the broker.
@@ -230,13 +762,14 @@ impl Upstream {
     }
 
     /// The connection works; without its old session nothing new is sent before the old is reported lost.
-    pub(crate) fn on_up(&mut self, conn: ConnId, session_present: bool, window: u16) {
+    pub(crate) fn on_up(&mut self, conn: ConnId, session_present: bool, window: u16, forgets: bool) {
         let Some(connection) = self.connections.get_mut(conn.0 as usize) else {
             return;
         };
         connection.up = true;
         connection.credit = 0;
         connection.window = u32::from(window);
+        connection.forgets = forgets;
         if !session_present {
             connection.unreported = connection.in_flight;
         }
@@ -265,8 +798,11 @@ impl Upstream {
     }
 
     /// The broker answered under `token`; `None` if nobody waits for that any more.
-    pub(crate) fn settle(&mut self, token: Token) -> Option<Settled> {
+    pub(crate) fn settle(&mut self, token: Token, refused: bool) -> Option<Settled> {
         let key = self.key_of(token)?;
+        if matches!(self.requests[key].kind, RequestKind::Settled { .. }) {
+            return None;
+        }
         let request = self.requests.remove(key);
         self.restoring -= usize::from(request.restores);
         Some(match request.kind {
@@ -275,25 +811,54 @@ impl Upstream {
                 sent,
                 origin,
                 message,
+                stored,
+                backlog,
+                released,
                 ..
             } => {
                 if sent {
                     self.connections[conn.0 as usize].answered();
                 } else {
                     // Reported lost and settled all the same: it must not go out again.
-                    self.connections[conn.0 as usize]
-                        .waiting
+                    self.line(conn, backlog.is_some())
                         .retain(|waiting| *waiting != key);
-                    self.forget_waiting(&message);
+                    if stored.is_none() {
+                        self.forget_waiting(&message);
+                    }
+                }
+                self.leave_backlog(backlog);
+                let stored = stored.map(|id| Stored {
+                    id,
+                    size: message.size(),
+                    qos: message.qos,
+                    released,
+                });
+                let done = refused || !self.connections[conn.0 as usize].forgets;
+                if let (Some(stored), false) = (stored, done) {
+                    self.keep_settled(token, key, stored);
                 }
                 Settled::Publish {
                     origin,
                     topic: message.topic,
+                    stored,
+                    done,
                 }
             }
             RequestKind::Subscribe { filter, .. } => Settled::Subscribe { filter },
             RequestKind::Unsubscribe { filter, .. } => Settled::Unsubscribe { filter },
+            RequestKind::Settled { .. } => return None,
         })
+    }
+
+    /// Keeps the place of a settled publish, so that its token still names what is stored of it.
+    fn keep_settled(&mut self, token: Token, key: usize, stored: Stored) {
+        // It was removed just now, so it is the place that is filled next.
+        let place = self.requests.insert(Request {
+            generation: (token.0 >> 32) as u32,
+            restores: false,
+            kind: RequestKind::Settled { stored },
+        });
+        debug_assert_eq!(place, key, "the place that was freed last");
     }
 
     /// The session that carried this request is gone: a publish goes out again in its old place, under its old
@@ -305,29 +870,27 @@ impl Upstream {
             seq,
             sent,
             message,
+            stored,
+            backlog,
             ..
         } = &mut self.requests[key].kind
         else {
-            return self.settle(token);
+            return self.settle(token, false);
         };
         if !*sent {
             return None;
         }
         *sent = false;
-        let (conn, seq, size) = (conn.0 as usize, *seq, message.size());
-        self.waiting_messages += 1;
-        self.waiting_bytes += size;
-        let requests = &self.requests;
-        let seq_of = |key: &usize| match &requests[*key].kind {
-            RequestKind::Publish { seq, .. } => *seq,
-            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => 0,
-        };
-        let connection = &mut self.connections[conn];
-        connection.answered();
-        let at = connection
-            .waiting
-            .partition_point(|waiting| seq_of(waiting) < seq);
-        connection.waiting.insert(at, key);
+        let (conn, seq, spooled) = (*conn, *seq, backlog.is_some());
+        if stored.is_none() {
+            self.waiting_messages += 1;
+            self.waiting_bytes += message.size();
+        }
+        self.connections[conn.0 as usize].answered();
+        let mut line = core::mem::take(self.line(conn, spooled));
+        let at = line.partition_point(|waiting| self.seq_of(*waiting) < seq);
+        line.insert(at, key);
+        *self.line(conn, spooled) = line;
         None
     }
 
@@ -378,21 +941,42 @@ impl Upstream {
     }
 
     fn next_publish(&mut self, at: usize, metrics: &mut Metrics) -> Option<BrokerRequest> {
-        let connection = &mut self.connections[at];
-        let key = *connection.waiting.front()?;
-        let generation = self.requests[key].generation;
+        let spooled_first = self.connections[at].backlog_next;
+        for spooled in [spooled_first, !spooled_first] {
+            if let Some(request) = self.next_of_line(at, spooled, metrics) {
+                self.connections[at].backlog_next = !spooled;
+                return Some(request);
+            }
+        }
+        None
+    }
+
+    fn next_of_line(&mut self, at: usize, spooled: bool, metrics: &mut Metrics) -> Option<BrokerRequest> {
+        let key = *self.line(ConnId(at as u32), spooled).front()?;
+        let Upstream {
+            connections,
+            requests,
+            waiting_messages,
+            waiting_bytes,
+            ..
+        } = self;
+        let connection = &mut connections[at];
+        let generation = requests[key].generation;
         let RequestKind::Publish {
-            conn, sent, message, ..
-        } = &mut self.requests[key].kind
+            conn,
+            sent,
+            message,
+            stored,
+            ready,
+            ..
+        } = &mut requests[key].kind
         else {
-            connection.waiting.pop_front();
             return None;
         };
         let tracked = message.qos > QoS::AtMostOnce;
-        if tracked && connection.in_flight >= connection.window {
+        if !*ready || tracked && connection.in_flight >= connection.window {
             return None;
         }
-        connection.waiting.pop_front();
         connection.credit -= 1;
         connection.in_flight += u32::from(tracked);
         *sent = true;
@@ -401,19 +985,36 @@ impl Upstream {
             QoS::AtLeastOnce => metrics.publish_up_qos1_total += 1,
             QoS::ExactlyOnce => metrics.publish_up_qos2_total += 1,
         }
-        self.waiting_messages -= 1;
-        self.waiting_bytes -= message.size();
-        let (conn, message) = (*conn, message.clone());
-        if !tracked {
-            self.requests.remove(key);
+        if stored.is_none() {
+            *waiting_messages -= 1;
+            *waiting_bytes -= message.size();
         }
-        Some(BrokerRequest::Publish {
+        let (conn, message, stored) = (*conn, message.clone(), *stored);
+        self.line(conn, spooled).pop_front();
+        let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
+        let request = BrokerRequest::Publish {
             conn,
             token: tracked.then(|| token(generation, key)),
             topic: message.topic,
             qos: message.qos,
             retain: message.retain,
             payload: message.payload,
+            stored: kept.and_then(|id| self.stored_uplink(id, key)),
+        };
+        if !tracked {
+            self.requests.remove(key);
+        }
+        Some(request)
+    }
+
+    /// The record of a publish, as its port writes it again.
+    fn stored_uplink(&self, id: u64, key: usize) -> Option<StoredUplink> {
+        let RequestKind::Publish { record, .. } = &self.requests.get(key)?.kind else {
+            return None;
+        };
+        Some(StoredUplink {
+            key: uplink_key(id),
+            value: record.clone()?,
         })
     }
 
@@ -432,12 +1033,15 @@ impl Upstream {
                 token,
                 filter: name.clone(),
             }),
-            RequestKind::Publish { .. } => None,
+            RequestKind::Publish { .. } | RequestKind::Settled { .. } => None,
         }
     }
 
     /// Writes the gauges.
     pub(crate) fn measure(&self, metrics: &mut Metrics) {
+        metrics.spool_messages = self.spooled_messages as u64;
+        metrics.spool_bytes = self.spooled_bytes as u64;
+        [metrics.spool_dropped_full_total, metrics.spool_dropped_age_total] = self.dropped;
         metrics.queue_messages = self.waiting_messages as u64;
         metrics.queue_bytes = self.waiting_bytes as u64;
         metrics.in_flight = self
@@ -490,7 +1094,10 @@ impl Connection {
             credit: 0,
             window: 0,
             in_flight: 0,
+            forgets: false,
             waiting: VecDeque::new(),
+            backlog: VecDeque::new(),
+            backlog_next: false,
             subscriptions: VecDeque::new(),
             acks: VecDeque::new(),
             unreported: 0,
@@ -501,6 +1108,29 @@ impl Connection {
     fn answered(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.unreported = self.unreported.saturating_sub(1);
+    }
+}
+
+/// A publish as it is stored before it is sent.
+fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, now: Instant) -> UplinkRecord {
+    let client = match *origin {
+        Origin::Client {
+            serial,
+            msg_id,
+            digest,
+            ..
+        } => Some((serial, msg_id, digest)),
+        Origin::Gateway => None,
+    };
+    UplinkRecord {
+        stage: Stage::Pending,
+        conn,
+        client,
+        since_ms: journal.unix_ms(now),
+        qos: message.qos,
+        retain: message.retain,
+        topic: message.topic.clone(),
+        payload: message.payload.clone(),
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Setup {
 }
 
 /// What is to be published when the client is lost.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StoredWill {
     /// Without one nothing is published: the client gave a will message and no topic yet (reading A25).
     pub(crate) topic: Option<Arc<str>>,
@@ -379,7 +379,7 @@ impl Client {
             self.drop_subscriptions(cx);
             self.clear_queue(cx);
             self.topics.clear();
-            self.open.clear();
+            self.forget_requests(cx);
             self.will = None;
         } else if known {
             self.topics.unconfirm_all();
@@ -393,6 +393,7 @@ impl Client {
         self.state = State::Active;
         self.last_seen = now;
         self.fresh = true;
+        self.touch();
         cx.metrics.connects_accepted_total += 1;
         if let Some(via) = &self.via {
             let notice = Notice::Connected {
@@ -515,7 +516,8 @@ impl Client {
                 }));
             }
         }
-        self.reply(cx, Reply::WillTopicResp(ReturnCode::Accepted));
+        self.touch();
+        self.reply_durably(cx, Reply::WillTopicResp(ReturnCode::Accepted));
     }
 
     /// WILLMSGUPD → WILLMSGRESP. Without a will topic the message is kept until there is one (reading A25).
@@ -532,7 +534,8 @@ impl Client {
                 }));
             }
         }
-        self.reply(cx, Reply::WillMsgResp(ReturnCode::Accepted));
+        self.touch();
+        self.reply_durably(cx, Reply::WillMsgResp(ReturnCode::Accepted));
     }
 
     /// DISCONNECT with a duration is sleep, without one or with 0 (reading A67) goodbye: the will is not published.
@@ -554,6 +557,7 @@ impl Client {
             client: self.id.clone(),
             reason,
         });
+        self.touch();
         self.state = if self.clean {
             State::Gone
         } else {

@@ -1,5 +1,6 @@
 //! Delivery to the client: REGISTER if needed, then PUBLISH, one exchange at a time and in order (§6.10, reading A59).
 
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use super::subscribe::Form;
 use super::{Client, Reply, State};
 use crate::config::{SleepQos0, SleepRules, Timers, WhenFull};
 use crate::context::Context;
-use crate::io::Notice;
+use crate::durable::records::{Progress, Recipient};
+use crate::durable::{Waiting, progress_key};
+use crate::io::{ConnId, DeliveryId, Notice};
 use crate::time::Instant;
 
 /// Rounds of sends after which a message that is never acknowledged is given up (reading A60).
@@ -29,6 +32,47 @@ pub(crate) struct Message {
     pub(crate) payload: Bytes,
     /// As the broker delivered it (reading A66).
     pub(crate) retain: bool,
+    /// What is stored of it.
+    pub(crate) stored: Option<Stored>,
+}
+
+/// A message in the store.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Its number.
+    pub(crate) id: u64,
+    /// The broker's QoS 2 delivery that brought it.
+    pub(crate) from: Option<(ConnId, DeliveryId)>,
+    /// Recipients that were given a place in its record, and those of them that do not have it yet.
+    pub(crate) recipients: AtomicU32,
+    pub(crate) left: AtomicU32,
+}
+
+impl Stored {
+    pub(crate) fn new(id: u64, from: Option<(ConnId, DeliveryId)>) -> Self {
+        Stored {
+            id,
+            from,
+            recipients: AtomicU32::new(0),
+            left: AtomicU32::new(0),
+        }
+    }
+
+    /// One of an earlier life with this many recipients; [`Client::restore_queued`] counts those that still wait.
+    pub(crate) fn restored(id: u64, from: Option<(ConnId, DeliveryId)>, recipients: u32) -> Self {
+        Stored {
+            id,
+            from,
+            recipients: AtomicU32::new(recipients),
+            left: AtomicU32::new(0),
+        }
+    }
+
+    /// The place of one more recipient.
+    pub(crate) fn add(&self) -> u32 {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        self.recipients.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 impl Message {
@@ -49,6 +93,10 @@ pub(crate) struct Queued {
     msg_id: Option<MsgId>,
     /// The client has acknowledged it with PUBREC; only the release is left.
     received: bool,
+    /// Its place in the record of the message, if it is stored.
+    place: Option<u32>,
+    /// QoS 2 and stored: the message id to use, in this life and the next.
+    reserved: Option<MsgId>,
 }
 
 /// What goes to the client and what waits.
@@ -58,11 +106,11 @@ pub(crate) struct Downlink {
     work: Option<Box<Work>>,
     last_msg_id: u16,
     /// The client refuses DUP (reading A61).
-    no_dup: bool,
+    pub(crate) no_dup: bool,
     /// The client does not answer REGISTER (reading A40).
-    no_register: bool,
+    pub(crate) no_register: bool,
     /// It has answered REGISTER before, so silence is loss and no habit.
-    answers_register: bool,
+    pub(crate) answers_register: bool,
     /// A round was spent: deliveries go on with the next packet from the client (reading A60).
     parked: bool,
 }
@@ -97,6 +145,8 @@ pub(crate) struct Exchange {
     retry_at: Option<Instant>,
     /// PUBACK "invalid topic id" was answered with REGISTER already (reading A41).
     tried_register: bool,
+    /// PUBREL waits until it is durable that PUBREC came.
+    held: bool,
 }
 
 /// What the client must answer.
@@ -285,17 +335,28 @@ impl Downlink {
 }
 
 impl Client {
-    /// Takes a message for the client.
-    pub(crate) fn deliver(&mut self, cx: &mut Context, now: Instant, message: &Arc<Message>, qos: QoS) {
+    /// Takes a message for the client. Returns what is to be stored of that, if anything is.
+    pub(crate) fn deliver(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        message: &Arc<Message>,
+        qos: QoS,
+    ) -> Option<Recipient> {
         if qos == QoS::AtMostOnce && !self.takes_qos0(cx, &message.topic) {
             cx.metrics.buffer_qos0_dropped_total += 1;
-            return;
+            return None;
         }
         self.drop_expired(cx, now);
         if !self.make_room(cx, message.size(), qos) {
             cx.metrics.buffer_dropped_total += 1;
-            return;
+            return None;
         }
+        let stored = message.stored.as_ref();
+        let place = stored
+            .filter(|_| qos > QoS::AtMostOnce || !self.may_deliver())
+            .map(Stored::add);
+        let reserved = (place.is_some() && qos == QoS::ExactlyOnce).then(|| self.down.next_msg_id());
         cx.metrics.buffer_messages += 1;
         cx.metrics.buffer_bytes += message.size() as u64;
         let item = Queued {
@@ -305,10 +366,47 @@ impl Client {
             rounds: 0,
             msg_id: None,
             received: false,
+            place,
+            reserved,
         };
         let work = self.down.work.get_or_insert_default();
         work.bytes += message.size();
         work.queue.push_back(item);
+        place.map(|_| Recipient {
+            serial: self.serial,
+            qos,
+            msg_id: reserved.unwrap_or(MsgId(0)),
+        })
+    }
+
+    /// A message of an earlier life. The client may have had it under its message id already.
+    pub(crate) fn restore_queued(
+        &mut self,
+        cx: &mut Context,
+        message: &Arc<Message>,
+        recipient: Recipient,
+        place: u32,
+        since: Instant,
+        received: bool,
+    ) {
+        cx.metrics.buffer_messages += 1;
+        cx.metrics.buffer_bytes += message.size() as u64;
+        let msg_id = (recipient.qos == QoS::ExactlyOnce).then_some(recipient.msg_id);
+        if let Some(stored) = &message.stored {
+            stored.left.fetch_add(1, Ordering::Relaxed);
+        }
+        let work = self.down.work.get_or_insert_default();
+        work.bytes += message.size();
+        work.queue.push_back(Queued {
+            message: message.clone(),
+            since,
+            qos: recipient.qos,
+            rounds: 0,
+            msg_id,
+            received,
+            place: Some(place),
+            reserved: msg_id,
+        });
     }
 
     /// True if a QoS 0 message waits in this state; the one it replaces, if it replaces one, is dropped (reading A70).
@@ -397,6 +495,20 @@ impl Client {
         }
         cx.metrics.buffer_messages -= 1;
         cx.metrics.buffer_bytes -= item.message.size() as u64;
+        if let (Some(stored), Some(place)) = (&item.message.stored, item.place) {
+            let recipients = stored.recipients.load(Ordering::Relaxed);
+            if stored.left.fetch_sub(1, Ordering::Relaxed) > 1 {
+                let done = Progress::Done.encode();
+                cx.journal.put(progress_key(stored.id, place), done);
+                return;
+            }
+            cx.journal.message_done(stored.id, stored.from);
+            if recipients > 1 || item.qos == QoS::ExactlyOnce {
+                let forget = Waiting::ForgetProgress(stored.id, recipients);
+                // If the disk does not work, later.
+                let _ = cx.journal.wait(forget);
+            }
+        }
     }
 
     /// Forgets everything that waits for the client.
@@ -459,7 +571,7 @@ impl Client {
             return self.forget(cx, &item);
         };
         let step = if item.received { Step::Pubrel } else { step };
-        let msg_id = known.unwrap_or_else(|| self.down.next_msg_id());
+        let msg_id = known.or(item.reserved).unwrap_or_else(|| self.down.next_msg_id());
         self.down.work.get_or_insert_default().exchange = Some(Exchange {
             step,
             msg_id,
@@ -470,6 +582,7 @@ impl Client {
             due: true,
             retry_at: None,
             tried_register: false,
+            held: false,
             item,
         });
     }
@@ -732,19 +845,58 @@ impl Client {
     pub(crate) fn on_pubrec(&mut self, cx: &mut Context, msg_id: MsgId) {
         match self.down.exchange_mut() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.item.qos == QoS::ExactlyOnce => {
+                if exchange.held {
+                    return;
+                }
+                let again = exchange.step == Step::Pubrel;
                 exchange.step = Step::Pubrel;
                 exchange.due = true;
                 exchange.sends = 0;
                 self.down.parked = false;
+                if !again {
+                    self.hold_pubrel(cx);
+                }
             }
             _ => {
                 // Late, but the client has the message: sent again under a released id, it would be another one.
-                if let Some(item) = self.down.requeued(msg_id, QoS::ExactlyOnce) {
-                    item.received = true;
-                }
-                // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
-                self.reply(cx, Reply::Pubrel(msg_id));
+                let Some(item) = self.down.requeued(msg_id, QoS::ExactlyOnce) else {
+                    // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
+                    return self.reply(cx, Reply::Pubrel(msg_id));
+                };
+                item.received = true;
+                let item = item.clone();
+                save_received(cx, &item);
+                self.reply_durably(cx, Reply::Pubrel(msg_id));
             }
+        }
+    }
+
+    /// PUBREL leaves when it is durable that the client has the message: a later life must not send it again.
+    fn hold_pubrel(&mut self, cx: &mut Context) {
+        let (client, serial) = (self.ix, self.serial);
+        let Some(exchange) = self.down.exchange_mut() else {
+            return;
+        };
+        if !save_received(cx, &exchange.item) {
+            return;
+        }
+        let waiting = Waiting::Pubrel {
+            client,
+            serial,
+            msg_id: exchange.msg_id,
+        };
+        if cx.journal.wait(waiting).is_none() {
+            (exchange.held, exchange.due, exchange.retry_at) = (true, false, None);
+        }
+    }
+
+    /// It is durable that the client has the message.
+    pub(crate) fn release_pubrel(&mut self, msg_id: MsgId) {
+        if let Some(exchange) = self.down.exchange_mut()
+            && exchange.held
+            && exchange.msg_id == msg_id
+        {
+            (exchange.held, exchange.due) = (false, true);
         }
     }
 
@@ -770,6 +922,16 @@ impl Client {
         cx.metrics.delivered_total += 1;
         self.drop_queued(cx, 0);
     }
+}
+
+/// Stores that the client has a QoS 2 message; false if it is not stored at all.
+fn save_received(cx: &mut Context, item: &Queued) -> bool {
+    let (Some(stored), Some(place)) = (&item.message.stored, item.place) else {
+        return false;
+    };
+    cx.journal
+        .put(progress_key(stored.id, place), Progress::Received.encode());
+    true
 }
 
 impl Exchange {

@@ -23,6 +23,7 @@ use self::subscribe::Subscription;
 use self::uplink::OpenRequests;
 use crate::clients::ClientIx;
 use crate::context::Context;
+use crate::durable::Waiting;
 use crate::io::Notice;
 use crate::links::{Owed, Via};
 use crate::registry::{ClientTopics, RuleIx};
@@ -67,6 +68,24 @@ pub(crate) struct Client {
     pub(crate) resting: bool,
     /// Stands in its link's line of deliveries.
     pub(crate) in_deliveries: bool,
+    /// Whether what is stored of it is out of date.
+    pub(crate) unsaved: Unsaved,
+    /// Something is stored of it.
+    pub(crate) saved: bool,
+}
+
+/// How far what is stored of a client is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unsaved {
+    /// Not at all.
+    No,
+    /// By what can be found out again: it is written when something else is, so that sleeping and waking wears no
+    /// card out.
+    Lazy,
+    /// As [`Unsaved::Lazy`], and it stands in the line for that.
+    InLine,
+    /// By what the client counts on.
+    Urgent,
 }
 
 /// The states of §6.14, Figure 4, and those of a handshake.
@@ -186,6 +205,8 @@ impl Client {
             down: Downlink::new(cx.rng.random()),
             resting: false,
             in_deliveries: false,
+            unsaved: Unsaved::No,
+            saved: false,
         }
     }
 
@@ -271,6 +292,31 @@ impl Client {
         link.replies.push_back(own);
     }
 
+    /// Owes the client an answer once what it promises is durable.
+    pub(crate) fn reply_durably(&mut self, cx: &mut Context, reply: Reply) {
+        if self.unsaved > Unsaved::No {
+            self.save(cx);
+        }
+        let waiting = Waiting::Reply {
+            client: self.ix,
+            serial: self.serial,
+            reply,
+        };
+        if cx.journal.wait(waiting).is_some() {
+            self.reply(cx, reply);
+        }
+    }
+
+    /// What is stored of the client is out of date; it is written soon.
+    pub(crate) fn touch(&mut self) {
+        self.unsaved = Unsaved::Urgent;
+    }
+
+    /// The same, and there is no hurry.
+    pub(crate) fn touch_lazily(&mut self) {
+        self.unsaved = self.unsaved.max(Unsaved::Lazy);
+    }
+
     /// Takes back what was not sent yet.
     pub(crate) fn clear_replies(&mut self, cx: &mut Context) {
         if self.owed > 0
@@ -340,10 +386,10 @@ impl Client {
         match &self.state {
             State::Setup(_) => self.on_setup_deadline(cx, now),
             State::Active if now >= self.last_seen + self.silence_allowed(cx, self.keep_alive) => {
-                self.lose(cx);
+                self.lose(cx, now);
             }
             State::Asleep { duration } if now >= self.last_seen + self.silence_allowed(cx, *duration) => {
-                self.lose(cx);
+                self.lose(cx, now);
             }
             State::Disconnected | State::Lost if now >= self.last_seen + cx.config.timers.session_expiry => {
                 self.state = State::Gone;
@@ -354,7 +400,7 @@ impl Client {
     }
 
     /// The client is assumed unreachable: its will is published (reading A26).
-    fn lose(&mut self, cx: &mut Context) {
+    fn lose(&mut self, cx: &mut Context, now: Instant) {
         cx.metrics.lost_total += 1;
         let mut published = false;
         if let Some(will) = &self.will
@@ -367,11 +413,9 @@ impl Client {
                 retain: will.retain,
                 payload: will.payload.clone(),
             };
-            match cx
-                .upstream
-                .publish(cx.upstream.connection_for(self.id_hash), Origin::Gateway, message)
-            {
-                Ok(()) => {
+            let conn = cx.upstream.connection_for(self.id_hash);
+            match cx.publish(now, conn, Origin::Gateway, message) {
+                Ok(_) => {
                     cx.metrics.wills_published_total += 1;
                     published = true;
                 }
@@ -383,6 +427,7 @@ impl Client {
             will: published,
         });
         self.end_connection(cx);
+        self.unsaved = Unsaved::Urgent;
         // Until now a clean session lived through the sleep (reading A74).
         self.state = if self.clean { State::Gone } else { State::Lost };
     }

@@ -10,6 +10,7 @@ impl Client {
     /// C→G REGISTER(0, m, name)   G→C REGACK(id, m, 0)
     pub(crate) fn on_register(&mut self, cx: &mut Context, register: Register<'_>) {
         let name = cx.names.intern(register.topic_name);
+        let known = self.topics.by_name(&name).is_some_and(|topic| topic.told);
         let answer = match self.topics.assign(&name, cx.config.limits.topics_per_client) {
             Ok(id) => {
                 self.topics.confirm(id);
@@ -18,7 +19,11 @@ impl Client {
             // Reading A38: congestion would mean "again later", an invalid id "register again".
             Err(_) => Reply::Regack(TopicId::NONE, register.msg_id, ReturnCode::NotSupported),
         };
-        self.reply(cx, answer);
+        if known {
+            return self.reply(cx, answer);
+        }
+        self.touch();
+        self.reply_durably(cx, answer);
     }
 
     /// G→C REGISTER(id, m, name)   C→G REGACK(id, m, rc), then the PUBLISH it was for.
@@ -31,6 +36,7 @@ impl Client {
         match regack.return_code {
             ReturnCode::Accepted => {
                 self.topics.confirm(topic_id);
+                self.touch_lazily();
                 self.publish_now();
             }
             ReturnCode::Congestion => self.pause_deliveries(now),

@@ -51,6 +51,7 @@ impl Client {
         self.down.requeue();
         self.shrink();
         self.state = State::Asleep { duration };
+        self.touch_lazily();
         self.clear_replies(cx);
         self.reply(cx, Reply::Disconnect);
         cx.notice(Notice::Asleep {

@@ -7,6 +7,7 @@ use sn_codec::{MsgId, QoS, ReturnCode, Subscribe, TopicFilter, TopicId, Unsubscr
 use super::{Client, Reply};
 use crate::config::WhenDown;
 use crate::context::Context;
+use crate::durable::Waiting;
 use crate::subscriptions::{Asker, FilterKey, Pending, Subscriber, is_exact};
 use crate::time::Instant;
 use crate::upstream::SUBSCRIPTIONS;
@@ -91,6 +92,7 @@ impl Client {
             msg_id,
             asked,
         });
+        self.touch();
         self.open.open_subscribe(msg_id, wanted.topic_id);
         if up {
             // Messages that overtake the SUBACK wait for it (reading A57).
@@ -106,6 +108,23 @@ impl Client {
 
     /// The broker answered a SUBSCRIBE of this client, or accepted itself: `Err` is its no.
     pub(crate) fn on_subscribed(&mut self, cx: &mut Context, msg_id: MsgId, granted: Result<QoS, ()>) {
+        if let Ok(granted) = granted {
+            self.save(cx);
+            let waiting = Waiting::Suback {
+                client: self.ix,
+                serial: self.serial,
+                msg_id,
+                granted,
+            };
+            if cx.journal.wait(waiting).is_none() {
+                return;
+            }
+        }
+        self.suback(cx, msg_id, granted);
+    }
+
+    /// The SUBACK is due.
+    pub(crate) fn suback(&mut self, cx: &mut Context, msg_id: MsgId, granted: Result<QoS, ()>) {
         let Some(request) = self.open.close_subscribe(msg_id) else {
             return;
         };
@@ -144,6 +163,7 @@ impl Client {
     /// Takes the client off one filter.
     pub(crate) fn drop_subscription(&mut self, cx: &mut Context, key: FilterKey) {
         self.subscriptions.retain(|mine| mine.filter != key);
+        self.touch();
         cx.subscriptions.unsubscribe(key, self.ix);
         drive(cx, key);
     }

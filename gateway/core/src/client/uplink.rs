@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use bytes::Bytes;
 use rustc_hash::FxHasher;
 use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
 use super::{Client, Reply};
 use crate::context::Context;
+use crate::durable::records::ReceivingRecord;
+use crate::durable::{Waiting, receiving_key};
 use crate::io::{Notice, Refusal};
 use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
@@ -41,6 +44,8 @@ pub(crate) struct OpenRequest {
     pub(crate) topic_id: TopicId,
     /// Tells a repeat from another message under the same id. Any id will do, 0 too (reading A45).
     digest: u32,
+    /// QoS 2: the number of the message in the store; 0 if it has none.
+    stored: u64,
 }
 
 /// How far a request is.
@@ -83,6 +88,7 @@ impl OpenRequests {
             msg_id,
             topic_id,
             digest: 0,
+            stored: 0,
         });
     }
 
@@ -128,9 +134,15 @@ impl OpenRequests {
         self.requests.shrink_to_fit();
     }
 
-    /// A new session: nothing of the old one is open any more.
-    pub(crate) fn clear(&mut self) {
-        *self = OpenRequests::default();
+    /// An exchange of an earlier life: with the broker, or answered with PUBREC.
+    pub(crate) fn restore(&mut self, kind: RequestKind, msg_id: MsgId, digest: u32, stored: u64) {
+        self.requests.push(OpenRequest {
+            kind,
+            msg_id,
+            topic_id: TopicId::NONE,
+            digest,
+            stored,
+        });
     }
 
     /// A new connection of the same session: subscriptions are asked for again, publishes go on. A device that starts
@@ -172,11 +184,8 @@ impl Client {
                 // A message id that it carries says nothing (reading A44).
                 let message = self.uplink(cx, &name, QoS::AtMostOnce, publish);
                 let origin = self.origin(publish.msg_id, 0);
-                if cx
-                    .upstream
-                    .publish(cx.upstream.connection_for(self.id_hash), origin, message)
-                    .is_err()
-                {
+                let conn = cx.upstream.connection_for(self.id_hash);
+                if cx.publish(now, conn, origin, message).is_err() {
                     cx.metrics.publish_dropped_total += 1;
                 }
                 return;
@@ -196,20 +205,20 @@ impl Client {
         }
         let message = self.uplink(cx, &name, qos, publish);
         let origin = self.origin(publish.msg_id, digest);
-        if cx
-            .upstream
-            .publish(cx.upstream.connection_for(self.id_hash), origin, message)
-            .is_err()
-        {
+        let conn = cx.upstream.connection_for(self.id_hash);
+        let Ok(stored) = cx.publish(now, conn, origin, message) else {
             cx.metrics.publish_congestion_total += 1;
             return self.reply(cx, congestion);
-        }
+        };
         self.make_room_for_received(cx);
         self.open.requests.push(OpenRequest {
             kind,
             msg_id: publish.msg_id,
             topic_id,
             digest,
+            stored: stored
+                .filter(|_| kind == RequestKind::Publish2)
+                .unwrap_or_default(),
         });
     }
 
@@ -220,6 +229,7 @@ impl Client {
             if request.digest != digest {
                 // Another message under the same id: the client gave the old one up.
                 self.open.requests.remove(at);
+                self.forget_receiving(cx, &request);
                 return false;
             }
             if request.kind == RequestKind::Received {
@@ -250,15 +260,46 @@ impl Client {
     }
 
     /// A client that never sends PUBREL must not make its list grow: the oldest held id goes.
-    fn make_room_for_received(&mut self, cx: &Context) {
+    fn make_room_for_received(&mut self, cx: &mut Context) {
         let requests = &mut self.open.requests;
         if requests.len() >= 2 * cx.config.limits.open_requests_per_client
             && let Some(at) = requests
                 .iter()
                 .position(|request| request.kind == RequestKind::Received)
         {
-            requests.remove(at);
+            let request = requests.remove(at);
+            self.forget_receiving(cx, &request);
         }
+    }
+
+    /// A new session, or none: nothing of the old one is open any more.
+    pub(crate) fn forget_requests(&mut self, cx: &mut Context) {
+        for request in core::mem::take(&mut self.open).requests {
+            self.forget_receiving(cx, &request);
+        }
+    }
+
+    /// What is stored of a client's QoS 2 publish beside the message: that it may send another under the same id.
+    fn forget_receiving(&self, cx: &mut Context, request: &OpenRequest) {
+        if request.stored == 0 {
+            return;
+        }
+        let key = receiving_key(request.stored);
+        cx.journal.put(key, self.receiving(request, true));
+        // With the message still here, it goes after that.
+        if !cx.upstream.release(request.stored) {
+            let _ = cx.journal.wait(Waiting::Forget(key, None));
+        }
+    }
+
+    fn receiving(&self, request: &OpenRequest, released: bool) -> Bytes {
+        let record = ReceivingRecord {
+            serial: self.serial,
+            msg_id: request.msg_id,
+            digest: request.digest,
+            released,
+        };
+        record.encode()
     }
 
     /// The broker settled a publish of this client.
@@ -284,6 +325,11 @@ impl Client {
         let answer = match (result, request.kind) {
             (Ok(()), RequestKind::Publish2) => {
                 self.open.requests[at].kind = RequestKind::Received;
+                if request.stored != 0 {
+                    let value = self.receiving(&request, false);
+                    cx.journal.put(receiving_key(request.stored), value);
+                    cx.journal.hurry();
+                }
                 Reply::Pubrec(msg_id)
             }
             (Ok(()), _) => {
@@ -316,7 +362,13 @@ impl Client {
         if let Some(at) = self.open.publish_position(msg_id)
             && self.open.requests[at].kind == RequestKind::Received
         {
+            let request = self.open.requests[at];
             self.open.release(at, now);
+            self.forget_receiving(cx, &request);
+            if request.stored != 0 {
+                // Not before: a later life would take the next message under this id for a repeat.
+                return self.reply_durably(cx, Reply::Pubcomp(msg_id));
+            }
         }
         self.reply(cx, Reply::Pubcomp(msg_id));
     }
