@@ -59,6 +59,7 @@ async fn measure() {
         client_id: "throughput".into(),
         clean_start: true,
         will: None,
+        ..ConnectOptions::default()
     };
     requests.send(vec![BrokerRequest::Open { conn: CONN, options }]);
 
@@ -79,6 +80,7 @@ async fn measure() {
                 qos: QoS::AtLeastOnce,
                 retain: false,
                 payload: payload.clone(),
+                stored: None,
             });
             sent += 1;
         }

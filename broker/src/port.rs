@@ -305,6 +305,7 @@ impl<M: Mqtt> Port<M> {
             conn: self.conn,
             session_present: terms.session_present,
             window,
+            forgets: false,
         });
         self.events.push(BrokerEvent::Credit {
             conn: self.conn,

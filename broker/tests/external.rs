@@ -28,6 +28,7 @@ fn publication(token: u64, topic: &str, qos: QoS, payload: &str) -> BrokerReques
         qos,
         retain: false,
         payload: Bytes::copy_from_slice(payload.as_bytes()),
+        stored: None,
     }
 }
 
@@ -147,7 +148,7 @@ both_versions! {
             topic: "state".into(),
             qos: AtLeastOnce,
             retain: true,
-            payload: Bytes::from_static(b"on"),
+            payload: Bytes::from_static(b"on"), stored: None,
         });
         assert_eq!(core.event().await, done(1));
         core.send(subscription(2, "state", 1, AtMostOnce));
@@ -439,7 +440,7 @@ both_versions! {
             topic: "t".into(),
             qos: AtLeastOnce,
             retain: false,
-            payload: Bytes::new(),
+            payload: Bytes::new(), stored: None,
         });
 
         assert_eq!(core.event().await, done(2));
@@ -668,6 +669,7 @@ async fn limits_of_the_broker_are_kept_by_refusing() {
         qos: AtLeastOnce,
         retain: true,
         payload: Bytes::from_static(b"m"),
+        stored: None,
     });
     assert_eq!(core.event().await, refused(3, 0x9A));
 

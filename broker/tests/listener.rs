@@ -191,6 +191,7 @@ async fn the_gateway_and_an_mqtt_client_reach_each_other() {
         client_id: "gateway".into(),
         clean_start: true,
         will: None,
+        ..ConnectOptions::default()
     };
     broker
         .requests
@@ -213,6 +214,7 @@ async fn the_gateway_and_an_mqtt_client_reach_each_other() {
             qos: QoS::AtLeastOnce,
             retain: false,
             payload: Bytes::from_static(b"21.5"),
+            stored: None,
         },
     ]);
     client.expect(b"\x32\x0d\0\x04up/x\0\x01\x0021.5").await;
@@ -260,6 +262,7 @@ async fn a_gateway_that_does_not_listen_holds_up_no_client() {
         client_id: "gateway".into(),
         clean_start: true,
         will: None,
+        ..ConnectOptions::default()
     };
     let conn = ConnId(1);
     let filter = Arc::from("#");

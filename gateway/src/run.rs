@@ -335,6 +335,10 @@ impl Shell {
                 self.gateway.handle_link(now, link, event);
                 0
             }
+            Input::Store(event) => {
+                self.gateway.handle_store(now, event);
+                0
+            }
         }
     }
 
@@ -360,6 +364,7 @@ impl Shell {
                     self.buf.clear();
                 }
                 Output::Broker(request) => requests.push(request),
+                Output::Store(_) => {}
                 Output::Notice(notice) => self.notices.log(now, notice),
             }
         }

@@ -81,6 +81,7 @@ impl Local {
                     qos,
                     retain,
                     payload,
+                    ..
                 } => {
                     let message = Message {
                         topic,
@@ -259,6 +260,7 @@ impl Local {
             conn,
             session_present: false,
             window: WINDOW,
+            forgets: false,
         });
         self.events.push(BrokerEvent::Credit {
             conn,

@@ -429,6 +429,7 @@ impl Core {
                 conn: CONN,
                 session_present,
                 window,
+                forgets: false,
             } if session_present == session => window,
             event => panic!("{event:?}"),
         };
@@ -456,6 +457,7 @@ pub(crate) fn options(client_id: &str) -> ConnectOptions {
         client_id: client_id.into(),
         clean_start: true,
         will: None,
+        ..ConnectOptions::default()
     }
 }
 

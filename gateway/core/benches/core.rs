@@ -67,6 +67,7 @@ impl World {
                 conn: CONN,
                 session_present: false,
                 window: u16::MAX,
+                forgets: false,
             },
         );
         for at in 0..clients {

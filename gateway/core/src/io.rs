@@ -224,7 +224,7 @@ pub struct FilterId(pub u32);
 pub struct DeliveryId(pub u64);
 
 /// How a connection is opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConnectOptions {
     /// The MQTT client id.
     pub client_id: Arc<str>,

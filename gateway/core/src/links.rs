@@ -64,12 +64,19 @@ pub(crate) struct Via {
 
 impl Links {
     pub(crate) fn up(&mut self, link: LinkId, profile: LinkProfile) {
-        let at = usize::from(link.0);
-        if self.links.len() <= at {
-            self.links.resize_with(at + 1, Link::default);
+        self.expect(link);
+        if let Some(link) = self.get_mut(link) {
+            link.credit = profile.credit;
+            link.profile = Some(profile);
         }
-        self.links[at].credit = profile.credit;
-        self.links[at].profile = Some(profile);
+    }
+
+    /// Makes the lines of a link that comes up later.
+    pub(crate) fn expect(&mut self, link: LinkId) {
+        let len = usize::from(link.0) + 1;
+        if self.links.len() < len {
+            self.links.resize_with(len, Link::default);
+        }
     }
 
     /// The link does not work for now; what clients were owed comes back.

@@ -68,6 +68,7 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
             sleep,
+            durability: None,
         },
         name,
         state_dir: state_dir(root, around),

@@ -585,7 +585,7 @@ impl Reference {
                         .for_each(|asked| asked.broker_was_away = true);
                 }
             }
-            BrokerEvent::Credit { .. } => {}
+            BrokerEvent::Credit { .. } | BrokerEvent::Delivered { .. } | BrokerEvent::Released { .. } => {}
             BrokerEvent::Settled { token, result } => self.on_settled(*token, *result),
             BrokerEvent::Lost { token } => {
                 // A publish comes again under its token; subscriptions may be asked for anew.
@@ -1236,6 +1236,7 @@ impl Reference {
                 qos,
                 retain,
                 payload,
+                ..
             } => {
                 let token = *token;
                 self.track(*conn, token, request)?;

@@ -759,6 +759,7 @@ impl SimBroker {
             conn: conn_id,
             session_present,
             window,
+            forgets: false,
         };
         let credit = BrokerEvent::Credit {
             conn: conn_id,

@@ -114,6 +114,7 @@ fn open(conn: ConnId, client_id: &str) -> BrokerRequest {
             client_id: client_id.into(),
             clean_start: true,
             will: None,
+            ..ConnectOptions::default()
         },
     }
 }
@@ -126,6 +127,7 @@ fn publish(token: u64, topic: &str, qos: QoS) -> BrokerRequest {
         qos,
         retain: false,
         payload: Bytes::from(token.to_string()),
+        stored: None,
     }
 }
 

@@ -218,6 +218,7 @@ impl World {
             client_id: "gateway".into(),
             clean_start: true,
             will: None,
+            ..ConnectOptions::default()
         };
         world.gateway(vec![BrokerRequest::Open { conn: CONN, options }]);
         world
@@ -592,6 +593,7 @@ impl World {
                 qos,
                 retain: message.retain,
                 payload: message.payload,
+                stored: None,
             }]);
             let answer = self.answered.get(&token?).copied();
             return answer.map(|answer| answer.map(|()| reason::SUCCESS));

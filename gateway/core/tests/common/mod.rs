@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output, Token,
+    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output,
+    StoreChange, StoreEvent, StoreKey, StoreRequest, Token,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -38,6 +40,10 @@ pub struct Bench {
     pub sent: Vec<(u16, Vec<u8>)>,
     pub requests: Vec<BrokerRequest>,
     pub notices: Vec<Notice>,
+    /// What was to be stored and is not durable yet.
+    pub writes: Vec<StoreRequest>,
+    /// What is durable.
+    pub stored: BTreeMap<StoreKey, Bytes>,
 }
 
 impl Bench {
@@ -49,12 +55,53 @@ impl Bench {
             sent: vec![],
             requests: vec![],
             notices: vec![],
+            writes: vec![],
+            stored: BTreeMap::new(),
         };
-        let profile = LinkProfile::default();
-        bench.gateway.handle_link(now, LINK, LinkEvent::Up(profile));
-        bench.drain();
+        bench.link_up();
         bench.requests.clear();
         bench
+    }
+
+    fn link_up(&mut self) {
+        let profile = LinkProfile::default();
+        self.gateway.handle_link(self.now, LINK, LinkEvent::Up(profile));
+        self.drain();
+    }
+
+    /// The process ends, and another begins with what was durable. Its clock goes on where this one's was.
+    pub fn restart(self, config: GatewayConfig) -> Bench {
+        let mut bench = Bench {
+            gateway: Gateway::new(config, 8, self.now),
+            sent: vec![],
+            requests: vec![],
+            notices: vec![],
+            writes: vec![],
+            ..self
+        };
+        let unix_ms = 1_795_000_000_000 + bench.now.as_micros() / 1000;
+        let values = bench.stored.clone().into_iter().collect();
+        bench.gateway.restore(bench.now, unix_ms, values);
+        bench.link_up();
+        bench
+    }
+
+    /// Everything that was to be stored is durable, and what follows from that.
+    pub fn commit(&mut self) {
+        while !self.writes.is_empty() {
+            for StoreRequest::Write { changes, ticket } in core::mem::take(&mut self.writes) {
+                for change in changes {
+                    match change {
+                        StoreChange::Put(key, value) => self.stored.insert(key, value),
+                        StoreChange::Delete(key) => self.stored.remove(&key),
+                    };
+                }
+                if let Some(ticket) = ticket {
+                    self.gateway.handle_store(self.now, StoreEvent::Durable(ticket));
+                }
+            }
+            self.drain();
+        }
     }
 
     /// With the broker connected.
@@ -69,6 +116,7 @@ impl Bench {
             conn: CONN,
             session_present,
             window: 20,
+            forgets: false,
         });
         self.broker(BrokerEvent::Credit {
             conn: CONN,
@@ -130,6 +178,7 @@ impl Bench {
                     self.sent.push((port, datagram));
                 }
                 Output::Broker(request) => self.requests.push(request),
+                Output::Store(request) => self.writes.push(request),
                 Output::Notice(notice) => self.notices.push(notice),
             }
         }
@@ -263,6 +312,7 @@ impl Bench {
                 topic_name,
             }),
         );
+        self.commit();
         let sent = self.take(port);
         match Packet::decode(&sent[0]).unwrap() {
             Packet::Regack(Regack {
@@ -284,6 +334,7 @@ impl Bench {
             token,
             result: Ok(Some(qos)),
         });
+        self.commit();
         let sent = self.take(port);
         match Packet::decode(&sent[0]).unwrap() {
             Packet::Suback(suback) if suback.return_code == ReturnCode::Accepted => (suback.topic_id, id),

@@ -1,0 +1,669 @@
+//! What survives the end of the process, and what waits until it would.
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
+use gateway_core::io::{BrokerEvent, BrokerRequest, DeliveryId, StoreEvent};
+use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
+
+const A: u16 = 5001;
+const B: u16 = 5002;
+
+fn config() -> GatewayConfig {
+    GatewayConfig {
+        upstream: UpstreamConfig {
+            when_down: WhenDown::Spool,
+            ..UpstreamConfig::default()
+        },
+        durability: Some(Durability::default()),
+        ..GatewayConfig::default()
+    }
+}
+
+fn bounded(spool_messages: usize, when_full: SpoolFull) -> GatewayConfig {
+    GatewayConfig {
+        durability: Some(Durability {
+            spool_messages,
+            when_full,
+            ..Durability::default()
+        }),
+        ..config()
+    }
+}
+
+fn up() -> Bench {
+    let mut bench = Bench::up(config());
+    bench.requests.clear();
+    bench
+}
+
+fn publish1(id: TopicId, msg_id: u16, data: &[u8]) -> Packet<'_> {
+    publish(TopicRef::Normal(id), QoS::AtLeastOnce, msg_id, data)
+}
+
+fn publish2(id: TopicId, msg_id: u16, data: &[u8]) -> Packet<'_> {
+    publish(TopicRef::Normal(id), QoS::ExactlyOnce, msg_id, data)
+}
+
+fn accepted(id: TopicId, msg_id: u16) -> Packet<'static> {
+    puback(id, msg_id, ReturnCode::Accepted)
+}
+
+fn payloads(bench: &mut Bench) -> Vec<Vec<u8>> {
+    let publishes = bench.publishes().into_iter();
+    publishes.map(|(_, _, payload)| payload).collect()
+}
+
+/// A message of the broker that waits for its acknowledgement.
+fn deliver(bench: &mut Bench, topic: &str, qos: QoS, delivery: u64, payload: &[u8]) {
+    bench.broker(BrokerEvent::Message {
+        conn: CONN,
+        delivery: Some(DeliveryId(delivery)),
+        filters: Box::default(),
+        topic: topic.into(),
+        qos,
+        retain: false,
+        payload: Bytes::copy_from_slice(payload),
+    });
+}
+
+fn acks(bench: &mut Bench) -> Vec<u64> {
+    let requests = bench.requests.drain(..);
+    requests
+        .filter_map(|request| match request {
+            BrokerRequest::Ack { delivery, .. } => Some(delivery.0),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn nothing_is_stored_where_nothing_shall_survive() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.packet(A, publish2(id, 7, b"x"));
+    bench.subscribe(A, "c", QoS::ExactlyOnce);
+    bench.message(&[], "c", QoS::ExactlyOnce, false, b"y");
+    assert_eq!(bench.writes, []);
+    assert_eq!(bench.stored.len(), 0);
+}
+
+#[test]
+fn with_the_broker_there_qos_1_is_not_stored() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.commit();
+    bench.packet(A, publish1(id, 7, b"x"));
+    bench.settle();
+    bench.expect(A, &[accepted(id, 7)]);
+    assert_eq!(bench.writes, []);
+}
+
+#[test]
+fn without_the_broker_qos_1_is_acknowledged_once_it_is_durable() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish1(id, 7, b"x"));
+    bench.expect(A, &[]);
+    bench.commit();
+    bench.expect(A, &[accepted(id, 7)]);
+    assert_eq!(payloads(&mut bench).len(), 0);
+    bench.broker_up(false);
+    assert_eq!(payloads(&mut bench), [b"x"]);
+}
+
+#[test]
+fn what_the_broker_may_not_have_is_stored_when_its_connection_breaks() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.packet(A, publish1(id, 7, b"x"));
+    bench.expect(A, &[]);
+    bench.broker_down();
+    bench.commit();
+    bench.expect(A, &[accepted(id, 7)]);
+}
+
+#[test]
+fn spooled_messages_reach_the_broker_after_a_restart_in_their_order() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    for msg_id in 1..=5 {
+        bench.packet(A, publish1(id, msg_id, &[msg_id as u8]));
+    }
+    bench.commit();
+    assert_eq!(bench.heard(A).len(), 5);
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(false);
+    assert_eq!(payloads(&mut bench), [[1], [2], [3], [4], [5]]);
+}
+
+#[test]
+fn settled_messages_do_not_come_again_after_a_restart() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish1(id, 7, b"x"));
+    bench.commit();
+    bench.broker_up(false);
+    bench.settle();
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    assert_eq!(payloads(&mut bench).len(), 0);
+}
+
+#[test]
+fn new_messages_and_spooled_ones_take_turns_and_each_client_keeps_its_order() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.connect(B, "b");
+    let (a, b) = (bench.register(A, "a"), bench.register(B, "b"));
+    bench.broker_down();
+    for msg_id in 1..=40 {
+        bench.packet(A, publish1(a, msg_id, &[msg_id as u8]));
+        bench.commit();
+    }
+    bench.broker(BrokerEvent::Up {
+        conn: CONN,
+        session_present: false,
+        window: 10,
+        forgets: false,
+    });
+    bench.packet(A, publish1(a, 41, &[41]));
+    bench.packet(B, publish1(b, 1, &[101]));
+    bench.packet(B, publish1(b, 2, &[102]));
+    bench.commit();
+    bench.broker(BrokerEvent::Credit {
+        conn: CONN,
+        requests: 1000,
+    });
+    let mut sent: Vec<u8> = Vec::new();
+    while !bench.requests.is_empty() {
+        let requests = bench.requests.clone();
+        sent.extend(payloads(&mut bench).into_iter().map(|payload| payload[0]));
+        bench.requests = requests;
+        bench.settle();
+        bench.commit();
+    }
+    let at = |payload: u8| sent.iter().position(|sent| *sent == payload).unwrap();
+    assert!(
+        at(101) < 5 && at(102) < 5,
+        "a new client does not wait for the spool: {sent:?}"
+    );
+    let own: Vec<u8> = sent.iter().copied().filter(|payload| *payload <= 41).collect();
+    assert_eq!(own, (1..=41).collect::<Vec<u8>>());
+}
+
+#[test]
+fn a_full_spool_refuses_or_drops_the_oldest() {
+    for (when_full, answers, kept) in [
+        (
+            SpoolFull::Refuse,
+            [ReturnCode::Accepted, ReturnCode::Congestion],
+            [1],
+        ),
+        (
+            SpoolFull::DropOldest,
+            [ReturnCode::Accepted, ReturnCode::Accepted],
+            [2],
+        ),
+    ] {
+        let mut bench = Bench::up(bounded(1, when_full));
+        bench.connect(A, "a");
+        let id = bench.register(A, "t");
+        bench.broker_down();
+        for msg_id in 1..=2 {
+            bench.packet(A, publish1(id, msg_id, &[msg_id as u8]));
+            bench.commit();
+        }
+        let [first, second] = answers;
+        bench.expect(A, &[puback(id, 1, first), puback(id, 2, second)]);
+        bench.requests.clear();
+        bench.broker_up(false);
+        assert_eq!(payloads(&mut bench), [kept]);
+        let dropped = bench.gateway.metrics().spool_dropped_full_total;
+        assert_eq!(dropped, u64::from(when_full == SpoolFull::DropOldest));
+    }
+}
+
+#[test]
+fn messages_that_waited_too_long_are_dropped_and_counted() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 0));
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish1(id, 1, b"old"));
+    bench.commit();
+    bench.pass(seconds(7 * 24 * 3600 + 1));
+    assert_eq!(bench.gateway.metrics().spool_dropped_age_total, 1);
+    assert_eq!(bench.gateway.metrics().spool_messages, 0);
+}
+
+#[test]
+fn while_the_disk_fails_publishes_are_refused_and_sessions_go_on() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.gateway.handle_store(bench.now, StoreEvent::Failed);
+    bench.subscribe(A, "c", QoS::AtLeastOnce);
+    bench.broker_down();
+    bench.packet(A, publish1(id, 1, b"x"));
+    bench.expect(A, &[puback(id, 1, ReturnCode::Congestion)]);
+    bench.gateway.handle_store(bench.now, StoreEvent::Works);
+    bench.packet(A, publish1(id, 2, b"x"));
+    bench.commit();
+    bench.expect(A, &[accepted(id, 2)]);
+}
+
+#[test]
+fn answers_that_waited_for_the_disk_are_given_when_it_fails_and_others_are_not() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.subscribe(A, "c", QoS::AtLeastOnce);
+    deliver(&mut bench, "c", QoS::AtLeastOnce, 9, b"x");
+    bench.requests.clear();
+    bench.packet(
+        A,
+        Packet::Register(sn_codec::Register {
+            topic_id: TopicId::NONE,
+            msg_id: MsgId(3),
+            topic_name: "u",
+        }),
+    );
+    bench.sent.clear();
+    bench.gateway.handle_store(bench.now, StoreEvent::Failed);
+    bench.drain();
+    assert!(matches!(bench.heard(A)[..], [Packet::Regack(_)]));
+    assert_eq!(
+        acks(&mut bench).len(),
+        0,
+        "the broker keeps what is not durable here"
+    );
+    bench.commit();
+    assert_eq!(acks(&mut bench), [9]);
+}
+
+#[test]
+fn a_restart_is_invisible_to_clients() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 60));
+    let id = bench.register(A, "t");
+    bench.subscribe(A, "cmd/+", QoS::AtLeastOnce);
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    let (token, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Ok(Some(QoS::AtLeastOnce)),
+    });
+    bench.requests.clear();
+    bench.packet(A, publish1(id, 2, b"x"));
+    bench.settle();
+    bench.expect(A, &[accepted(id, 2)]);
+    bench.message(&[], "cmd/1", QoS::AtLeastOnce, false, b"on");
+    assert!(matches!(bench.heard(A)[..], [Packet::Register(_)]));
+    assert_eq!(bench.gateway.metrics().sessions_restored_total, 1);
+}
+
+#[test]
+fn an_orderly_stop_says_nothing_to_clients() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.gateway.handle_shutdown(bench.now);
+    bench.drain();
+    bench.expect(A, &[]);
+}
+
+#[test]
+fn sleepers_messages_are_acknowledged_to_the_broker_when_durable_and_survive() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 60));
+    bench.subscribe(A, "c", QoS::AtLeastOnce);
+    bench.sleep(A, 600);
+    bench.requests.clear();
+    for delivery in 1..=3 {
+        deliver(&mut bench, "c", QoS::AtLeastOnce, delivery, &[delivery as u8]);
+    }
+    assert_eq!(acks(&mut bench).len(), 0);
+    bench.commit();
+    assert_eq!(acks(&mut bench), [1, 2, 3]);
+
+    let mut bench = bench.restart(config());
+    bench.pingreq(A, Some("a"));
+    for payload in 1..=3 {
+        let publish = bench.heard_publish(A);
+        assert_eq!(publish.data, [payload]);
+        bench.puback(A, publish);
+    }
+    bench.expect(A, &[Packet::Pingresp]);
+    bench.commit();
+    let restored = bench.restart(config());
+    assert_eq!(
+        restored.stored.len(),
+        1,
+        "the session alone: {:?}",
+        restored.stored.keys()
+    );
+}
+
+#[test]
+fn a_qos_2_delivery_goes_on_under_its_message_id_at_each_step() {
+    for steps in 0..3 {
+        let mut bench = up();
+        bench.connect_with(A, connect("a", false, 600));
+        bench.subscribe(A, "c", QoS::ExactlyOnce);
+        bench.requests.clear();
+        deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+        let publish = bench.heard_publish(A);
+        bench.commit();
+        let id = publish.msg_id;
+        if steps >= 1 {
+            bench.packet(A, Packet::Pubrec(id));
+            bench.expect(A, &[]);
+            bench.commit();
+            bench.expect(A, &[Packet::Pubrel(id)]);
+        }
+        if steps >= 2 {
+            bench.packet(A, Packet::Pubcomp(id));
+            bench.commit();
+        }
+
+        let mut bench = bench.restart(config());
+        let heard = bench.heard(A);
+        match (steps, &heard[..]) {
+            (0, [Packet::Publish(again)]) => {
+                assert_eq!((again.msg_id, again.dup, again.data), (id, true, &b"x"[..]));
+            }
+            (1, [Packet::Pubrel(again)]) => assert_eq!(*again, id),
+            (2, []) => {}
+            _ => panic!("after {steps} steps: {heard:?}"),
+        }
+        // The broker may send it again until it is released: the port is told.
+        let options = bench.requests.iter().find_map(|request| match request {
+            BrokerRequest::Open { options, .. } => Some(options.clone()),
+            _ => None,
+        });
+        assert_eq!(options.unwrap().received, [DeliveryId(77)]);
+        bench.broker_up(true);
+        bench.broker(BrokerEvent::Released {
+            conn: CONN,
+            delivery: DeliveryId(77),
+        });
+        if steps == 2 {
+            bench.commit();
+            assert!(bench.stored.keys().all(|key| key.kind == 1), "{:?}", bench.stored);
+        }
+    }
+}
+
+#[test]
+fn a_qos_2_publish_is_durable_before_the_broker_gets_it_and_while_its_client_waits() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    let id = bench.register(A, "t");
+    bench.commit();
+    bench.requests.clear();
+    bench.packet(A, publish2(id, 7, b"x"));
+    assert_eq!(payloads(&mut bench).len(), 0);
+    bench.commit();
+    let [
+        BrokerRequest::Publish {
+            token: Some(token),
+            stored: Some(stored),
+            ..
+        },
+    ] = &bench.requests[..]
+    else {
+        panic!("{:?}", bench.requests);
+    };
+    let (token, stored) = (*token, stored.clone());
+    // The port is about to send it.
+    bench.stored.insert(stored.key, stored.at(11, false));
+
+    // Killed here: the port goes on with the packet id, and the client gets its answer.
+    let mut again = Bench::up(config());
+    again.stored = bench.stored.clone();
+    again.now = bench.now;
+    let mut again = again.restart(config());
+    let restored = again.requests.iter().find_map(|request| match request {
+        BrokerRequest::Open { options, .. } => options.restored.first().cloned(),
+        _ => None,
+    });
+    let restored = restored.expect("a publish that goes on");
+    assert_eq!((restored.packet_id, restored.released), (11, false));
+    again.broker_up(true);
+    assert_eq!(payloads(&mut again).len(), 0, "the port has it");
+    again.packet(A, publish2(id, 7, b"x"));
+    again.expect(A, &[]);
+    again.broker(BrokerEvent::Settled {
+        token: restored.token,
+        result: Ok(None),
+    });
+    again.expect(A, &[Packet::Pubrec(MsgId(7))]);
+
+    // Not killed: the same to its end, and nothing is left.
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Ok(None),
+    });
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    bench.commit();
+    bench.packet(A, Packet::Pubrel(MsgId(7)));
+    bench.expect(A, &[]);
+    bench.commit();
+    bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
+    assert!(bench.stored.keys().all(|key| key.kind == 1), "{:?}", bench.stored);
+}
+
+#[test]
+fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_once() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish2(id, 7, b"x"));
+    bench.commit();
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    bench.packet(A, Packet::Pubrel(MsgId(7)));
+    bench.commit();
+    bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
+
+    let mut bench = bench.restart(config());
+    // The same id, the same content, and another message.
+    bench.packet(A, publish2(id, 7, b"x"));
+    bench.commit();
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    bench.requests.clear();
+    bench.broker_up(false);
+    assert_eq!(payloads(&mut bench), [b"x", b"x"]);
+}
+
+#[test]
+fn a_lost_broker_session_sends_a_restored_publish_again() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    let id = bench.register(A, "t");
+    bench.packet(A, publish2(id, 7, b"x"));
+    bench.commit();
+    let Some(BrokerRequest::Publish {
+        stored: Some(stored), ..
+    }) = bench.requests.last()
+    else {
+        panic!("{:?}", bench.requests);
+    };
+    let (key, value) = (stored.key, stored.at(11, false));
+    bench.stored.insert(key, value);
+    let mut bench = bench.restart(config());
+    let token = bench.requests.iter().find_map(|request| match request {
+        BrokerRequest::Open { options, .. } => options.restored.first().map(|restored| restored.token),
+        _ => None,
+    });
+    bench.requests.clear();
+    bench.broker(BrokerEvent::Lost {
+        token: token.unwrap(),
+    });
+    bench.broker_up(false);
+    assert_eq!(payloads(&mut bench), [b"x"]);
+}
+
+#[test]
+fn a_will_whose_client_vanished_while_the_gateway_was_away_is_published_once() {
+    let mut bench = up();
+    bench.connect_with_will(A, "a", false, 60);
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    bench.requests.clear();
+    bench.pass(seconds(89));
+    assert_eq!(
+        payloads(&mut bench).len(),
+        0,
+        "it has its whole time from the restart on"
+    );
+    bench.pass(seconds(2));
+    assert_eq!(payloads(&mut bench), [b"gone"]);
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    bench.requests.clear();
+    bench.pass(seconds(1000));
+    assert_eq!(payloads(&mut bench).len(), 0);
+}
+
+#[test]
+fn a_message_for_many_is_stored_once_and_each_has_it_once() {
+    let mut bench = up();
+    for (port, id) in [(A, "a"), (B, "b")] {
+        bench.connect_with(port, connect(id, false, 60));
+        bench.subscribe(port, "c", QoS::AtLeastOnce);
+        bench.sleep(port, 600);
+    }
+    bench.commit();
+    let before = bench.stored.len();
+    deliver(&mut bench, "c", QoS::AtLeastOnce, 1, b"x");
+    bench.commit();
+    assert_eq!(bench.stored.len(), before + 1);
+    bench.pingreq(A, Some("a"));
+    let publish = bench.heard_publish(A);
+    bench.puback(A, publish);
+    bench.expect(A, &[Packet::Pingresp]);
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    bench.pingreq(A, Some("a"));
+    bench.expect(A, &[Packet::Pingresp]);
+    bench.pingreq(B, Some("b"));
+    let publish = bench.heard_publish(B);
+    assert_eq!(publish.qos, PublishQoS::Level(QoS::AtLeastOnce));
+    bench.puback(B, publish);
+    bench.commit();
+    assert_eq!(
+        bench.stored.len(),
+        2,
+        "the sessions alone: {:?}",
+        bench.stored.keys()
+    );
+}
+
+#[test]
+fn sleeping_and_waking_alone_writes_nothing_for_ten_minutes() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.commit();
+    for _ in 0..5 {
+        bench.sleep(A, 100);
+        bench.pingreq(A, Some("a"));
+        bench.expect(A, &[Packet::Pingresp]);
+        bench.pass(seconds(60));
+        assert_eq!(bench.writes, []);
+    }
+    bench.pass(seconds(400));
+    assert_eq!(bench.writes.len(), 1);
+}
+
+#[test]
+fn values_that_mean_nothing_are_dropped_and_counted() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 60));
+    bench.commit();
+    let (&key, _) = bench.stored.first_key_value().unwrap();
+    bench.stored.insert(key, Bytes::from_static(b"\xffnonsense"));
+    let mut bench = bench.restart(config());
+    bench.commit();
+    assert_eq!(bench.stored.len(), 0);
+    assert_eq!(bench.gateway.metrics().sessions_restored_total, 0);
+}
+
+#[test]
+fn a_clean_session_leaves_nothing_of_the_old_one() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 60));
+    bench.subscribe(A, "c", QoS::AtLeastOnce);
+    bench.sleep(A, 600);
+    deliver(&mut bench, "c", QoS::AtLeastOnce, 1, b"x");
+    bench.commit();
+    bench.connect_with(A, connect("a", true, 60));
+    bench.commit();
+    let bench = bench.restart(config());
+    assert_eq!(bench.stored.len(), 1, "{:?}", bench.stored.keys());
+    assert!(
+        !bench
+            .requests
+            .iter()
+            .any(|request| matches!(request, BrokerRequest::Subscribe { .. }))
+    );
+}
+
+#[test]
+fn a_port_that_forgets_gets_what_is_durable_and_its_record_stays_until_everybody_has_it() {
+    let mut bench = Bench::new(config());
+    bench.broker(BrokerEvent::Up {
+        conn: CONN,
+        session_present: false,
+        window: 20,
+        forgets: true,
+    });
+    bench.broker(BrokerEvent::Credit {
+        conn: CONN,
+        requests: 1000,
+    });
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.commit();
+    bench.requests.clear();
+    bench.packet(A, publish1(id, 7, b"x"));
+    assert_eq!(bench.requests, []);
+    bench.commit();
+    let [
+        BrokerRequest::Publish {
+            token: Some(token), ..
+        },
+    ] = bench.requests[..]
+    else {
+        panic!("{:?}", bench.requests);
+    };
+    bench.settle();
+    bench.expect(A, &[accepted(id, 7)]);
+    bench.commit();
+    let kept = |bench: &Bench| bench.stored.keys().filter(|key| key.kind == 2).count();
+    assert_eq!(kept(&bench), 1);
+    bench.broker(BrokerEvent::Delivered { token });
+    bench.commit();
+    assert_eq!(kept(&bench), 0);
+}
