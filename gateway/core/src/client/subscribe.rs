@@ -136,6 +136,7 @@ impl Client {
                 // In the middle of a handshake the answer is not sent, and the client not told the id.
                 if self.state.is_connected() && self.topics.by_id(request.topic_id).is_some() {
                     self.topics.confirm(request.topic_id);
+                    self.touch_lazily();
                 }
                 Reply::Suback(qos, request.topic_id, msg_id)
             }
