@@ -54,7 +54,7 @@ async fn measure() {
             jitter: 0.0,
         },
     };
-    let mut requests = broker::spawn(config, sender);
+    let mut requests = broker::spawn(config, sender, None);
     let options = ConnectOptions {
         client_id: "throughput".into(),
         clean_start: true,

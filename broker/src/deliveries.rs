@@ -12,6 +12,11 @@ use sn_codec::QoS;
 /// Set in the [`DeliveryId`] of a QoS 2 message, above the packet id and below the connection's number.
 const EXACTLY_ONCE: u64 = 1 << 16;
 
+/// The packet id of a delivery.
+pub(crate) fn packet_id(delivery: DeliveryId) -> u16 {
+    delivery.0 as u16
+}
+
 /// The unacknowledged deliveries of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
@@ -45,6 +50,22 @@ pub(crate) enum Arrival {
 }
 
 impl Deliveries {
+    /// Those QoS 2 messages of an earlier life that the core has and the broker has not released.
+    pub(crate) fn restored(received: &[DeliveryId]) -> Self {
+        let exchange = |delivery: &DeliveryId| {
+            let exchange = Exchange {
+                delivery: *delivery,
+                acknowledged: true,
+                here: false,
+            };
+            (packet_id(*delivery), exchange)
+        };
+        Deliveries {
+            exactly_once: received.iter().map(exchange).collect(),
+            ..Deliveries::default()
+        }
+    }
+
     /// The network connection ended.
     pub(crate) fn disconnected(&mut self) {
         self.connection = self.connection.wrapping_add(1);
@@ -88,8 +109,9 @@ impl Deliveries {
     }
 
     /// PUBREL arrived: the broker has forgotten the QoS 2 message, its packet id is free.
-    pub(crate) fn released(&mut self, packet_id: u16) {
-        self.exactly_once.remove(&packet_id);
+    pub(crate) fn released(&mut self, packet_id: u16) -> Option<DeliveryId> {
+        let exchange = self.exactly_once.remove(&packet_id)?;
+        Some(exchange.delivery)
     }
 
     /// The core acknowledged a delivery: the packet to acknowledge on this network connection, if any.

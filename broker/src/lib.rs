@@ -23,6 +23,7 @@ mod embedded;
 mod mqtt;
 mod pool;
 mod port;
+mod stages;
 mod v3;
 mod v5;
 
@@ -33,6 +34,7 @@ pub use embedded::fuzz::mqtt_session;
 pub use embedded::{Embedded, EmbeddedConfig, EmbeddedLimits, EmbeddedStats, OpenError};
 pub use pool::{RequestSender, spawn};
 pub use port::{CREDIT, MAX_PACKET_BYTES};
+pub use stages::Journal;
 
 /// An external broker.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,13 @@
 //! What the port needs of an MQTT client, whatever the version.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal};
 use sn_codec::QoS;
 
 use crate::RemoteConfig;
+use crate::stages::Stages;
 
 /// Seconds that the broker keeps the session of a lost connection (MQTT 5): long enough for a night without network.
 pub(crate) const SESSION_EXPIRY: u32 = 24 * 60 * 60;
@@ -25,7 +28,8 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     type Notice: Send + 'static;
 
     /// Makes a client that is not connected; polling its driver connects it.
-    fn new(config: &RemoteConfig, options: &ConnectOptions) -> (Self, Self::Driver);
+    /// `stages` says what is in flight from an earlier life, and is told what is.
+    fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, Self::Driver);
 
     /// Makes the broker forget the session of an earlier life where the CONNECT of [`Mqtt::poll`] does not.
     fn discard_session(

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::mqtt::Mqtt;
 use crate::port::Port;
+use crate::stages::{Journal, Stages};
 use crate::v3::V3;
 use crate::v5::V5;
 use crate::{EmbeddedStats, Protocol, RemoteConfig};
@@ -21,15 +22,17 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Takes the core's requests to an external broker; what happens is sent to `inputs`.
 ///
-/// Nothing is connected before the core asks for it. Connections are tasks on the current runtime.
+/// Nothing is connected before the core asks for it. Connections are tasks on the current runtime. Without a journal
+/// no QoS 2 publish in flight survives this process.
 ///
 /// # Panics
 ///
 /// Outside a tokio runtime.
-pub fn spawn(config: RemoteConfig, inputs: Sender<Input>) -> RequestSender {
+pub fn spawn(config: RemoteConfig, inputs: Sender<Input>, journal: Option<Journal>) -> RequestSender {
     RequestSender(Kind::Remote(Pool {
         config: Arc::new(config),
         inputs,
+        journal,
         runtime: Handle::current(),
         connections: HashMap::new(),
         closing: Vec::new(),
@@ -113,6 +116,7 @@ impl RequestSender {
 struct Pool {
     config: Arc<RemoteConfig>,
     inputs: Sender<Input>,
+    journal: Option<Journal>,
     runtime: Handle,
     connections: HashMap<ConnId, Connection>,
     /// Connections told to close that may still be at it.
@@ -170,8 +174,16 @@ impl Pool {
 
     fn start<M: Mqtt>(&self, conn: ConnId, options: ConnectOptions) -> Connection {
         let (sender, requests) = unbounded_channel();
-        let (mqtt, driver) = M::new(&self.config, &options);
-        let port = Port::new(conn, self.config.clone(), options, mqtt, self.inputs.clone());
+        let window = self.config.in_flight.max(1);
+        let stages = Arc::new(Stages::new(self.journal.clone(), &options, window));
+        let (mqtt, driver) = M::new(&self.config, &options, &stages);
+        let port = Port::new(
+            conn,
+            self.config.clone(),
+            options,
+            (mqtt, stages),
+            self.inputs.clone(),
+        );
         Connection {
             requests: sender,
             task: self.runtime.spawn(port.run(driver, requests)),

@@ -29,6 +29,7 @@ use crate::RemoteConfig;
 use crate::backoff::Backoff;
 use crate::deliveries::{Arrival, Deliveries};
 use crate::mqtt::{Broken, Happening, Loss, Message, Mqtt, Outcome, Remedy, Terms, reason};
+use crate::stages::Stages;
 
 /// Requests of one connection that may be on their way: enough for several rounds of the largest batches of the core.
 pub const CREDIT: u32 = 1024;
@@ -53,6 +54,7 @@ pub(crate) struct Port<M> {
     config: Arc<RemoteConfig>,
     options: ConnectOptions,
     mqtt: M,
+    stages: Arc<Stages>,
     inputs: Sender<Input>,
     /// What the next batch for the core holds.
     events: Vec<BrokerEvent>,
@@ -105,15 +107,17 @@ impl<M: Mqtt> Port<M> {
         conn: ConnId,
         config: Arc<RemoteConfig>,
         options: ConnectOptions,
-        mqtt: M,
+        (mqtt, stages): (M, Arc<Stages>),
         inputs: Sender<Input>,
     ) -> Self {
         Port {
+            deliveries: Deliveries::restored(&options.received),
             conn,
             backoff: Backoff::new(config.reconnect),
             config,
             options,
             mqtt,
+            stages,
             inputs,
             events: Vec::new(),
             owed: 0,
@@ -123,7 +127,6 @@ impl<M: Mqtt> Port<M> {
             },
             window: None,
             held: Vec::new(),
-            deliveries: Deliveries::default(),
             told: None,
         }
     }
@@ -208,11 +211,21 @@ impl<M: Mqtt> Port<M> {
                 }
             };
             wait = Duration::ZERO;
+            let settled = self.stages.take_settled().into_iter();
+            self.events.extend(settled.map(|token| BrokerEvent::Settled {
+                token,
+                result: Ok(None),
+            }));
 
             match result {
                 Ok(Happening::Progress) => {}
                 Ok(Happening::Message(message)) => self.on_message(message),
-                Ok(Happening::Released(packet_id)) => self.deliveries.released(packet_id),
+                Ok(Happening::Released(packet_id)) => {
+                    if let Some(delivery) = self.deliveries.released(packet_id) {
+                        let conn = self.conn;
+                        self.events.push(BrokerEvent::Released { conn, delivery });
+                    }
+                }
                 Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
                     M::start_over(&mut driver);
                 }
@@ -292,6 +305,8 @@ impl<M: Mqtt> Port<M> {
         self.link = Link::Up { since: now, terms };
         if !terms.session_present {
             self.deliveries.session_lost();
+            let lost = self.stages.lose().into_iter();
+            self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
         }
         self.owed = 0;
 
@@ -417,6 +432,7 @@ impl<M: Mqtt> Port<M> {
                 qos,
                 retain,
                 payload,
+                stored,
                 ..
             } => {
                 let notice = if !is_topic_name(&topic) {
@@ -426,6 +442,9 @@ impl<M: Mqtt> Port<M> {
                 } else if qos > terms.maximum_qos {
                     Err(reason::QOS_NOT_SUPPORTED)
                 } else {
+                    if let Some(stored) = stored {
+                        self.stages.expect(stored, &topic, retain, &payload);
+                    }
                     self.mqtt.publish(&topic, qos, retain, payload)
                 };
                 match (token, notice) {

@@ -1,20 +1,25 @@
 //! MQTT 3.1.1.
 
+use core::pin::Pin;
 use core::time::Duration;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
 use rumqttc4::mqttbytes::QoS as WireQoS;
 use rumqttc4::{
     AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill,
-    ManualAck, MqttOptions, NetworkOptions, Packet, PubAck, PubRec, Publish, PublishNotice,
-    PublishNoticeError, PublishOptions, PublishResult, StateError, SubscribeNotice, SubscribeNoticeError,
-    SubscribeReasonCode, UnsubscribeNotice, UnsubscribeNoticeError,
+    ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedIncomingQos2, PersistedPubRel,
+    PersistedPublish, PersistedQoS, PersistedRequest, PersistedSession, PubAck, PubRec, Publish,
+    PublishNotice, PublishNoticeError, PublishOptions, PublishResult, SessionStore, SessionStoreError,
+    SessionStoreKey, StateError, SubscribeNotice, SubscribeNoticeError, SubscribeReasonCode,
+    UnsubscribeNotice, UnsubscribeNoticeError,
 };
 use sn_codec::QoS;
 
 use crate::mqtt::{Broken, Happening, LARGEST_PACKET, Loss, Message, Mqtt, Outcome, Remedy, Terms, reason};
 use crate::port::CREDIT;
+use crate::stages::{Content, InFlight, Stages};
 use crate::{RemoteConfig, Transport};
 
 /// A client that speaks MQTT 3.1.1.
@@ -31,10 +36,17 @@ impl Mqtt for V3 {
     type Driver = EventLoop;
     type Notice = Notice;
 
-    fn new(config: &RemoteConfig, options: &ConnectOptions) -> (Self, EventLoop) {
+    fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, EventLoop) {
         let mut mqtt = mqtt_options(config, options);
         // Refused for an empty client id, which has no session to keep.
         let _ = mqtt.try_set_clean_session(false);
+        if !options.clean_start || stages.are_kept() {
+            mqtt.set_session_store(Checkpoint {
+                options: mqtt.clone(),
+                stages: stages.clone(),
+                restores: !options.clean_start,
+            });
+        }
         let (client, driver) = open(config, mqtt);
         (V3(client), driver)
     }
@@ -206,6 +218,91 @@ fn open(config: &RemoteConfig, mqtt: MqttOptions) -> (AsyncClient, EventLoop) {
 /// Rounded up, since a limit of no seconds would be over before it began.
 fn whole_seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
+}
+
+/// What is in flight, as the client library wants it.
+#[derive(Debug)]
+struct Checkpoint {
+    options: MqttOptions,
+    stages: Arc<Stages>,
+    /// There is an earlier life to go on with.
+    restores: bool,
+}
+
+type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;
+
+impl SessionStore for Checkpoint {
+    fn load<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, Option<PersistedSession>> {
+        Box::pin(async {
+            if !self.restores {
+                return Ok(None);
+            }
+            let received = self.stages.received().iter();
+            Ok(Some(PersistedSession {
+                format_version: 1,
+                client_id: self.options.client_id(),
+                clean_session: false,
+                max_inflight: self.options.inflight(),
+                ack_mode: PersistedAckMode::Manual,
+                last_pkid: 0,
+                last_puback: 0,
+                replay: self.stages.restored().into_iter().map(request).collect(),
+                incoming_qos2: received
+                    .map(|pkid| PersistedIncomingQos2 { pkid: *pkid })
+                    .collect(),
+            }))
+        })
+    }
+
+    fn save<'a>(&'a self, _: &'a SessionStoreKey, session: &'a PersistedSession) -> Stored<'a, ()> {
+        Box::pin(async {
+            if self.stages.are_kept() {
+                let in_flight = session.replay.iter().filter_map(in_flight).collect();
+                self.stages.save(in_flight).await;
+            }
+            Ok(())
+        })
+    }
+
+    fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, ()> {
+        // The port learns that the session is gone, and the core stores what follows.
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn request(publish: InFlight) -> PersistedRequest {
+    let pkid = publish.packet_id;
+    match publish.content {
+        None => PersistedRequest::PubRel(PersistedPubRel { pkid }),
+        Some(content) => PersistedRequest::Publish(PersistedPublish {
+            dup: true,
+            qos: PersistedQoS::ExactlyOnce,
+            retain: content.retain,
+            topic: content.topic.to_vec(),
+            pkid,
+            payload: content.payload.to_vec(),
+        }),
+    }
+}
+
+fn in_flight(request: &PersistedRequest) -> Option<InFlight> {
+    match request {
+        PersistedRequest::Publish(publish) if publish.qos == PersistedQoS::ExactlyOnce => Some(InFlight {
+            packet_id: publish.pkid,
+            content: Some(Content {
+                topic: Bytes::copy_from_slice(&publish.topic),
+                retain: publish.retain,
+                payload: Bytes::copy_from_slice(&publish.payload),
+            }),
+        }),
+        PersistedRequest::PubRel(pubrel) => Some(InFlight {
+            packet_id: pubrel.pkid,
+            content: None,
+        }),
+        PersistedRequest::Publish(_) | PersistedRequest::Subscribe(_) | PersistedRequest::Unsubscribe(_) => {
+            None
+        }
+    }
 }
 
 fn message(publish: Publish) -> Message {

@@ -1,14 +1,16 @@
 //! MQTT 5.
 
 use core::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
 use rumqttc5::mqttbytes::QoS as WireQoS;
 use rumqttc5::{
     AckMode, AsyncClient, ClientError, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop,
-    LastWill, ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedSession, PubAck,
-    PubRec, Publish, PublishNotice, PublishNoticeError, PublishOptions, PublishResult, SessionStore,
+    LastWill, ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedIncomingQos2,
+    PersistedPubRel, PersistedPublish, PersistedQoS, PersistedRequest, PersistedSession, PubAck, PubRec,
+    Publish, PublishNotice, PublishNoticeError, PublishOptions, PublishResult, SessionStore,
     SessionStoreError, SessionStoreKey, StateError, SubscribeNotice, SubscribeNoticeError,
     SubscribeProperties, SubscribeReasonCode, UnsubscribeNotice, UnsubscribeNoticeError,
 };
@@ -19,10 +21,18 @@ use crate::mqtt::{
     Terms, reason,
 };
 use crate::port::{CREDIT, MAX_PACKET_BYTES};
+use crate::stages::{Content, InFlight, Stages};
 use crate::{RemoteConfig, Transport};
 
 /// A client that speaks MQTT 5.
 pub(crate) struct V5(AsyncClient);
+
+/// Reads, writes, connects.
+pub(crate) struct Driver {
+    events: EventLoop,
+    /// It shows what is in flight before every packet; else only what was is of interest, and that once.
+    keeps_stages: bool,
+}
 
 /// The outcome of one request.
 pub(crate) enum Notice {
@@ -32,15 +42,21 @@ pub(crate) enum Notice {
 }
 
 impl Mqtt for V5 {
-    type Driver = EventLoop;
+    type Driver = Driver;
     type Notice = Notice;
 
-    fn new(config: &RemoteConfig, options: &ConnectOptions) -> (Self, EventLoop) {
+    fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, Driver) {
+        let mut mqtt = mqtt_options(config, options);
+        if !options.clean_start || stages.are_kept() {
+            mqtt.set_session_store(Checkpoint {
+                options: mqtt.clone(),
+                stages: stages.clone(),
+            });
+        }
         // The channel to the event loop needs no bound: the core's credit is one.
-        let (client, driver) = AsyncClient::builder(mqtt_options(config, options))
-            .unbounded()
-            .build();
-        (V5(client), driver)
+        let (client, events) = AsyncClient::builder(mqtt).unbounded().build();
+        let keeps_stages = stages.are_kept();
+        (V5(client), Driver { events, keeps_stages })
     }
 
     async fn discard_session(_: &RemoteConfig, _: &ConnectOptions) -> Result<(), Loss> {
@@ -48,10 +64,13 @@ impl Mqtt for V5 {
         Ok(())
     }
 
-    async fn poll(driver: &mut EventLoop) -> Result<Happening, Broken> {
-        match driver.poll().await.map_err(broken)? {
+    async fn poll(driver: &mut Driver) -> Result<Happening, Broken> {
+        match driver.events.poll().await.map_err(broken)? {
             Event::Incoming(Packet::ConnAck(connack)) => {
-                driver.options.set_clean_start(false).clear_session_store();
+                driver.events.options.set_clean_start(false);
+                if !driver.keeps_stages {
+                    driver.events.options.clear_session_store();
+                }
                 Ok(Happening::Connected(terms(&connack)))
             }
             Event::Incoming(Packet::Publish(publish)) => Ok(Happening::Message(message(publish))),
@@ -60,10 +79,10 @@ impl Mqtt for V5 {
         }
     }
 
-    fn start_over(driver: &mut EventLoop) {
-        driver.clean();
-        driver.reset_session_state();
-        driver.options.set_clean_start(true);
+    fn start_over(driver: &mut Driver) {
+        driver.events.clean();
+        driver.events.reset_session_state();
+        driver.events.options.set_clean_start(true);
     }
 
     fn publish(
@@ -177,9 +196,6 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
         .set_outgoing_inflight_upper_limit(config.in_flight.max(1))
         .set_max_request_batch(CREDIT as usize)
         .set_ack_mode(AckMode::Manual);
-    if !options.clean_start {
-        mqtt.set_session_store(NothingInFlight(mqtt.clone()));
-    }
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     mqtt.set_network_options(network);
@@ -213,39 +229,87 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
     mqtt
 }
 
-/// The checkpoint of a process that knows of nothing in flight.
+/// What is in flight, as the client library wants it.
 ///
-/// Without one the client refuses a session that the broker has kept. It is read before the first CONNECT and taken
-/// away at the first CONNACK, since every later packet would otherwise write a checkpoint.
+/// Without one it refuses a session that the broker has kept.
 #[derive(Debug)]
-struct NothingInFlight(MqttOptions);
+struct Checkpoint {
+    options: MqttOptions,
+    stages: Arc<Stages>,
+}
 
 type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;
 
-impl SessionStore for NothingInFlight {
+impl SessionStore for Checkpoint {
     fn load<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, Option<PersistedSession>> {
         Box::pin(async {
+            let received = self.stages.received().iter();
             Ok(Some(PersistedSession {
                 format_version: 1,
-                client_id: self.0.client_id(),
-                clean_start: self.0.clean_start(),
-                session_expiry_interval: self.0.session_expiry_interval(),
-                outgoing_inflight_upper_limit: self.0.get_outgoing_inflight_upper_limit(),
+                client_id: self.options.client_id(),
+                clean_start: false,
+                session_expiry_interval: self.options.session_expiry_interval(),
+                outgoing_inflight_upper_limit: self.options.get_outgoing_inflight_upper_limit(),
                 ack_mode: PersistedAckMode::Manual,
                 last_pkid: 0,
                 last_puback: 0,
-                replay: Vec::new(),
-                incoming_qos2: Vec::new(),
+                replay: self.stages.restored().into_iter().map(request).collect(),
+                incoming_qos2: received
+                    .map(|pkid| PersistedIncomingQos2 { pkid: *pkid })
+                    .collect(),
             }))
         })
     }
 
-    fn save<'a>(&'a self, _: &'a SessionStoreKey, _: &'a PersistedSession) -> Stored<'a, ()> {
-        Box::pin(async { Ok(()) })
+    fn save<'a>(&'a self, _: &'a SessionStoreKey, session: &'a PersistedSession) -> Stored<'a, ()> {
+        Box::pin(async {
+            if self.stages.are_kept() {
+                let in_flight = session.replay.iter().filter_map(in_flight).collect();
+                self.stages.save(in_flight).await;
+            }
+            Ok(())
+        })
     }
 
     fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, ()> {
+        // The port learns that the session is gone, and the core stores what follows.
         Box::pin(async { Ok(()) })
+    }
+}
+
+fn request(publish: InFlight) -> PersistedRequest {
+    let pkid = publish.packet_id;
+    match publish.content {
+        None => PersistedRequest::PubRel(PersistedPubRel { pkid }),
+        Some(content) => PersistedRequest::Publish(PersistedPublish {
+            dup: true,
+            qos: PersistedQoS::ExactlyOnce,
+            retain: content.retain,
+            topic: content.topic.to_vec(),
+            pkid,
+            payload: content.payload.to_vec(),
+            properties: None,
+        }),
+    }
+}
+
+fn in_flight(request: &PersistedRequest) -> Option<InFlight> {
+    match request {
+        PersistedRequest::Publish(publish) if publish.qos == PersistedQoS::ExactlyOnce => Some(InFlight {
+            packet_id: publish.pkid,
+            content: Some(Content {
+                topic: Bytes::copy_from_slice(&publish.topic),
+                retain: publish.retain,
+                payload: Bytes::copy_from_slice(&publish.payload),
+            }),
+        }),
+        PersistedRequest::PubRel(pubrel) => Some(InFlight {
+            packet_id: pubrel.pkid,
+            content: None,
+        }),
+        PersistedRequest::Publish(_) | PersistedRequest::Subscribe(_) | PersistedRequest::Unsubscribe(_) => {
+            None
+        }
     }
 }
 

@@ -819,7 +819,11 @@ async fn push_through_cuts(protocol: Protocol, qos: QoS, messages: u64) -> Vec<S
                     downs += 1;
                 }
                 BrokerEvent::Credit { .. } => {}
-                BrokerEvent::Message { .. } => panic!("{event:?}"),
+                BrokerEvent::Message { .. }
+                | BrokerEvent::Delivered { .. }
+                | BrokerEvent::Released { .. } => {
+                    panic!("{event:?}")
+                }
             }
         }
     }

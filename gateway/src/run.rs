@@ -138,7 +138,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     };
     let broker = match chosen.broker {
         Opened::Embedded(embedded) => embedded.spawn(inputs.clone()),
-        Opened::External(remote) => broker::spawn(remote, inputs.clone()),
+        Opened::External(remote) => broker::spawn(remote, inputs.clone(), None),
     };
     drop(inputs);
     announce(&settings, &loaded.origin, &chosen.description, &links, start);

@@ -347,7 +347,7 @@ impl Core {
     pub(crate) fn new(config: RemoteConfig) -> Self {
         let (sender, inputs) = mpsc::channel(16);
         Core {
-            requests: broker::spawn(config, sender),
+            requests: broker::spawn(config, sender, None),
             inputs,
             events: VecDeque::new(),
         }

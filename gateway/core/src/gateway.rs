@@ -63,7 +63,7 @@ impl Gateway {
             predefined: Predefined::new(&config.predefined, &config.clients),
             names: Names::default(),
             payloads: Payloads::default(),
-            upstream: Upstream::new(&config.upstream, &config.limits),
+            upstream: Upstream::new(&config.upstream, &config.limits, config.durability.is_some()),
             journal: Journal::new(config.durability.clone()),
             subscriptions: Subscriptions::default(),
             links: Links::default(),

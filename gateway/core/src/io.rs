@@ -236,6 +236,8 @@ pub struct ConnectOptions {
     pub restored: Vec<RestoredPublish>,
     /// QoS 2 deliveries of an earlier life that the core took and the broker has not released.
     pub received: Vec<DeliveryId>,
+    /// Its QoS 2 publishes are to be sent exactly once, also if this process ends: the port stores their stages.
+    pub exactly_once: bool,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.

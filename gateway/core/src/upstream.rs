@@ -6,7 +6,8 @@
 //!
 //! With [`Durability`] what the broker cannot take now is stored (*spooled*), and its client answered once that is
 //! durable. A connection has two lanes that take turns: what was spooled and not yet sent, and what is new. A client
-//! with messages in the first lane adds to it, so that its order holds.
+//! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
+//! when it is needed, since each of its steps waits for the disk.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,6 +35,10 @@ pub(crate) const SUBSCRIPTIONS: ConnId = ConnId(0);
 #[derive(Debug)]
 pub(crate) struct Upstream {
     connections: Vec<Connection>,
+    /// Connections that clients share.
+    shared: u32,
+    /// The connection for QoS 2 where that is to survive, the last one: how it is opened, until it is.
+    exact: Option<ConnectOptions>,
     requests: Slab<Request>,
     /// Counts up with every token, so that a late answer does not find another request.
     generation: u32,
@@ -199,14 +204,24 @@ pub(crate) enum Settled {
 pub(crate) struct Full;
 
 impl Upstream {
-    pub(crate) fn new(config: &UpstreamConfig, limits: &Limits) -> Self {
+    pub(crate) fn new(config: &UpstreamConfig, limits: &Limits, durable: bool) -> Self {
         let count = config.connections.clamp(1, 64);
+        let exact = durable.then(|| ConnectOptions {
+            client_id: format!("{}-exact", config.client_id).into(),
+            clean_start: true,
+            exactly_once: true,
+            ..ConnectOptions::default()
+        });
         let name = |conn: u32| match conn {
             0 => config.client_id.clone(),
             conn => format!("{}-{conn}", config.client_id),
         };
         Upstream {
-            connections: (0..count).map(|_| Connection::new()).collect(),
+            connections: (0..count + u32::from(durable))
+                .map(|_| Connection::new())
+                .collect(),
+            shared: count,
+            exact,
             requests: Slab::new(),
             generation: 0,
             next_seq: 0,
@@ -227,23 +242,19 @@ impl Upstream {
                     options: ConnectOptions {
                         client_id: name(conn).into(),
                         clean_start: true,
-                        will: None,
-                        restored: Vec::new(),
-                        received: Vec::new(),
+                        ..ConnectOptions::default()
                     },
                 })
                 .collect(),
         }
     }
 
-    /// Connections there are.
-    pub(crate) fn connections(&self) -> u32 {
-        self.connections.len() as u32
-    }
-
-    /// Which connection a client publishes on.
-    pub(crate) fn connection_for(&self, client_hash: u32) -> ConnId {
-        ConnId(client_hash % self.connections.len() as u32)
+    /// Which connection a client publishes on. Order is promised within one QoS.
+    pub(crate) fn connection_for(&self, client_hash: u32, qos: QoS) -> ConnId {
+        match qos {
+            QoS::ExactlyOnce if self.connections.len() > self.shared as usize => ConnId(self.shared),
+            _ => ConnId(client_hash % self.shared),
+        }
     }
 
     pub(crate) fn is_up(&self, conn: ConnId) -> bool {
@@ -266,6 +277,11 @@ impl Upstream {
         origin: Origin,
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
+        if conn.0 == self.shared
+            && let Some(options) = self.exact.take()
+        {
+            self.control.push_back(BrokerRequest::Open { conn, options });
+        }
         let up = self.is_up(conn);
         let forgets = self.connections[conn.0 as usize].forgets;
         let backlogged = self.backlog_of.contains_key(&origin.serial());
@@ -273,7 +289,11 @@ impl Upstream {
         let spools = self.when_down == WhenDown::Spool && journal.is_on();
         let qos0 = journal.rules().is_some_and(|rules| rules.qos0);
         let refused = match tracked {
-            true => !up && self.when_down == WhenDown::Refuse && origin != Origin::Gateway,
+            // The connection for QoS 2 may be about to be opened.
+            true => {
+                let away = !up && !self.is_up(SUBSCRIPTIONS);
+                away && self.when_down == WhenDown::Refuse && origin != Origin::Gateway
+            }
             false => !up && !(spools && qos0),
         };
         if refused {
@@ -667,7 +687,8 @@ impl Upstream {
         since: Instant,
         released: bool,
     ) {
-        let conn = ConnId(record.conn.0 % self.connections());
+        // There may be fewer connections than there were.
+        let conn = self.connection_for(record.conn.0, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -710,12 +731,16 @@ impl Upstream {
         }
     }
 
-    /// Something of an earlier life is restored: the brokers are asked for their sessions.
+    /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
+    /// that with the QoS 2 publishes if there are any.
     pub(crate) fn resume_sessions(&mut self) {
-        for request in &mut self.control {
-            if let BrokerRequest::Open { options, .. } = request {
-                options.clean_start = false;
-            }
+        if let Some(options) = self.open_options(SUBSCRIPTIONS) {
+            options.clean_start = false;
+        }
+        if let Some(mut options) = self.exact.take_if(|options| !options.restored.is_empty()) {
+            options.clean_start = false;
+            let conn = ConnId(self.shared);
+            self.control.push_back(BrokerRequest::Open { conn, options });
         }
     }
 
@@ -727,6 +752,9 @@ impl Upstream {
     }
 
     fn open_options(&mut self, conn: ConnId) -> Option<&mut ConnectOptions> {
+        if conn.0 == self.shared {
+            return self.exact.as_mut();
+        }
         self.control.iter_mut().find_map(|request| match request {
             BrokerRequest::Open { conn: of, options } if *of == conn => Some(options),
             _ => None,
@@ -1055,6 +1083,7 @@ impl Upstream {
     /// Closes every connection in good order.
     pub(crate) fn close(&mut self) {
         let conns = 0..self.connections.len() as u32;
+        self.exact = None;
         self.control
             .extend(conns.map(|conn| BrokerRequest::Close { conn: ConnId(conn) }));
     }

@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::*;
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
-use gateway_core::io::{BrokerEvent, BrokerRequest, DeliveryId, StoreEvent};
+use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, StoreEvent};
 use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
 const A: u16 = 5001;
@@ -33,10 +33,34 @@ fn bounded(spool_messages: usize, when_full: SpoolFull) -> GatewayConfig {
     }
 }
 
+/// The connection that QoS 2 has for itself.
+const EXACT: ConnId = ConnId(1);
+
 fn up() -> Bench {
     let mut bench = Bench::up(config());
+    exact_up(&mut bench, false);
     bench.requests.clear();
     bench
+}
+
+fn exact_up(bench: &mut Bench, session_present: bool) {
+    bench.broker(BrokerEvent::Up {
+        conn: EXACT,
+        session_present,
+        window: 20,
+        forgets: false,
+    });
+    bench.broker(BrokerEvent::Credit {
+        conn: EXACT,
+        requests: 1000,
+    });
+}
+
+fn all_down(bench: &mut Bench) {
+    for conn in [CONN, EXACT] {
+        let reason = "test".into();
+        bench.broker(BrokerEvent::Down { conn, reason });
+    }
 }
 
 fn publish1(id: TopicId, msg_id: u16, data: &[u8]) -> Packet<'_> {
@@ -435,7 +459,7 @@ fn a_qos_2_publish_is_durable_before_the_broker_gets_it_and_while_its_client_wai
     bench.stored.insert(stored.key, stored.at(11, false));
 
     // Killed here: the port goes on with the packet id, and the client gets its answer.
-    let mut again = Bench::up(config());
+    let mut again = up();
     again.stored = bench.stored.clone();
     again.now = bench.now;
     let mut again = again.restart(config());
@@ -446,6 +470,7 @@ fn a_qos_2_publish_is_durable_before_the_broker_gets_it_and_while_its_client_wai
     let restored = restored.expect("a publish that goes on");
     assert_eq!((restored.packet_id, restored.released), (11, false));
     again.broker_up(true);
+    exact_up(&mut again, true);
     assert_eq!(payloads(&mut again).len(), 0, "the port has it");
     again.packet(A, publish2(id, 7, b"x"));
     again.expect(A, &[]);
@@ -474,7 +499,7 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
     let mut bench = up();
     bench.connect_with(A, connect("a", false, 600));
     let id = bench.register(A, "t");
-    bench.broker_down();
+    all_down(&mut bench);
     bench.packet(A, publish2(id, 7, b"x"));
     bench.commit();
     bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
@@ -488,7 +513,7 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
     bench.commit();
     bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
     bench.requests.clear();
-    bench.broker_up(false);
+    exact_up(&mut bench, false);
     assert_eq!(payloads(&mut bench), [b"x", b"x"]);
 }
 
@@ -516,7 +541,7 @@ fn a_lost_broker_session_sends_a_restored_publish_again() {
     bench.broker(BrokerEvent::Lost {
         token: token.unwrap(),
     });
-    bench.broker_up(false);
+    exact_up(&mut bench, false);
     assert_eq!(payloads(&mut bench), [b"x"]);
 }
 

@@ -170,7 +170,8 @@ fn open_brings_up_and_credit() {
             BrokerEvent::Up {
                 conn: CONN,
                 session_present: false,
-                window: 1024
+                window: 1024,
+                forgets: false
             },
             BrokerEvent::Credit {
                 conn: CONN,
@@ -454,6 +455,7 @@ fn will_is_published_only_when_the_router_ends_the_connection() {
                 qos: AtLeastOnce,
                 retain: false,
             }),
+            ..ConnectOptions::default()
         },
     };
     let mut gateway = Attached::new();

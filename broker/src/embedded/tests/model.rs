@@ -816,7 +816,7 @@ impl World {
     fn on_event(&mut self, event: BrokerEvent) {
         match event {
             BrokerEvent::Up { session_present, .. } => assert!(!session_present),
-            BrokerEvent::Down { .. } => {}
+            BrokerEvent::Down { .. } | BrokerEvent::Released { .. } | BrokerEvent::Delivered { .. } => {}
             BrokerEvent::Credit { requests, .. } => self.gateway_credit += requests,
             BrokerEvent::Settled { token, result } => {
                 assert!(self.tokens.remove(&token), "settled twice");

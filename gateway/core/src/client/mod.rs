@@ -413,7 +413,7 @@ impl Client {
                 retain: will.retain,
                 payload: will.payload.clone(),
             };
-            let conn = cx.upstream.connection_for(self.id_hash);
+            let conn = cx.upstream.connection_for(self.id_hash, will.qos);
             match cx.publish(now, conn, Origin::Gateway, message) {
                 Ok(_) => {
                     cx.metrics.wills_published_total += 1;

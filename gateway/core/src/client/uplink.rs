@@ -184,7 +184,7 @@ impl Client {
                 // A message id that it carries says nothing (reading A44).
                 let message = self.uplink(cx, &name, QoS::AtMostOnce, publish);
                 let origin = self.origin(publish.msg_id, 0);
-                let conn = cx.upstream.connection_for(self.id_hash);
+                let conn = cx.upstream.connection_for(self.id_hash, QoS::AtMostOnce);
                 if cx.publish(now, conn, origin, message).is_err() {
                     cx.metrics.publish_dropped_total += 1;
                 }
@@ -205,7 +205,7 @@ impl Client {
         }
         let message = self.uplink(cx, &name, qos, publish);
         let origin = self.origin(publish.msg_id, digest);
-        let conn = cx.upstream.connection_for(self.id_hash);
+        let conn = cx.upstream.connection_for(self.id_hash, qos);
         let Ok(stored) = cx.publish(now, conn, origin, message) else {
             cx.metrics.publish_congestion_total += 1;
             return self.reply(cx, congestion);

@@ -269,7 +269,11 @@ impl Journal {
     pub(crate) fn receive(&mut self, conn: ConnId, delivery: DeliveryId, message: u64) {
         if self.is_on() {
             let received = Received { message, done: false };
-            self.received.insert((conn, delivery), received);
+            // The broker uses the name again, so it has released the one before.
+            let before = self.received.insert((conn, delivery), received);
+            if let Some(before) = before.filter(|before| before.done && before.message != message) {
+                self.delete(message_key(before.message));
+            }
         }
     }
 
