@@ -560,7 +560,8 @@ fn overload_is_shared_evenly() {
     let shares = &answered[1..=20];
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
     assert!(*least > 10 && *most <= least * 5 / 4, "{shares:?}");
-    assert!(answered[99] < least * 3 / 2, "{} times", answered[99]);
+    // Its answers are shorter than theirs.
+    assert!(answered[99] < least * 2, "{} times", answered[99]);
     assert!(metrics(&bench).dropped[NotSent::NotAfter as usize] > 0);
 }
 
