@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
 use crate::durable::Journal;
-use crate::io::{ConnId, Notice};
+use crate::io::{ConnId, Notice, RadioFacts};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -28,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) journal: Journal,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) links: Links,
+    /// How the datagram at hand was received.
+    pub(crate) facts: RadioFacts,
     pub(crate) timers: Timers,
     pub(crate) metrics: Metrics,
     pub(crate) rng: SmallRng,

@@ -122,7 +122,7 @@ impl Gateway {
         }
         let ix = self.clients.insert_restored(client, serial);
         if let Some(via) = record.place.and_then(|place| self.via(place)) {
-            self.cx.links.expect(via.link);
+            self.cx.links.get_or_insert(via.link);
             self.clients.bind(ix, via);
         }
         for saved in record.subscriptions {

@@ -12,7 +12,7 @@ use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output,
-    StoreChange, StoreEvent, StoreKey, StoreRequest, Token,
+    StoreChange, StoreEvent, StoreKey, StoreRequest, Token, TxTicket,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -39,6 +39,9 @@ pub struct Bench {
     /// Datagrams sent, with their receiver's port; 0 for broadcasts.
     pub sent: Vec<(u16, Vec<u8>)>,
     pub requests: Vec<BrokerRequest>,
+    pub stores: Vec<StoreRequest>,
+    /// Of the datagrams sent, in order.
+    pub tickets: Vec<TxTicket>,
     pub notices: Vec<Notice>,
     /// What was to be stored and is not durable yet.
     pub writes: Vec<StoreRequest>,
@@ -48,23 +51,29 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(config: GatewayConfig) -> Bench {
+        Bench::with_link(config, LinkProfile::default())
+    }
+
+    pub fn with_link(config: GatewayConfig, profile: LinkProfile) -> Bench {
         let now = Instant::from_micros(1_000_000);
         let mut bench = Bench {
             gateway: Gateway::new(config, 7, now),
             now,
             sent: vec![],
             requests: vec![],
+            stores: vec![],
+            tickets: vec![],
             notices: vec![],
             writes: vec![],
             stored: BTreeMap::new(),
         };
-        bench.link_up();
+        bench.link_up(profile);
         bench.requests.clear();
+        bench.notices.clear();
         bench
     }
 
-    fn link_up(&mut self) {
-        let profile = LinkProfile::default();
+    fn link_up(&mut self, profile: LinkProfile) {
         self.gateway.handle_link(self.now, LINK, LinkEvent::Up(profile));
         self.drain();
     }
@@ -82,14 +91,17 @@ impl Bench {
         let unix_ms = 1_795_000_000_000 + bench.now.as_micros() / 1000;
         let values = bench.stored.clone().into_iter().collect();
         bench.gateway.restore(bench.now, unix_ms, values);
-        bench.link_up();
+        bench.link_up(LinkProfile::default());
         bench
     }
 
     /// Everything that was to be stored is durable, and what follows from that.
     pub fn commit(&mut self) {
         while !self.writes.is_empty() {
-            for StoreRequest::Write { changes, ticket } in core::mem::take(&mut self.writes) {
+            for request in core::mem::take(&mut self.writes) {
+                let StoreRequest::Write { changes, ticket } = request else {
+                    continue;
+                };
                 for change in changes {
                     match change {
                         StoreChange::Put(key, value) => self.stored.insert(key, value),
@@ -102,6 +114,11 @@ impl Bench {
             }
             self.drain();
         }
+    }
+
+    pub fn link(&mut self, event: LinkEvent) {
+        self.gateway.handle_link(self.now, LINK, event);
+        self.drain();
     }
 
     /// With the broker connected.
@@ -163,7 +180,8 @@ impl Bench {
         let mut buf = Vec::new();
         while let Some(output) = self.gateway.poll_output(self.now, &mut buf) {
             match output {
-                Output::Transmit { to, len, .. } => {
+                Output::Transmit { to, len, ticket, .. } => {
+                    self.tickets.push(ticket);
                     let port = match to {
                         Destination::Peer(Route {
                             addr: LinkAddr::Udp(addr),
@@ -178,7 +196,8 @@ impl Bench {
                     self.sent.push((port, datagram));
                 }
                 Output::Broker(request) => self.requests.push(request),
-                Output::Store(request) => self.writes.push(request),
+                Output::Store(request @ StoreRequest::Write { .. }) => self.writes.push(request),
+                Output::Store(request) => self.stores.push(request),
                 Output::Notice(notice) => self.notices.push(notice),
             }
         }
