@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let broker = Embedded::open(&config)?;
         println!("listening on {:?}", broker.local_addrs());
         let (inputs, mut outcomes) = channel(1);
-        let requests = broker.spawn(inputs);
+        let requests = broker.spawn(inputs, None, Vec::new());
         let end = tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new()));
         tokio::select! {
             end = end => end??,

@@ -23,6 +23,10 @@ impl Journal {
     pub fn new(submit: impl Fn(Vec<StoreChange>, Box<dyn FnOnce() + Send>) + Send + Sync + 'static) -> Self {
         Journal(Arc::new(submit))
     }
+
+    pub(crate) fn submit(&self, changes: Vec<StoreChange>, done: Box<dyn FnOnce() + Send>) {
+        (self.0)(changes, done);
+    }
 }
 
 impl fmt::Debug for Journal {

@@ -52,7 +52,7 @@ async fn it_listens_on_all_its_addresses() {
     let addresses = broker.local_addrs().to_vec();
     assert!(addresses.iter().all(|address| address.port() != 0));
     let (inputs, _outcomes) = channel(16);
-    let _requests = broker.spawn(inputs);
+    let _requests = broker.spawn(inputs, None, Vec::new());
     for address in addresses {
         let mut client = Client::to(address).await;
         client.send(&connect_v5("a")).await;
@@ -305,7 +305,7 @@ impl Broker {
         let (sender, inputs) = channel(4);
         Broker {
             address,
-            requests: broker.spawn(sender),
+            requests: broker.spawn(sender, None, Vec::new()),
             inputs,
         }
     }

@@ -138,7 +138,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         }
     };
     let broker = match chosen.broker {
-        Opened::Embedded(embedded) => embedded.spawn(inputs.clone()),
+        Opened::Embedded(embedded) => embedded.spawn(inputs.clone(), None, Vec::new()),
         Opened::External(remote) => broker::spawn(remote, inputs.clone(), None),
     };
     let names: Vec<String> = settings.radios.iter().map(|radio| radio.name.clone()).collect();

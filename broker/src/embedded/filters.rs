@@ -168,8 +168,8 @@ impl Filters {
         }
     }
 
-    /// Adds a subscription or replaces the session's earlier one; returns whether there was one.
-    pub(crate) fn subscribe(&mut self, filter: &Filter<'_>, subscriber: Subscriber) -> bool {
+    /// Adds a subscription or replaces the session's earlier one, which it returns.
+    pub(crate) fn subscribe(&mut self, filter: &Filter<'_>, subscriber: Subscriber) -> Option<Subscriber> {
         let (levels, below) = levels(filter.pattern);
         let mut node = ROOT;
         for level in levels {
@@ -190,16 +190,32 @@ impl Filters {
             &mut subscribers.single
         };
         match list.iter_mut().find(|known| known.session == subscriber.session) {
-            Some(known) => {
-                *known = subscriber;
-                true
-            }
+            Some(known) => Some(core::mem::replace(known, subscriber)),
             None => {
                 list.push(subscriber);
                 self.sys += usize::from(is_sys(filter.pattern));
-                false
+                None
             }
         }
+    }
+
+    /// A session's subscription.
+    pub(crate) fn get(&self, filter: &Filter<'_>, session: u32) -> Option<&Subscriber> {
+        let (levels, below) = levels(filter.pattern);
+        let mut node = ROOT;
+        for level in levels {
+            node = self.child(node, level)?;
+        }
+        let node = &self.nodes[node as usize];
+        let subscribers = if below { &node.below } else { &node.exact };
+        let list = match filter.shared {
+            true => {
+                let mut groups = subscribers.groups.iter();
+                &groups.find(|group| *group.filter == *filter.text)?.members
+            }
+            false => &subscribers.single,
+        };
+        list.iter().find(|known| known.session == session)
     }
 
     /// Removes a subscription; returns whether there was one.

@@ -53,7 +53,7 @@ async fn session(mut input: &[u8]) {
     let (requests, from_gateway) = unbounded_channel();
     let (inputs, _) = channel(1);
     let router = Router::new(LIMITS, 1);
-    let task = tokio::spawn(Task::new(router, from_connections, from_gateway, inputs).run(None));
+    let task = tokio::spawn(Task::new(router, from_connections, from_gateway, inputs, None).run(None));
 
     let mut good = Client::connect(&broker);
     good.send(GOOD_CONNECT);

@@ -15,11 +15,13 @@ use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use sn_codec::QoS;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::filters::is_topic_name;
 use super::packet::{
     ClientKey, Connect, Delivery, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
 };
+use super::receipt::Receipt;
 use super::router::Router;
 use crate::port::CREDIT;
 
@@ -37,7 +39,7 @@ const EXACTLY_ONCE: u64 = 1 << 16;
 ///
 /// After each batch of inputs, give every output of the router to [`Local::take`] first; once there are none left and
 /// the gateway has room for a batch, hand it what [`Local::poll_events`] returns. Both may bring new outputs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Local {
     connections: FxHashMap<ConnId, Connection>,
     by_key: FxHashMap<ClientKey, ConnId>,
@@ -49,6 +51,11 @@ pub(crate) struct Local {
     urgent: bool,
     /// Counts attachments, for delivery ids.
     attachments: u32,
+    /// The gateway has a store: it keeps a publish there until it is told that everybody has it.
+    stores: bool,
+    /// For receipts.
+    delivered: UnboundedSender<Token>,
+    receipts: UnboundedReceiver<Token>,
 }
 
 #[derive(Debug)]
@@ -64,10 +71,34 @@ struct Connection {
     /// Messages among the events for which the router got no credit back.
     messages: u32,
     /// Requests that wait for the router's answer, by packet id less one.
-    unsettled: Slab<Option<Token>>,
+    unsettled: Slab<Unsettled>,
+}
+
+#[derive(Debug)]
+struct Unsettled {
+    token: Option<Token>,
+    /// So that nobody's word that he has it goes before the word that it was settled.
+    receipt: Option<Receipt>,
 }
 
 impl Local {
+    /// `stores`: each publish with QoS 1 or 2 that was settled is followed by [`BrokerEvent::Delivered`] when everybody
+    /// it is for has it.
+    pub(crate) fn new(stores: bool) -> Self {
+        let (delivered, receipts) = unbounded_channel();
+        Local {
+            connections: FxHashMap::default(),
+            by_key: FxHashMap::default(),
+            events: Vec::new(),
+            owing: Vec::new(),
+            urgent: false,
+            attachments: 0,
+            stores,
+            delivered,
+            receipts,
+        }
+    }
+
     /// Requests of the gateway, in order.
     pub(crate) fn requests(&mut self, now: Instant, router: &mut Router, requests: Vec<BrokerRequest>) {
         for request in requests {
@@ -90,6 +121,7 @@ impl Local {
                         retain,
                         expiry: None,
                         properties: None,
+                        receipt: None,
                     };
                     self.publish(now, router, conn, token, message);
                 }
@@ -107,14 +139,14 @@ impl Local {
                         retain_as_published: false,
                         retain_handling: RetainHandling::Send,
                     };
-                    self.request(now, router, conn, Some(token), |packet_id| Received::Subscribe {
+                    self.request(now, router, conn, token.into(), |packet_id| Received::Subscribe {
                         packet_id,
                         id: Some(id.0),
                         filters: vec![subscription],
                     });
                 }
                 BrokerRequest::Unsubscribe { conn, token, filter } => {
-                    self.request(now, router, conn, Some(token), |packet_id| {
+                    self.request(now, router, conn, token.into(), |packet_id| {
                         Received::Unsubscribe {
                             packet_id,
                             filters: vec![filter.as_ref().into()],
@@ -169,6 +201,11 @@ impl Local {
 
     /// The next batch for the gateway, if there is something worth one. Call it when it can be handed over at once.
     pub(crate) fn poll_events(&mut self, now: Instant, router: &mut Router) -> Option<Vec<BrokerEvent>> {
+        while self.stores
+            && let Ok(token) = self.receipts.try_recv()
+        {
+            self.events.push(BrokerEvent::Delivered { token });
+        }
         if self.events.is_empty() && !self.urgent {
             return None;
         }
@@ -191,6 +228,14 @@ impl Local {
         Some(core::mem::take(&mut self.events))
     }
 
+    /// Returns when somebody took the last copy of a message meanwhile: then there are events.
+    pub(crate) async fn delivered(&mut self) {
+        // The other end is held here too.
+        if let Some(token) = self.receipts.recv().await {
+            self.events.push(BrokerEvent::Delivered { token });
+        }
+    }
+
     /// Closes everything in good order: what is unsettled is lost.
     pub(crate) fn close(&mut self, now: Instant, router: &mut Router) {
         let mut open: Vec<ConnId> = self.connections.keys().copied().collect();
@@ -205,6 +250,10 @@ impl Local {
             tracing::debug!(target: "broker", conn = conn.0, "connection is open already");
             return;
         }
+        // Publishes of an earlier life that another broker had: this one knows nothing of them.
+        let restored = options.restored.iter().map(|publish| publish.token);
+        self.events
+            .extend(restored.map(|token| BrokerEvent::Lost { token }));
         let key = router.connect_gateway(now, connect(&options));
         self.attachments = self.attachments.wrapping_add(1);
         self.by_key.insert(key, conn);
@@ -260,7 +309,7 @@ impl Local {
             conn,
             session_present: false,
             window: WINDOW,
-            forgets: false,
+            forgets: self.stores,
         });
         self.events.push(BrokerEvent::Credit {
             conn,
@@ -350,7 +399,7 @@ impl Local {
         router: &mut Router,
         conn: ConnId,
         token: Option<Token>,
-        message: Message,
+        mut message: Message,
     ) {
         if !is_topic_name(&message.topic) {
             // The router would end the connection.
@@ -381,10 +430,15 @@ impl Local {
             }
             return;
         }
-        self.request(now, router, conn, token, |packet_id| Received::Publish {
-            packet_id,
-            dup: false,
-            message,
+        let stored = token.filter(|_| self.stores);
+        message.receipt = stored.map(|token| Receipt::new(token, self.delivered.clone()));
+        let receipt = message.receipt.clone();
+        self.request(now, router, conn, Unsettled { token, receipt }, |packet_id| {
+            Received::Publish {
+                packet_id,
+                dup: false,
+                message,
+            }
         });
     }
 
@@ -394,7 +448,7 @@ impl Local {
         now: Instant,
         router: &mut Router,
         conn: ConnId,
-        token: Option<Token>,
+        unsettled: Unsettled,
         packet: impl FnOnce(u16) -> Received,
     ) {
         let Some(connection) = self.taken(conn) else {
@@ -403,12 +457,15 @@ impl Local {
         let packet_id = u16::try_from(connection.unsettled.vacant_key() + 1);
         match (connection.key, packet_id) {
             (Some(key), Ok(packet_id)) => {
-                connection.unsettled.insert(token);
+                connection.unsettled.insert(unsettled);
                 router.received(now, key, packet(packet_id));
             }
-            (None, _) => self.events.extend(token.map(|token| BrokerEvent::Lost { token })),
+            (None, _) => {
+                let token = unsettled.token;
+                self.events.extend(token.map(|token| BrokerEvent::Lost { token }));
+            }
             (Some(_), Err(_)) => {
-                if let Some(token) = token {
+                if let Some(token) = unsettled.token {
                     self.settled(token, Err(Refusal::QUOTA_EXCEEDED));
                 }
             }
@@ -433,11 +490,17 @@ impl Local {
             .get_mut(&conn)
             .map(|connection| &mut connection.unsettled);
         let place = usize::from(packet_id).checked_sub(1);
-        let token = unsettled
+        let request = unsettled
             .zip(place)
             .and_then(|(unsettled, place)| unsettled.try_remove(place));
-        if let Some(Some(token)) = token {
+        let Some(Unsettled { token, receipt }) = request else {
+            return;
+        };
+        if let Some(token) = token {
             self.settled(token, result);
+        }
+        if let (Some(receipt), Ok(_)) = (receipt, result) {
+            receipt.settle();
         }
     }
 
@@ -445,17 +508,27 @@ impl Local {
         self.events.push(BrokerEvent::Settled { token, result });
     }
 
-    fn lose(&mut self, unsettled: Slab<Option<Token>>) {
-        let tokens = unsettled.into_iter().filter_map(|(_, token)| token);
+    fn lose(&mut self, unsettled: Slab<Unsettled>) {
+        let tokens = unsettled.into_iter().filter_map(|(_, request)| request.token);
         self.events
             .extend(tokens.map(|token| BrokerEvent::Lost { token }));
+    }
+}
+
+impl From<Token> for Unsettled {
+    fn from(token: Token) -> Self {
+        Unsettled {
+            token: Some(token),
+            receipt: None,
+        }
     }
 }
 
 fn connect(options: &ConnectOptions) -> Connect {
     Connect {
         client_id: options.client_id.as_ref().into(),
-        clean_start: options.clean_start,
+        // There is none of an earlier life but what an MQTT client may have left under the id.
+        clean_start: true,
         session_expiry: 0,
         receive_maximum: WINDOW,
         will: options.will.as_ref().map(|will| Will {
@@ -466,6 +539,7 @@ fn connect(options: &ConnectOptions) -> Connect {
                 retain: will.retain,
                 expiry: None,
                 properties: None,
+                receipt: None,
             },
             delay: 0,
         }),

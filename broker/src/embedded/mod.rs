@@ -35,9 +35,11 @@ mod connection;
 mod filters;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod kept;
 mod listener;
 mod local;
 mod packet;
+mod receipt;
 mod retained;
 mod router;
 mod session;
@@ -51,7 +53,9 @@ mod tests;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use gateway_core::io::Input;
+use bytes::Bytes;
+use gateway_core::io::{Input, StoreKey};
+use gateway_core::time::Instant;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
 
@@ -60,6 +64,7 @@ use self::router::{Router, RouterLimits};
 pub use self::stats::Stats as EmbeddedStats;
 use self::task::Task;
 use crate::pool::RequestSender;
+use crate::stages::Journal;
 
 /// The embedded broker's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,17 +166,30 @@ impl Embedded {
 
     /// Starts to serve, MQTT clients and the gateway, whose requests the sender takes; what happens is sent to `inputs`.
     ///
+    /// With a journal the sessions of MQTT clients that outlive their connection are kept there with their
+    /// subscriptions, and `sessions`, what it kept of an earlier life under keys of the kind
+    /// [`StoreKey::BROKER_SESSION`], goes on. Then each publish of the gateway that was settled is followed by
+    /// [`BrokerEvent::Delivered`](gateway_core::io::BrokerEvent::Delivered).
+    ///
     /// Closing or dropping the sender ends all connections and the broker.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub fn spawn(self, inputs: Sender<Input>) -> RequestSender {
+    pub fn spawn(
+        self,
+        inputs: Sender<Input>,
+        journal: Option<Journal>,
+        sessions: Vec<(StoreKey, Bytes)>,
+    ) -> RequestSender {
         let (broker, from_connections) = unbounded_channel();
         let (requests, from_gateway) = unbounded_channel();
         let listening = Listening::start(self.listeners, &self.limits, broker);
-        let router = Router::new(RouterLimits::from(&self.limits), rand::random());
-        let task = Task::new(router, from_connections, from_gateway, inputs);
+        let mut router = Router::new(RouterLimits::from(&self.limits), rand::random());
+        if journal.is_some() {
+            router.keep_sessions(Instant::START, sessions);
+        }
+        let task = Task::new(router, from_connections, from_gateway, inputs, journal);
         let stats = task.stats();
         let task = tokio::spawn(task.run(Some(listening)));
         RequestSender::embedded(requests, task, stats)

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sn_codec::QoS;
 
+use super::receipt::Receipt;
+
 /// One attachment of a client, from its CONNECT to its end. Inputs under a key that has ended are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ClientKey {
@@ -40,6 +42,8 @@ pub(crate) struct Message {
     pub(crate) expiry: Option<u32>,
     /// What MQTT 5 hands on unchanged.
     pub(crate) properties: Option<Box<Properties>>,
+    /// Present if the gateway keeps it in its store until everybody has it.
+    pub(crate) receipt: Option<Receipt>,
 }
 
 /// Properties of a message that the broker hands on unchanged (MQTT 5 §3.3.2.3).
@@ -55,6 +59,11 @@ pub(crate) struct Properties {
 }
 
 impl Message {
+    /// It stays in the gateway's store until everybody has it.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.receipt.is_some()
+    }
+
     /// Octets it counts in a queue: about those of memory it takes beyond a fixed part.
     pub(crate) fn size(&self) -> usize {
         self.topic.len() + self.payload.len() + self.properties.as_deref().map_or(0, Properties::size)

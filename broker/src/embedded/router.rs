@@ -1,10 +1,11 @@
 //! Sessions, subscriptions and retained messages: the broker without I/O.
 
 use core::time::Duration;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use gateway_core::io::{StoreChange, StoreKey};
 use gateway_core::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -14,6 +15,7 @@ use sn_codec::QoS;
 
 use super::EmbeddedLimits;
 use super::filters::{Filter, Filters, Match, is_sys, is_topic_name};
+use super::kept::{Keeper, KeptSubscription, SessionRecord, key};
 use super::packet::{
     ClientKey, Connect, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
 };
@@ -77,6 +79,7 @@ pub(crate) struct Router {
     sys_due: Option<Instant>,
     /// What was last published below `$SYS`.
     sys_last: Vec<(&'static str, String)>,
+    keeper: Keeper,
     out: Outbox,
 }
 
@@ -137,6 +140,7 @@ impl Target {
             ids: self.ids,
             expires,
             share: self.share,
+            held_over: false,
         }
     }
 }
@@ -172,6 +176,7 @@ impl Router {
             targets: Vec::new(),
             sys_due: None,
             sys_last: Vec::new(),
+            keeper: Keeper::default(),
             out: Outbox::default(),
         }
     }
@@ -210,7 +215,7 @@ impl Router {
             }
             Received::PubRel { packet_id } => self.on_pubrel(client, session, packet_id),
             Received::PubComp { packet_id } => {
-                let result = self.sessions[session as usize].on_pubcomp(packet_id);
+                let result = self.sessions[session as usize].on_pubcomp(self.now, packet_id, &mut self.out);
                 self.acknowledged(client, session, result);
             }
             Received::Subscribe {
@@ -284,12 +289,14 @@ impl Router {
         if self.sys_due.is_some_and(|due| due <= now) {
             self.publish_sys();
         }
+        self.answer_kept();
     }
 
     /// When [`Router::handle_timeout`] is to be called next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let session = self.timers.first().map(|(due, _)| *due);
-        session.into_iter().chain(self.sys_due).min()
+        let answer = self.keeper.deadline();
+        [session, self.sys_due, answer].into_iter().flatten().min()
     }
 
     /// What is to be said to whom; call until `None` after each batch of inputs.
@@ -401,6 +408,7 @@ impl Router {
         let client = &mut self.clients[key.slot()];
         client.session = Some(session);
         client.will = connect.will;
+        self.keep(session, connect.session_expiry);
         let stats = &mut self.out.stats;
         stats.clients_connected += 1;
         stats.clients_maximum = stats.clients_maximum.max(stats.clients_connected);
@@ -496,6 +504,9 @@ impl Router {
                 return;
             }
             found.session_expiry = expiry;
+            if let Some(session) = found.session {
+                self.keep(session, expiry);
+            }
         }
         self.detach(client, with_will, false);
         self.clients.remove(client.slot());
@@ -536,18 +547,11 @@ impl Router {
             }
             None => {}
         }
-        match expiry {
-            0 => {
-                self.end_session(session);
-                return;
-            }
-            // §3.1.2.11.2: does not expire.
-            u32::MAX => {}
-            seconds => {
-                let due = self.now + Duration::from_secs(seconds.into());
-                self.sessions[session as usize].expires = Some(due);
-            }
+        if expiry == 0 {
+            self.end_session(session);
+            return;
         }
+        self.sessions[session as usize].expire_after(self.now, expiry);
         for entry in self.sessions[session as usize].take_shared_waiting() {
             if let Err(entry) = self.share(entry, Fitness::Slow) {
                 self.sessions[session as usize].keep(entry);
@@ -562,6 +566,9 @@ impl Router {
         self.release(session);
         let mut ended = self.sessions.remove(session as usize);
         self.by_id.remove(&ended.client_id);
+        if let Some(kept) = ended.kept {
+            self.keeper.end(kept);
+        }
         if let Some(due) = ended.timer {
             self.timers.remove(&(due, session));
         }
@@ -699,7 +706,9 @@ impl Router {
         let mut targets = core::mem::take(&mut self.targets);
         self.find_targets(from, &message, size, &mut targets);
 
+        // What the gateway has stored it may have promised: who has no room for it gets it later.
         let refused = publisher.is_some()
+            && !message.is_stored()
             && targets.iter().any(|target| {
                 target.qos > QoS::AtMostOnce && self.sessions[target.session as usize].refuses(size)
             });
@@ -780,7 +789,15 @@ impl Router {
     }
 
     fn retain(&mut self, message: &Arc<Message>, expires: Option<Instant>) {
-        if self.retained.set(self.now, message, expires).is_err() {
+        // What is retained is nobody's yet.
+        let kept = match message.is_stored() {
+            true => &Arc::new(Message {
+                receipt: None,
+                ..Message::clone(message)
+            }),
+            false => message,
+        };
+        if self.retained.set(self.now, kept, expires).is_err() {
             if self.out.stats.dropped_retained == 0 {
                 tracing::warn!(
                     target: "broker", topic = %message.topic,
@@ -819,6 +836,7 @@ impl Router {
         entry.qos = entry.message.qos.min(member.qos);
         entry.retain = entry.message.retain && member.retain_as_published;
         entry.ids = member.id.into_iter().collect();
+        entry.held_over = false;
         let session = member.session;
         self.offer(session, entry, false);
         Ok(())
@@ -907,7 +925,7 @@ impl Router {
                 Err(reason) => reason,
             })
             .collect();
-        self.out.push(client, Reply::SubAck { packet_id, reasons });
+        self.answer_when_kept(client, session, Reply::SubAck { packet_id, reasons });
         for entry in sys {
             self.offer(session, entry, false);
         }
@@ -936,7 +954,11 @@ impl Router {
             retain_as_published: asked.retain_as_published,
             id,
         };
-        let existed = self.filters.subscribe(&filter, subscriber.clone());
+        let earlier = self.filters.subscribe(&filter, subscriber.clone());
+        if earlier.as_ref() != Some(&subscriber) {
+            self.changed(session);
+        }
+        let existed = earlier.is_some();
         if !existed {
             self.count_subscription(&filter, true);
         }
@@ -965,7 +987,7 @@ impl Router {
             .iter()
             .map(|filter| self.unsubscribe(session, filter))
             .collect();
-        self.out.push(client, Reply::UnsubAck { packet_id, reasons });
+        self.answer_when_kept(client, session, Reply::UnsubAck { packet_id, reasons });
     }
 
     fn unsubscribe(&mut self, session: u32, filter: &str) -> u8 {
@@ -979,6 +1001,7 @@ impl Router {
         let known = &mut self.sessions[session as usize];
         known.filters.retain(|known| **known != *filter.text);
         known.forget_retained(filter.text);
+        self.changed(session);
         reason::SUCCESS
     }
 
@@ -1000,6 +1023,159 @@ impl Router {
         }
     }
 
+    // Sessions in the store.
+
+    /// From now on sessions that outlive their connection are kept; those of an earlier life go on, and expire as if
+    /// their connections ended now.
+    pub(crate) fn keep_sessions(&mut self, now: Instant, mut values: Vec<(StoreKey, Bytes)>) {
+        self.advance(now);
+        self.keeper.start();
+        // The later ones first: of two under one client id the deletion of the earlier was not written.
+        values.sort_unstable_by_key(|(key, _)| core::cmp::Reverse(key.id));
+        let mut unreadable = 0;
+        for (StoreKey { id: number, .. }, value) in values {
+            self.keeper.used(number);
+            let record = SessionRecord::decode(&value);
+            let known = |record: &SessionRecord| self.by_id.contains_key(&record.client_id);
+            match record {
+                Some(record) if known(&record) => self.keeper.forget(number),
+                Some(record) if self.sessions.len() < self.limits.sessions_max => {
+                    self.restore(number, record);
+                }
+                Some(_) | None => {
+                    unreadable += 1;
+                    self.keeper.forget(number);
+                }
+            }
+        }
+        if unreadable > 0 {
+            self.out.stats.sessions_not_restored += unreadable;
+            tracing::warn!(
+                target: "broker", sessions = unreadable,
+                "sessions of before the restart dropped: unreadable, or more than may be"
+            );
+        }
+    }
+
+    fn restore(&mut self, number: u64, record: SessionRecord) {
+        let session = self.new_session(&record.client_id, false);
+        let kept = self.keeper.resume(number, record.expiry);
+        for subscription in record.subscriptions.iter().take(self.limits.subscriptions_max) {
+            let Some(filter) = Filter::parse(&subscription.filter) else {
+                continue;
+            };
+            let subscriber = Subscriber {
+                session,
+                qos: subscription.qos,
+                no_local: subscription.no_local,
+                retain_as_published: subscription.retain_as_published,
+                id: subscription.id,
+            };
+            if self.filters.subscribe(&filter, subscriber).is_none() {
+                self.sessions[session as usize].filters.push(filter.text.into());
+                self.count_subscription(&filter, true);
+            }
+        }
+        let restored = &mut self.sessions[session as usize];
+        restored.kept = Some(kept);
+        restored.restored(self.now);
+        restored.expire_after(self.now, record.expiry);
+        self.arm(session);
+    }
+
+    /// What to write to the store, under the number to call [`Router::on_durable`] with. `None` while something is being
+    /// written.
+    pub(crate) fn poll_changes(&mut self) -> Option<(u64, Vec<StoreChange>)> {
+        let changed = self.keeper.begin_batch()?;
+        Some((self.keeper.batch(), self.changes(changed)))
+    }
+
+    /// What is not written yet, whatever is being written: the last there is.
+    pub(crate) fn last_changes(&mut self) -> Vec<StoreChange> {
+        let changed = self.keeper.begin_last_batch();
+        self.changes(changed)
+    }
+
+    /// These changes are in the store.
+    pub(crate) fn on_durable(&mut self, number: u64) {
+        self.keeper.on_durable(number);
+        self.answer_kept();
+    }
+
+    fn changes(&mut self, changed: BTreeMap<u64, Option<u32>>) -> Vec<StoreChange> {
+        let Router {
+            sessions,
+            filters,
+            out,
+            ..
+        } = self;
+        let change = |(number, session): (u64, Option<u32>)| {
+            let Some(session) = session else {
+                return StoreChange::Delete(key(number));
+            };
+            let record = record(filters, session, &sessions[session as usize]);
+            let kept = sessions[session as usize].kept.as_mut();
+            match kept.and_then(|kept| kept.put(&record)) {
+                Some(put) => put,
+                None => {
+                    out.stats.sessions_not_kept += 1;
+                    tracing::warn!(
+                        target: "broker", client = %record.client_id,
+                        "session has too many subscriptions to be kept over a restart"
+                    );
+                    StoreChange::Delete(key(number))
+                }
+            }
+        };
+        changed.into_iter().map(change).collect()
+    }
+
+    /// A session outlives its connection by that many seconds.
+    fn keep(&mut self, session: u32, expiry: u32) {
+        let Router { sessions, keeper, .. } = self;
+        let known = &mut sessions[session as usize];
+        if !keeper.is_on() || known.local {
+            return;
+        }
+        match &mut known.kept {
+            Some(kept) if kept.expiry == expiry => {}
+            Some(kept) if expiry > 0 => {
+                kept.expiry = expiry;
+                keeper.change(session, kept);
+            }
+            Some(kept) => {
+                keeper.end(*kept);
+                known.kept = None;
+            }
+            None if expiry > 0 => known.kept = Some(keeper.begin(session, expiry)),
+            None => {}
+        }
+    }
+
+    /// A session's subscriptions changed.
+    fn changed(&mut self, session: u32) {
+        if let Some(kept) = &mut self.sessions[session as usize].kept {
+            self.keeper.change(session, kept);
+        }
+    }
+
+    /// Answers what changed a session, when that will survive.
+    fn answer_when_kept(&mut self, client: ClientKey, session: u32, reply: Reply) {
+        let kept = self.sessions[session as usize].kept.as_ref();
+        match self.keeper.wait(self.now, kept, client, reply) {
+            Some(reply) => self.out.push(client, reply),
+            None => self.answer_kept(),
+        }
+    }
+
+    fn answer_kept(&mut self) {
+        while let Some((client, reply)) = self.keeper.next_answer(self.now) {
+            if self.session_of(client).is_some() {
+                self.out.push(client, reply);
+            }
+        }
+    }
+
     // $SYS.
 
     /// The values of this moment for a new subscription.
@@ -1013,6 +1189,7 @@ impl Router {
             ids: subscriber.id.into_iter().collect(),
             expires: None,
             share: None,
+            held_over: false,
         };
         matching.map(entry).collect()
     }
@@ -1030,6 +1207,25 @@ impl Router {
     }
 }
 
+/// What is to be written of a session.
+fn record(filters: &Filters, number: u32, session: &Session) -> SessionRecord {
+    let subscription = |text: &Box<str>| {
+        let subscriber = filters.get(&Filter::parse(text)?, number)?;
+        Some(KeptSubscription {
+            filter: text.clone(),
+            qos: subscriber.qos,
+            no_local: subscriber.no_local,
+            retain_as_published: subscriber.retain_as_published,
+            id: subscriber.id,
+        })
+    };
+    SessionRecord {
+        client_id: session.client_id.clone(),
+        expiry: session.kept.map_or(0, |kept| kept.expiry),
+        subscriptions: session.filters.iter().filter_map(subscription).collect(),
+    }
+}
+
 fn sys_message(topic: &str, value: String) -> Message {
     Message {
         topic: topic.into(),
@@ -1038,5 +1234,6 @@ fn sys_message(topic: &str, value: String) -> Message {
         retain: false,
         expiry: None,
         properties: None,
+        receipt: None,
     }
 }

@@ -18,7 +18,9 @@ use rustc_hash::FxHashMap;
 use sn_codec::QoS;
 
 use super::filters::Filter;
+use super::kept::Kept;
 use super::packet::{ClientKey, Delivery, Message, Reply, Will, reason};
+use super::receipt::Receipt;
 use super::retained::Retained;
 use super::shared::{Fitness, Subscriber};
 use super::stats::Stats;
@@ -82,13 +84,17 @@ pub(crate) struct Session {
     pub(crate) will: Option<(Will, Instant)>,
     /// When it ends unless the client comes back.
     pub(crate) expires: Option<Instant>,
+    /// It is to survive a restart.
+    pub(crate) kept: Option<Kept>,
     /// When the router looks at it next.
     pub(crate) timer: Option<Instant>,
     mark: Mark,
     bound: Bound,
-    /// Of all that waits and is in flight.
+    /// Of all that waits and is in flight, but what is held over.
     messages: usize,
     bytes: usize,
+    /// Messages beyond the bound that stay in the gateway's store until the client has them.
+    held_over: usize,
     /// Kept over a lost connection, so that a client that comes and goes and takes nothing is too slow all the same.
     over_since: Option<Instant>,
     /// It lost its connection and is expected back: until then the bounds are those of a connected one.
@@ -106,6 +112,8 @@ pub(crate) struct Session {
     next_id: u16,
     /// How often the packet ids began anew.
     lap: u32,
+    /// It is of an earlier life, of which the client may still hold QoS 2 messages under any packet id.
+    restored: bool,
 }
 
 /// A session's connection.
@@ -128,20 +136,29 @@ pub(crate) struct Entry {
     pub(crate) expires: Option<Instant>,
     /// The filter of the shared subscription it came for.
     pub(crate) share: Option<Arc<str>>,
+    /// It does not count for the bound of its session.
+    pub(crate) held_over: bool,
 }
 
 #[derive(Debug)]
 struct InFlight {
     packet_id: u16,
     lap: u32,
+    held_over: bool,
     stage: Stage,
 }
 
 #[derive(Debug)]
 enum Stage {
+    /// PUBREL was said for whatever the client holds under the packet id. It has credit.
+    Clearing(Entry),
     Sent(Entry),
     /// The client has it: PUBREL was said.
-    Released,
+    Released(
+        /// Some clients make use of a message only when PUBREL comes, so until PUBCOMP its publisher keeps it.
+        #[expect(dead_code, reason = "what matters is how long it is held")]
+        Option<Receipt>,
+    ),
 }
 
 /// A new subscription that has not got all its retained messages.
@@ -185,11 +202,13 @@ impl Session {
             withheld: Vec::new(),
             will: None,
             expires: None,
+            kept: None,
             timer: None,
             mark: Mark::default(),
             bound,
             messages: 0,
             bytes: 0,
+            held_over: 0,
             over_since: None,
             awaited_until: None,
             dropped: false,
@@ -200,7 +219,20 @@ impl Session {
             scans: VecDeque::new(),
             next_id: 0,
             lap: 0,
+            restored: false,
         }
+    }
+
+    /// It goes on after a restart: for its client that was the loss of a connection.
+    pub(crate) fn restored(&mut self, now: Instant) {
+        self.restored = true;
+        self.awaited_until = Some(now + TOO_SLOW);
+    }
+
+    /// It ends so many seconds from now unless the client comes back.
+    pub(crate) fn expire_after(&mut self, now: Instant, seconds: u32) {
+        // §3.1.2.11.2: does not expire.
+        self.expires = (seconds < u32::MAX).then(|| now + Duration::from_secs(seconds.into()));
     }
 
     /// The client is back, or here for the first time: everything in flight is to be said again.
@@ -314,6 +346,15 @@ impl Session {
     ) -> Taken {
         let size = entry.message.size();
         let connected = self.counts_as_connected();
+        if self.holds_over(&entry, promised) {
+            out.stats.held_over += 1;
+            self.push(Entry {
+                held_over: true,
+                ..entry
+            });
+            self.pump(now, retained, out);
+            return Taken::Settled;
+        }
         match entry.qos {
             QoS::AtMostOnce if self.attached.is_none() => return Taken::Settled,
             QoS::AtMostOnce => {
@@ -356,9 +397,25 @@ impl Session {
         }
     }
 
+    /// Whether to take a message beyond the bound: its publisher, the gateway, keeps it until the client has it, and
+    /// may have promised as much. A client that takes its messages slows the gateway down instead, unless older ones
+    /// are held over.
+    fn holds_over(&self, entry: &Entry, promised: bool) -> bool {
+        let size = entry.message.size();
+        let waits = promised
+            && self.attached.is_some()
+            && self.held_over == 0
+            && self.has_room(self.tracked_bound(), size);
+        entry.message.is_stored() && entry.qos > QoS::AtMostOnce && !waits && !self.has_room(self.bound, size)
+    }
+
     fn push(&mut self, entry: Entry) {
-        self.messages += 1;
-        self.bytes += entry.message.size();
+        if entry.held_over {
+            self.held_over += 1;
+        } else {
+            self.messages += 1;
+            self.bytes += entry.message.size();
+        }
         if let Some(at) = entry.expires {
             self.waiting_expires = Some(self.waiting_expires.map_or(at, |first| first.min(at)));
         }
@@ -385,20 +442,18 @@ impl Session {
         let InFlight { packet_id, stage, .. } = &self.in_flight[self.said];
         let packet_id = *packet_id;
         match stage {
-            Stage::Sent(_) if attached.credit == 0 => return false,
+            Stage::Clearing(_) | Stage::Sent(_) if attached.credit == 0 => return false,
+            Stage::Clearing(_) => {
+                attached.credit -= 1;
+                out.push(attached.key, pubrel(packet_id));
+            }
             Stage::Sent(entry) => {
                 attached.credit -= 1;
                 let delivery = entry.delivery(now, packet_id, true);
                 out.stats.publish_sent += 1;
                 out.push(attached.key, Reply::Publish(delivery));
             }
-            Stage::Released => out.push(
-                attached.key,
-                Reply::PubRel {
-                    packet_id,
-                    reason: reason::SUCCESS,
-                },
-            ),
+            Stage::Released(_) => out.push(attached.key, pubrel(packet_id)),
         }
         self.said += 1;
         true
@@ -428,8 +483,8 @@ impl Session {
             return false;
         }
         attached.credit -= 1;
-        out.stats.publish_sent += 1;
         if !tracked {
+            out.stats.publish_sent += 1;
             if let Some(entry) = self.forget_front() {
                 out.push(attached.key, Reply::Publish(entry.into_delivery(now)));
             }
@@ -437,14 +492,22 @@ impl Session {
         }
         let packet_id = self.next_packet_id();
         if let Some(entry) = self.waiting.pop_front() {
-            out.push(
-                attached.key,
-                Reply::Publish(entry.delivery(now, packet_id, false)),
-            );
+            let held_over = entry.held_over;
+            // The client would take a QoS 2 message for that of an earlier life which it holds under the packet id.
+            let stage = if self.restored && self.lap == 0 && entry.qos == QoS::ExactlyOnce {
+                out.push(attached.key, pubrel(packet_id));
+                Stage::Clearing(entry)
+            } else {
+                out.stats.publish_sent += 1;
+                let delivery = entry.delivery(now, packet_id, false);
+                out.push(attached.key, Reply::Publish(delivery));
+                Stage::Sent(entry)
+            };
             self.in_flight.push_back(InFlight {
                 packet_id,
                 lap: self.lap,
-                stage: Stage::Sent(entry),
+                held_over,
+                stage,
             });
             self.said += 1;
         }
@@ -454,9 +517,18 @@ impl Session {
     /// Takes the first that waits out of the queue and its bound.
     fn forget_front(&mut self) -> Option<Entry> {
         let entry = self.waiting.pop_front()?;
-        self.messages -= 1;
-        self.bytes -= entry.message.size();
+        self.uncount(&entry);
         Some(entry)
+    }
+
+    /// A message leaves the queue.
+    fn uncount(&mut self, entry: &Entry) {
+        if entry.held_over {
+            self.held_over -= 1;
+        } else {
+            self.messages -= 1;
+            self.bytes -= entry.message.size();
+        }
     }
 
     /// A packet id that no exchange in flight uses. There are fewer exchanges than ids, by the receive maximum.
@@ -521,7 +593,7 @@ impl Session {
         };
         match &self.in_flight[at].stage {
             Stage::Sent(entry) if entry.qos == QoS::AtLeastOnce => self.finish(at),
-            Stage::Sent(_) | Stage::Released => return Err(ProtocolError),
+            Stage::Clearing(_) | Stage::Sent(_) | Stage::Released(_) => return Err(ProtocolError),
         }
         Ok(())
     }
@@ -536,16 +608,20 @@ impl Session {
             return Ok((!refused).then_some(reason::PACKET_ID_NOT_FOUND));
         };
         match &self.in_flight[at].stage {
+            Stage::Clearing(_) => return Err(ProtocolError),
             Stage::Sent(entry) if entry.qos == QoS::AtLeastOnce => return Err(ProtocolError),
             Stage::Sent(_) if refused => {
                 self.finish(at);
                 return Ok(None);
             }
             Stage::Sent(entry) => {
-                self.bytes -= entry.message.size();
-                self.in_flight[at].stage = Stage::Released;
+                if !entry.held_over {
+                    self.bytes -= entry.message.size();
+                }
+                let receipt = entry.message.receipt.clone();
+                self.in_flight[at].stage = Stage::Released(receipt);
             }
-            Stage::Released => {}
+            Stage::Released(_) => {}
         }
         Ok(Some(reason::SUCCESS))
     }
@@ -554,16 +630,41 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// There was no PUBREC before.
-    pub(crate) fn on_pubcomp(&mut self, packet_id: u16) -> Result<(), ProtocolError> {
+    /// There was no PUBREL before.
+    pub(crate) fn on_pubcomp(
+        &mut self,
+        now: Instant,
+        packet_id: u16,
+        out: &mut Outbox,
+    ) -> Result<(), ProtocolError> {
         let Some(at) = self.position(packet_id) else {
             return Ok(());
         };
-        match self.in_flight[at].stage {
-            Stage::Released => self.finish(at),
+        match &self.in_flight[at].stage {
+            Stage::Released(_) => self.finish(at),
+            // One of an earlier connection cannot come, so PUBREL was said on this one, and has credit.
+            Stage::Clearing(_) => self.say_cleared(now, at, out),
             Stage::Sent(_) => return Err(ProtocolError),
         }
         Ok(())
+    }
+
+    /// The client holds nothing under the packet id any more: now the message.
+    fn say_cleared(&mut self, now: Instant, at: usize, out: &mut Outbox) {
+        let Some(exchange) = self.in_flight.get_mut(at) else {
+            return;
+        };
+        let stage = core::mem::replace(&mut exchange.stage, Stage::Released(None));
+        let Stage::Clearing(entry) = stage else {
+            exchange.stage = stage;
+            return;
+        };
+        if let Some(attached) = &self.attached {
+            out.stats.publish_sent += 1;
+            let delivery = entry.delivery(now, exchange.packet_id, false);
+            out.push(attached.key, Reply::Publish(delivery));
+        }
+        exchange.stage = Stage::Sent(entry);
     }
 
     /// The client cannot take this message: it counts as delivered (§3.1.2.11.4).
@@ -578,13 +679,17 @@ impl Session {
             return;
         };
         self.said -= usize::from(at < self.said);
-        self.messages -= 1;
-        if self.messages == 0 {
+        if exchange.held_over {
+            self.held_over -= 1;
+        } else {
+            self.messages -= 1;
+            if let Stage::Clearing(entry) | Stage::Sent(entry) = exchange.stage {
+                self.bytes -= entry.message.size();
+            }
+        }
+        if self.messages == 0 && self.held_over == 0 {
             self.waiting.shrink_to(KEPT_CAPACITY);
             self.in_flight.shrink_to(KEPT_CAPACITY);
-        }
-        if let Stage::Sent(entry) = exchange.stage {
-            self.bytes -= entry.message.size();
         }
     }
 
@@ -644,6 +749,7 @@ impl Session {
                 ids: scan.id.into_iter().collect(),
                 expires: kept.expires,
                 share: None,
+                held_over: false,
             };
             if !self.has_room(self.bound, entry.message.size()) {
                 return;
@@ -663,8 +769,7 @@ impl Session {
         let mut taken = Vec::new();
         for entry in core::mem::take(&mut self.waiting) {
             if entry.share.is_some() {
-                self.messages -= 1;
-                self.bytes -= entry.message.size();
+                self.uncount(&entry);
                 taken.push(entry);
             } else {
                 self.waiting.push_back(entry);
@@ -681,7 +786,9 @@ impl Session {
             .into_iter()
             .filter_map(|exchange| match exchange.stage {
                 Stage::Sent(entry) if entry.qos == QoS::AtLeastOnce => Some(entry),
-                Stage::Sent(_) | Stage::Released => None,
+                // Not sent yet.
+                Stage::Clearing(entry) => Some(entry),
+                Stage::Sent(_) | Stage::Released(_) => None,
             });
         sent.chain(self.waiting).filter(|entry| entry.share.is_some())
     }
@@ -689,6 +796,13 @@ impl Session {
     /// Messages and octets held.
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.messages, self.bytes)
+    }
+}
+
+fn pubrel(packet_id: u16) -> Reply {
+    Reply::PubRel {
+        packet_id,
+        reason: reason::SUCCESS,
     }
 }
 

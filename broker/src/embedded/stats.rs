@@ -48,6 +48,12 @@ pub struct Stats {
     pub dropped_retained: u64,
     /// Messages of a shared subscription whose last member's session ended.
     pub dropped_unshared: u64,
+    /// Messages of the gateway taken beyond the bound of a queue whose client is away, since they stay in its store.
+    pub held_over: u64,
+    /// Sessions of an earlier life that could not be read, or were too many.
+    pub sessions_not_restored: u64,
+    /// Changes of sessions that are too long to be kept over a restart.
+    pub sessions_not_kept: u64,
 }
 
 impl Stats {

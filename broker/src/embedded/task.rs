@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use gateway_core::io::{BrokerRequest, Input};
 use gateway_core::time::Instant as RouterInstant;
 use rustc_hash::FxHashMap;
-use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::channel::{Batch, CREDIT, FromConnection};
@@ -22,6 +22,7 @@ use super::local::Local;
 use super::packet::{ClientKey, Received, Reply};
 use super::router::Router;
 use super::stats::Stats;
+use crate::stages::Journal;
 
 /// Messages of connections taken at one wake-up.
 const BATCH: usize = 256;
@@ -41,6 +42,11 @@ pub(crate) struct Task {
     from_connections: UnboundedReceiver<FromConnection>,
     requests: UnboundedReceiver<Vec<BrokerRequest>>,
     inputs: Sender<Input>,
+    /// Present if something survives.
+    journal: Option<Journal>,
+    /// Numbers of changes that are durable.
+    written: UnboundedSender<u64>,
+    durable: UnboundedReceiver<u64>,
     /// As they were when the task last went to sleep.
     stats: Arc<Mutex<Stats>>,
 }
@@ -62,10 +68,15 @@ impl Task {
         from_connections: UnboundedReceiver<FromConnection>,
         requests: UnboundedReceiver<Vec<BrokerRequest>>,
         inputs: Sender<Input>,
+        journal: Option<Journal>,
     ) -> Self {
+        let (written, durable) = unbounded_channel();
         Task {
             router,
-            local: Local::default(),
+            local: Local::new(journal.is_some()),
+            journal,
+            written,
+            durable,
             started: Instant::now(),
             connections: FxHashMap::default(),
             touched: Vec::new(),
@@ -97,6 +108,7 @@ impl Task {
                     self.hand_out();
                 }
             }
+            self.write();
             if let Ok(mut stats) = self.stats.lock() {
                 stats.clone_from(self.router.stats());
             }
@@ -125,6 +137,10 @@ impl Task {
                         permit.send(Input::Broker(events));
                     }
                 }
+                () = self.local.delivered(), if self.journal.is_some() => {}
+                Some(number) = self.durable.recv(), if self.journal.is_some() => {
+                    self.router.on_durable(number);
+                }
                 () = sleep_or_never(due) => {
                     let now = self.now();
                     self.router.handle_timeout(now);
@@ -142,6 +158,13 @@ impl Task {
         self.router.shutdown();
         self.hand_out();
         self.connections.clear();
+        if let Some(journal) = &self.journal {
+            let changes = self.router.last_changes();
+            if !changes.is_empty() {
+                // Nobody is told any more.
+                journal.submit(changes, Box::new(|| {}));
+            }
+        }
         drop(self.from_connections);
 
         let farewell = async {
@@ -156,6 +179,21 @@ impl Task {
         let _ = timeout(FAREWELL, farewell).await;
         if let Some(listener) = listener {
             let _ = listener.await;
+        }
+    }
+
+    /// What changed in sessions that survive.
+    fn write(&mut self) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        if let Some((number, changes)) = self.router.poll_changes() {
+            let written = self.written.clone();
+            let done = move || {
+                // The broker may have ended.
+                let _ = written.send(number);
+            };
+            journal.submit(changes, Box::new(done));
         }
     }
 

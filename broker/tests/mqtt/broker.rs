@@ -172,7 +172,7 @@ impl EmbeddedBroker {
         thread::spawn(move || {
             runtime.block_on(async {
                 let (inputs, _events) = channel(1024);
-                let _requests = embedded.spawn(inputs);
+                let _requests = embedded.spawn(inputs, None, Vec::new());
                 let _ = stopped.await;
             });
         });

@@ -443,6 +443,11 @@ pub struct StoreKey {
     pub id: u64,
 }
 
+impl StoreKey {
+    /// The kind of the sessions that the embedded broker keeps for MQTT clients. The core writes and reads others.
+    pub const BROKER_SESSION: u8 = 6;
+}
+
 /// A change of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreChange {

@@ -152,6 +152,7 @@ fn connect_v3(body: &[u8]) -> Result<Opening, Fault> {
                 retain: parsed.will_retain(),
                 expiry: None,
                 properties: None,
+                receipt: None,
             },
             delay: 0,
         }),
@@ -230,6 +231,7 @@ fn connect_v5(body: &[u8], flags: u8) -> Result<Opening, Fault> {
                 retain: parsed.will_retain(),
                 expiry: properties.expiry,
                 properties: properties.handed_on(),
+                receipt: None,
             },
         });
     }
@@ -360,6 +362,7 @@ fn publish(version: Version, header: Header, body: &[u8]) -> Result<Packet, Faul
                 retain,
                 expiry: None,
                 properties: None,
+                receipt: None,
             };
             (parsed.packet_id(), message)
         }
@@ -378,6 +381,7 @@ fn publish(version: Version, header: Header, body: &[u8]) -> Result<Packet, Faul
                 retain,
                 expiry: properties.expiry,
                 properties: properties.handed_on(),
+                receipt: None,
             };
             (parsed.packet_id(), message)
         }

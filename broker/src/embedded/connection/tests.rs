@@ -650,7 +650,7 @@ impl Broker {
         let (requests, from_gateway) = unbounded_channel();
         let (inputs, _) = mpsc::channel(1);
         let router = Router::new(RouterLimits::from(&EmbeddedLimits::default()), 1);
-        tokio::spawn(Task::new(router, from_connections, from_gateway, inputs).run(None));
+        tokio::spawn(Task::new(router, from_connections, from_gateway, inputs, None).run(None));
         Broker {
             connections,
             _requests: requests,

@@ -20,7 +20,7 @@ impl Attached {
     fn new() -> Self {
         Attached {
             broker: Broker::new(),
-            local: Local::default(),
+            local: Local::new(true),
         }
     }
 

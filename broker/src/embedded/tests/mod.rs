@@ -263,6 +263,7 @@ fn message(topic: &str, qos: QoS, payload: &str) -> Message {
         retain: false,
         expiry: None,
         properties: None,
+        receipt: None,
     }
 }
 

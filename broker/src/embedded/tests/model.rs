@@ -199,7 +199,7 @@ impl World {
         };
         let mut world = World {
             router: Router::new(limits, 1),
-            local: Local::default(),
+            local: Local::new(true),
             now: Instant::START,
             messages: Vec::new(),
             sessions: Default::default(),
