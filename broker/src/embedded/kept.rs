@@ -316,3 +316,99 @@ fn string<'a>(from: &mut &'a [u8]) -> Option<&'a str> {
     *from = rest;
     str::from_utf8(text).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn subscription() -> impl Strategy<Value = KeptSubscription> {
+        let filter = prop_oneof![
+            "[a-c+]{1}(/[a-c]{0,3}){0,3}",
+            Just("#".to_owned()),
+            Just("é/#".to_owned())
+        ];
+        let qos = prop::sample::select(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][..]);
+        (
+            filter,
+            any::<bool>(),
+            qos,
+            any::<[bool; 2]>(),
+            any::<Option<u32>>(),
+        )
+            .prop_map(|(filter, shared, qos, [no_local, retain_as_published], id)| {
+                KeptSubscription {
+                    filter: match shared {
+                        true => format!("$share/g/{filter}").into(),
+                        false => filter.into(),
+                    },
+                    qos,
+                    no_local: no_local && !shared,
+                    retain_as_published,
+                    id,
+                }
+            })
+    }
+
+    fn record() -> impl Strategy<Value = SessionRecord> {
+        ("[a-zé]{1,9}", 1_u32.., vec(subscription(), 0..5)).prop_map(|(client_id, expiry, subscriptions)| {
+            SessionRecord {
+                client_id: client_id.into(),
+                expiry,
+                subscriptions,
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read(record in record()) {
+            let value = record.encode().unwrap();
+            prop_assert_eq!(SessionRecord::decode(&value), Some(record));
+        }
+
+        #[test]
+        fn damage_is_found_or_makes_another_valid_session(
+            record in record(),
+            at in any::<prop::sample::Index>(),
+            octet in any::<u8>(),
+        ) {
+            let value = record.encode().unwrap();
+            let mut changed = value.to_vec();
+            let at = at.index(changed.len());
+            changed[at] = octet;
+            if let Some(read) = SessionRecord::decode(&changed) {
+                prop_assert_eq!(read.encode().unwrap(), changed);
+            }
+            // Cut between two subscriptions it is a session with fewer.
+            if let Some(read) = SessionRecord::decode(&value[..at]) {
+                prop_assert!(record.subscriptions.starts_with(&read.subscriptions));
+            }
+        }
+    }
+
+    #[test]
+    fn value_that_is_too_long_for_the_store_is_not_written() {
+        let filter = |number: usize| format!("{number:05}{}", "x".repeat(60_000)).into();
+        let subscriptions = (0..20).map(|number| KeptSubscription {
+            filter: filter(number),
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            id: None,
+        });
+        let mut record = SessionRecord {
+            client_id: "a".into(),
+            expiry: 1,
+            subscriptions: subscriptions.collect(),
+        };
+        let mut keeper = Keeper::default();
+        keeper.start();
+        let mut kept = keeper.begin(0, 1);
+        assert_eq!(kept.put(&record), None);
+        record.subscriptions.truncate(10);
+        assert!(kept.put(&record).is_some());
+    }
+}

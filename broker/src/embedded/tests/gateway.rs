@@ -8,20 +8,38 @@ use super::*;
 use crate::embedded::local::Local;
 use crate::port::CREDIT;
 
-const CONN: ConnId = ConnId(0);
+pub(super) const CONN: ConnId = ConnId(0);
 
 /// A router with the gateway attached.
-struct Attached {
-    broker: Broker,
+pub(super) struct Attached {
+    pub(super) broker: Broker,
     local: Local,
 }
 
 impl Attached {
     fn new() -> Self {
+        Attached::with(false)
+    }
+
+    fn with(stores: bool) -> Self {
         Attached {
             broker: Broker::new(),
-            local: Local::new(true),
+            local: Local::new(stores),
         }
+    }
+
+    /// With one connection open, and a store of the gateway.
+    pub(super) fn storing() -> Self {
+        let mut gateway = Attached::with(true);
+        gateway.request(vec![open(CONN, "snipe")]);
+        let up = BrokerEvent::Up {
+            conn: CONN,
+            session_present: false,
+            window: 1024,
+            forgets: true,
+        };
+        assert_eq!(gateway.news(), [up]);
+        gateway
     }
 
     /// With one connection open.
@@ -32,13 +50,13 @@ impl Attached {
         gateway
     }
 
-    fn request(&mut self, requests: Vec<BrokerRequest>) {
+    pub(super) fn request(&mut self, requests: Vec<BrokerRequest>) {
         self.local
             .requests(self.broker.now, &mut self.broker.router, requests);
         self.drain();
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         let Broker { router, now, heard } = &mut self.broker;
         while let Some((client, reply)) = router.poll_output() {
             if let Some(reply) = self.local.take(*now, router, client, reply) {
@@ -48,12 +66,12 @@ impl Attached {
     }
 
     /// What an MQTT client says. [`Broker::say`] does not know of the gateway.
-    fn say(&mut self, client: ClientKey, packet: Received) {
+    pub(super) fn say(&mut self, client: ClientKey, packet: Received) {
         self.broker.router.received(self.broker.now, client, packet);
         self.drain();
     }
 
-    fn publish(&mut self, client: ClientKey, packet_id: u16, message: Message) {
+    pub(super) fn publish(&mut self, client: ClientKey, packet_id: u16, message: Message) {
         self.say(
             client,
             Received::Publish {
@@ -64,7 +82,7 @@ impl Attached {
         );
     }
 
-    fn wait_secs(&mut self, seconds: u64) {
+    pub(super) fn wait_secs(&mut self, seconds: u64) {
         self.broker.now = self.broker.now + Duration::from_secs(seconds);
         self.broker.router.handle_timeout(self.broker.now);
         self.drain();
@@ -87,7 +105,7 @@ impl Attached {
     }
 
     /// All but credit.
-    fn news(&mut self) -> Vec<BrokerEvent> {
+    pub(super) fn news(&mut self) -> Vec<BrokerEvent> {
         let mut events = self.events();
         events.retain(|event| !matches!(event, BrokerEvent::Credit { .. }));
         events
@@ -107,7 +125,7 @@ fn delivered(event: BrokerEvent) -> Option<(Option<DeliveryId>, String)> {
     }
 }
 
-fn open(conn: ConnId, client_id: &str) -> BrokerRequest {
+pub(super) fn open(conn: ConnId, client_id: &str) -> BrokerRequest {
     BrokerRequest::Open {
         conn,
         options: ConnectOptions {
@@ -119,7 +137,7 @@ fn open(conn: ConnId, client_id: &str) -> BrokerRequest {
     }
 }
 
-fn publish(token: u64, topic: &str, qos: QoS) -> BrokerRequest {
+pub(super) fn publish(token: u64, topic: &str, qos: QoS) -> BrokerRequest {
     BrokerRequest::Publish {
         conn: CONN,
         token: (qos > AtMostOnce).then_some(Token(token)),
@@ -153,7 +171,7 @@ fn ack(delivery: DeliveryId) -> BrokerRequest {
     BrokerRequest::Ack { conn: CONN, delivery }
 }
 
-fn settled(token: u64, result: Result<Option<QoS>, u8>) -> BrokerEvent {
+pub(super) fn settled(token: u64, result: Result<Option<QoS>, u8>) -> BrokerEvent {
     BrokerEvent::Settled {
         token: Token(token),
         result: result.map_err(Refusal),

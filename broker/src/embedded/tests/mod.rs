@@ -8,7 +8,9 @@ mod publishing;
 mod retaining;
 mod sessions;
 mod sharing;
+mod storing;
 mod subscribing;
+mod surviving;
 mod sys;
 mod wills;
 

@@ -7,18 +7,34 @@
 //! - nothing is dropped for a session whose connection was lost within its bound less than ten seconds ago;
 //! - credit, receive maximum and the bounds of queues hold; a message comes again only with DUP and on a new connection;
 //! - nothing is said under a key that has ended.
+//!
+//! With a store, the broker ends without a word now and then and begins again with what is there. The gateway publishes
+//! again what it was not told that everybody has. Then also:
+//! - the store has exactly the sessions that outlive their connection, with their subscriptions;
+//! - what the gateway was told that everybody has, everybody has, and in the end it is told so of everything settled;
+//! - nothing that the gateway published is missing over a restart, though it may come twice.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Token};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, StoreChange, StoreKey, Token,
+};
 use proptest::prelude::*;
 
 use super::*;
 use crate::embedded::filters::Filter;
+use crate::embedded::kept::SessionRecord;
 use crate::embedded::local::Local;
 use crate::embedded::session::TOO_SLOW;
 
 const BOUND: usize = 4;
+const MODEL_LIMITS: RouterLimits = RouterLimits {
+    queue_messages: BOUND,
+    queue_bytes: 1_000_000,
+    retained_max: 10,
+    subscriptions_max: 10,
+    sessions_max: 10,
+};
 const IDS: [&str; 3] = ["c0", "c1", "c2"];
 const GATEWAY: usize = IDS.len();
 const CONN: ConnId = ConnId(0);
@@ -61,6 +77,8 @@ enum Step {
     /// Say so many of the answers that are due.
     Answer(usize, usize),
     Wait(u64),
+    /// Kill the broker and start it again.
+    Restart,
 }
 
 fn qos() -> impl Strategy<Value = QoS> {
@@ -123,6 +141,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (client, 1..10_u32).prop_map(|(client, credit)| Step::Credit(client, credit)),
         6 => (who, 1..10_usize).prop_map(|(who, count)| Step::Answer(who, count)),
         2 => (1..20_u64).prop_map(Step::Wait),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -137,6 +156,8 @@ struct Sent {
     resent: bool,
     /// There was somebody in the group.
     shared: bool,
+    /// It was under way when the broker was killed, and is published again.
+    republished: bool,
 }
 
 /// What a session must see, while it lives.
@@ -186,20 +207,17 @@ struct World {
     gateway_credit: u32,
     gateway_next: u64,
     gateway_up: bool,
+    /// What the broker keeps, if anything survives.
+    store: Option<BTreeMap<StoreKey, Bytes>>,
+    /// Publishes of the gateway of which it was not told that everybody has them.
+    undelivered: BTreeMap<Token, u64>,
 }
 
 impl World {
-    fn new() -> Self {
-        let limits = RouterLimits {
-            queue_messages: BOUND,
-            queue_bytes: 1_000_000,
-            retained_max: 10,
-            subscriptions_max: 10,
-            sessions_max: 10,
-        };
+    fn new(store: bool) -> Self {
         let mut world = World {
-            router: Router::new(limits, 1),
-            local: Local::new(true),
+            router: Router::new(MODEL_LIMITS, 1),
+            local: Local::new(store),
             now: Instant::START,
             messages: Vec::new(),
             sessions: Default::default(),
@@ -213,15 +231,24 @@ impl World {
             gateway_credit: 0,
             gateway_next: 0,
             gateway_up: false,
+            store: store.then(BTreeMap::new),
+            undelivered: BTreeMap::new(),
         };
+        if store {
+            world.router.keep_sessions(world.now, Vec::new());
+        }
+        world.open_gateway();
+        world
+    }
+
+    fn open_gateway(&mut self) {
         let options = ConnectOptions {
             client_id: "gateway".into(),
             clean_start: true,
             will: None,
             ..ConnectOptions::default()
         };
-        world.gateway(vec![BrokerRequest::Open { conn: CONN, options }]);
-        world
+        self.gateway(vec![BrokerRequest::Open { conn: CONN, options }]);
     }
 
     fn step(&mut self, step: Step) {
@@ -280,6 +307,7 @@ impl World {
             Step::Answer(GATEWAY, count) => self.gateway_answers(count),
             Step::Answer(client, count) => self.answer(client, count),
             Step::Wait(seconds) => self.wait(seconds),
+            Step::Restart => self.restart(),
         }
         self.drain();
         for (who, id) in (0..).zip(IDS.into_iter().chain(["gateway"])) {
@@ -353,9 +381,9 @@ impl World {
     fn resend(&mut self, number: u64) {
         let sent = &mut self.messages[number as usize];
         sent.resent = true;
-        if sent.qos == AtLeastOnce {
-            let (topic, publisher) = (sent.topic, sent.publisher);
-            for (who, qos) in self.targets(publisher, topic, AtLeastOnce) {
+        if sent.qos == AtLeastOnce || sent.republished {
+            let (topic, publisher, qos) = (sent.topic, sent.publisher, sent.qos);
+            for (who, qos) in self.targets(publisher, topic, qos) {
                 self.session(who).allowed.insert(number, qos);
             }
         }
@@ -531,6 +559,7 @@ impl World {
             expires: expiry.map(|seconds| self.now + Duration::from_secs(seconds.into())),
             resent: false,
             shared,
+            republished: false,
         });
         // Allowed before it is published, since it may arrive at once.
         for (target, qos) in &targets {
@@ -586,6 +615,7 @@ impl World {
         let qos = message.qos;
         if who == GATEWAY {
             let token = (qos > AtMostOnce).then(|| self.token());
+            self.undelivered.extend(token.map(|token| (token, number)));
             self.gateway(vec![BrokerRequest::Publish {
                 conn: CONN,
                 token,
@@ -650,8 +680,114 @@ impl World {
     }
 
     fn drain(&mut self) {
-        while let Some((client, reply)) = self.router.poll_output() {
-            self.on_output(client, reply);
+        loop {
+            while let Some((client, reply)) = self.router.poll_output() {
+                self.on_output(client, reply);
+            }
+            if !self.write() {
+                return;
+            }
+        }
+    }
+
+    /// All changes are durable at once. Returns whether there were any.
+    fn write(&mut self) -> bool {
+        let Some((number, changes)) = self.router.poll_changes() else {
+            return false;
+        };
+        let store = self.store.as_mut().unwrap();
+        for change in changes {
+            match change {
+                StoreChange::Put(key, value) => store.insert(key, value),
+                StoreChange::Delete(key) => store.remove(&key),
+            };
+        }
+        self.router.on_durable(number);
+        true
+    }
+
+    fn restart(&mut self) {
+        self.drain();
+        self.gateway_polls();
+        let Some(store) = &self.store else {
+            return;
+        };
+        let values: Vec<_> = store.iter().map(|(key, value)| (*key, value.clone())).collect();
+        let records = values
+            .iter()
+            .map(|(_, value)| SessionRecord::decode(value).unwrap());
+        let records: Vec<_> = records.collect();
+        for client in 0..IDS.len() {
+            let connection = self.connections[client].take();
+            let survives = match (&connection, &self.sessions[client]) {
+                (Some(connection), _) => connection.expiry > 0,
+                (None, session) => session.is_some(),
+            };
+            let mut found = records.iter().filter(|record| *record.client_id == *IDS[client]);
+            let record = found.next();
+            assert_eq!(record.is_some(), survives, "{}", IDS[client]);
+            assert_eq!(found.next(), None);
+            let Some(record) = record else {
+                self.sessions[client] = None;
+                continue;
+            };
+            self.survives(client, record);
+        }
+        self.sessions[GATEWAY] = None;
+        self.gateway_up = false;
+        self.gateway_todo.clear();
+        self.tokens.clear();
+        self.answered.clear();
+        self.router = Router::new(MODEL_LIMITS, 1);
+        self.local = Local::new(true);
+        self.router.keep_sessions(self.now, values);
+        self.messages.iter_mut().for_each(|sent| sent.shared = false);
+        self.open_gateway();
+        self.publish_again();
+    }
+
+    /// A session that the new broker must know.
+    fn survives(&mut self, client: usize, record: &SessionRecord) {
+        let now = self.now;
+        let session = self.sessions[client].as_mut().unwrap();
+        let written: BTreeMap<_, _> = record
+            .subscriptions
+            .iter()
+            .map(|subscription| (&*subscription.filter, (subscription.qos, subscription.no_local)))
+            .collect();
+        assert_eq!(written, session.subscriptions);
+        let expiry = Duration::from_secs(record.expiry.into());
+        session.ends = (record.expiry < u32::MAX).then_some(now + expiry);
+        session.awaited = Some(now + TOO_SLOW);
+        session.unfinished.clear();
+        // Only what the gateway published is somebody's to publish again.
+        let messages = &mut self.messages;
+        session.expected.retain(|number| {
+            messages[*number as usize].publisher == GATEWAY || session.seen.contains_key(number)
+        });
+        for (number, _) in session.unsettled.values() {
+            messages[*number as usize].republished = true;
+        }
+    }
+
+    /// What stands in the gateway's store.
+    fn publish_again(&mut self) {
+        for number in core::mem::take(&mut self.undelivered).into_values() {
+            let sent = &mut self.messages[number as usize];
+            sent.republished = true;
+            let (topic, qos) = (sent.topic, sent.qos);
+            // Of who wanted it then, those that still do.
+            let targets = self.targets(GATEWAY, topic, qos);
+            for (who, session) in self.sessions.iter_mut().enumerate() {
+                if let Some(session) = session
+                    && targets.get(&who).is_none_or(|qos| *qos == AtMostOnce)
+                {
+                    session.expected.remove(&number);
+                }
+            }
+            self.resend(number);
+            self.hand_over(GATEWAY, number, None);
+            self.drain();
         }
     }
 
@@ -749,6 +885,7 @@ impl World {
             return;
         }
         let (publisher, topic, published, resent) = (sent.publisher, sent.topic, sent.qos, sent.resent);
+        let republished = sent.republished;
         if topic == SHARED_TOPIC {
             let seen = self.shared.entry(number).or_default();
             seen.insert(who);
@@ -761,7 +898,7 @@ impl World {
         let seen = session.seen.entry(number).or_default();
         *seen += 1;
         if *seen > 1 {
-            let published_twice = resent && published == AtLeastOnce;
+            let published_twice = republished || (resent && published == AtLeastOnce);
             assert!(
                 published_twice || (again && qos == AtLeastOnce),
                 "{number} came twice"
@@ -816,14 +953,21 @@ impl World {
     fn on_event(&mut self, event: BrokerEvent) {
         match event {
             BrokerEvent::Up { session_present, .. } => assert!(!session_present),
-            BrokerEvent::Down { .. } | BrokerEvent::Released { .. } | BrokerEvent::Delivered { .. } => {}
+            BrokerEvent::Down { .. } | BrokerEvent::Released { .. } => {}
+            BrokerEvent::Delivered { token } => self.on_delivered(token),
             BrokerEvent::Credit { requests, .. } => self.gateway_credit += requests,
             BrokerEvent::Settled { token, result } => {
                 assert!(self.tokens.remove(&token), "settled twice");
                 let result = result.map(|_| ()).map_err(|refusal| refusal.0);
+                if result.is_err() {
+                    self.undelivered.remove(&token);
+                }
                 self.answered.insert(token, result);
             }
-            BrokerEvent::Lost { token } => assert!(self.tokens.remove(&token), "settled and lost"),
+            BrokerEvent::Lost { token } => {
+                assert!(self.tokens.remove(&token), "settled and lost");
+                self.undelivered.remove(&token);
+            }
             BrokerEvent::Message {
                 delivery,
                 qos,
@@ -840,6 +984,30 @@ impl World {
                     self.saw(GATEWAY, number, qos, retain, false);
                 }
             }
+        }
+    }
+
+    fn on_delivered(&mut self, token: Token) {
+        assert_eq!(
+            self.answered.get(&token),
+            Some(&Ok(())),
+            "delivered before it was settled"
+        );
+        let number = self.undelivered.remove(&token).expect("delivered once");
+        for (who, session) in self.sessions.iter().enumerate() {
+            let Some(session) = session else {
+                continue;
+            };
+            let missing = session.expected.contains(&number) && !session.seen.contains_key(&number);
+            assert!(!missing, "{who} does not have {number}");
+            let unfinished = session.unfinished.values();
+            let open = unfinished.filter(|(open, _)| *open == Some(number)).count();
+            // A copy of what is retained may come besides.
+            let sent = &self.messages[number as usize];
+            assert!(
+                open == 0 || sent.republished || sent.retain,
+                "{who} has not answered {number}"
+            );
         }
     }
 
@@ -876,6 +1044,9 @@ impl World {
         }
         assert!(self.router.owes_nothing());
         assert!(self.tokens.is_empty(), "{:?}", self.tokens);
+        if self.store.is_some() {
+            assert!(self.undelivered.is_empty(), "{:?}", self.undelivered);
+        }
         for (who, id) in IDS.into_iter().chain(["gateway"]).enumerate() {
             assert_eq!(self.router.held(id), 0);
             let session = self.session(who);
@@ -905,6 +1076,8 @@ impl World {
         self.local.close(self.now, &mut self.router);
         assert_eq!(self.router.poll_output(), None);
         self.wait(1_000);
+        self.drain();
+        assert!(self.store.is_none_or(|store| store.is_empty()));
         assert!(self.router.is_empty());
         assert_eq!(self.router.poll_timeout(), None);
     }
@@ -914,7 +1087,7 @@ impl World {
         let lossless = stats.dropped_offline + stats.dropped_full + stats.dropped_unshared == 0;
         for (number, sent) in self.messages.iter().enumerate() {
             let seen = self.shared.get(&(number as u64)).map_or(0, BTreeSet::len);
-            if sent.topic == SHARED_TOPIC && sent.qos == ExactlyOnce {
+            if sent.topic == SHARED_TOPIC && sent.qos == ExactlyOnce && !sent.republished {
                 // One for each of the groups.
                 assert!(seen <= 2, "{number} went to {seen} members");
             }
@@ -930,8 +1103,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn clients_see_what_the_model_says(steps in prop::collection::vec(step(), 1..150)) {
-        let mut world = World::new();
+    fn clients_see_what_the_model_says(store in any::<bool>(), steps in prop::collection::vec(step(), 1..150)) {
+        let mut world = World::new(store);
         for step in steps {
             world.step(step);
         }
