@@ -102,9 +102,11 @@ async fn suback_waits_for_the_disk_and_others_do_not() {
     broker.publish(1, b"a");
     slow.expect(b"\x32\x09\0\x04up/x\0\x01a").await;
     broker.expect(settled(1)).await;
+    assert_eq!(store.values(), []);
     store.sync();
     slow.expect(SUBACK).await;
-    assert_eq!(store.values().len(), 1);
+    let values = store.values();
+    assert!(values.len() == 1 && values[0].1.ends_with(b"up/#"), "{values:?}");
     broker.stop().await;
 }
 
@@ -132,17 +134,21 @@ struct Store(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
+    synced: bool,
     values: BTreeMap<StoreKey, Bytes>,
     unsynced: Vec<(Vec<StoreChange>, Box<dyn FnOnce() + Send>)>,
 }
 
 impl Store {
-    /// `synced`: everything is durable at once, not only at [`Store::sync`].
+    /// `synced`: everything is durable at once, not only from [`Store::sync`] on.
     fn journal(&self, synced: bool) -> Journal {
+        self.0.lock().unwrap().synced = synced;
         let store = self.clone();
         Journal::new(move |changes, done| {
-            store.0.lock().unwrap().unsynced.push((changes, done));
-            if synced {
+            let mut inner = store.0.lock().unwrap();
+            inner.unsynced.push((changes, done));
+            if inner.synced {
+                drop(inner);
                 store.sync();
             }
         })
@@ -150,6 +156,7 @@ impl Store {
 
     fn sync(&self) {
         let mut inner = self.0.lock().unwrap();
+        inner.synced = true;
         for (changes, done) in std::mem::take(&mut inner.unsynced) {
             for change in changes {
                 match change {

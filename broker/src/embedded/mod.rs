@@ -19,6 +19,13 @@
 //! - A session whose connection ends without DISCONNECT counts as connected for as long, or until its time to be too slow
 //!   is over: who comes back at once misses nothing.
 //! - QoS 1 and 2 for any other session without a connection beyond its bound: the newest is dropped.
+//! - What the gateway has in its store ([`receipt`]) is never refused and never dropped for a bound: its sensor may have
+//!   been told that it is safe. A session that takes messages slows the gateway down as it does others. Beyond twice
+//!   its bound, and while its client is away beyond its bound, messages are held over: taken, settled, and left in the
+//!   gateway's store, whose limits bound them, until the client has them or its session ends.
+//!
+//! With a store ([`kept`]) sessions that outlive their connection survive a restart, with their subscriptions and without
+//! their messages. The gateway publishes again what it was not told that everybody has.
 //!
 //! Where MQTT leaves the choice:
 //! - The gateway's client id is its own: an MQTT client that comes with it is refused (0x85).
