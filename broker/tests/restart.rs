@@ -128,6 +128,8 @@ async fn without_a_journal_nothing_survives_and_nothing_is_reported() {
 
 const QUEUE: usize = 10;
 
+type Done = Box<dyn FnOnce() + Send>;
+
 /// The gateway's store, in memory.
 #[derive(Clone, Default)]
 struct Store(Arc<Mutex<Inner>>);
@@ -136,7 +138,7 @@ struct Store(Arc<Mutex<Inner>>);
 struct Inner {
     synced: bool,
     values: BTreeMap<StoreKey, Bytes>,
-    unsynced: Vec<(Vec<StoreChange>, Box<dyn FnOnce() + Send>)>,
+    unsynced: Vec<(Vec<StoreChange>, Done)>,
 }
 
 impl Store {

@@ -1209,10 +1209,10 @@ impl Router {
 
 /// What is to be written of a session.
 fn record(filters: &Filters, number: u32, session: &Session) -> SessionRecord {
-    let subscription = |text: &Box<str>| {
+    let subscription = |text: &str| {
         let subscriber = filters.get(&Filter::parse(text)?, number)?;
         Some(KeptSubscription {
-            filter: text.clone(),
+            filter: text.into(),
             qos: subscriber.qos,
             no_local: subscriber.no_local,
             retain_as_published: subscriber.retain_as_published,
@@ -1222,7 +1222,11 @@ fn record(filters: &Filters, number: u32, session: &Session) -> SessionRecord {
     SessionRecord {
         client_id: session.client_id.clone(),
         expiry: session.kept.map_or(0, |kept| kept.expiry),
-        subscriptions: session.filters.iter().filter_map(subscription).collect(),
+        subscriptions: session
+            .filters
+            .iter()
+            .filter_map(|text| subscription(text))
+            .collect(),
     }
 }
 

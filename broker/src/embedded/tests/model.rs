@@ -717,15 +717,15 @@ impl World {
             .iter()
             .map(|(_, value)| SessionRecord::decode(value).unwrap());
         let records: Vec<_> = records.collect();
-        for client in 0..IDS.len() {
+        for (client, id) in IDS.into_iter().enumerate() {
             let connection = self.connections[client].take();
             let survives = match (&connection, &self.sessions[client]) {
                 (Some(connection), _) => connection.expiry > 0,
                 (None, session) => session.is_some(),
             };
-            let mut found = records.iter().filter(|record| *record.client_id == *IDS[client]);
+            let mut found = records.iter().filter(|record| *record.client_id == *id);
             let record = found.next();
-            assert_eq!(record.is_some(), survives, "{}", IDS[client]);
+            assert_eq!(record.is_some(), survives, "{id}");
             assert_eq!(found.next(), None);
             let Some(record) = record else {
                 self.sessions[client] = None;
