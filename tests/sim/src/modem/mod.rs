@@ -6,6 +6,7 @@
 //! in [`crate::ether`].
 
 mod line;
+pub mod xbee;
 
 use core::fmt::Debug;
 use core::time::Duration;

@@ -12,13 +12,12 @@ mod registers;
 mod transmit;
 
 use core::time::Duration;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use gateway_core::time::Instant;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use self::command_mode::{Heard, Terminal};
-use self::network::Network;
 use self::registers::{Name, Registers, Status};
 use super::{ModemOutput, SimModem};
 use crate::agenda::Agenda;
@@ -26,7 +25,7 @@ use crate::ether::{AirEvent, AirRequest, Tuning};
 use crate::net::between;
 
 pub use self::air::AirFrame;
-pub use self::network::{Nap, Peer, UNKNOWN_16, delivery};
+pub use self::network::{Nap, Network, Peer, UNKNOWN_16, delivery};
 
 /// Messages that a module takes before the first is acknowledged.
 const BUFFERS: usize = 8;
@@ -132,11 +131,14 @@ enum Event {
     /// Something reaches a peer.
     Delivered(AirFrame),
     /// A peer's message has come through the network.
-    Heard { from: u64, broadcast: bool, data: Vec<u8>, rssi_dbm: i16 },
+    Heard {
+        from: u64,
+        broadcast: bool,
+        data: Vec<u8>,
+        rssi_dbm: i16,
+    },
     /// FR.
     Restart,
-    /// Time passed for what watches the line.
-    Terminal,
     /// The channel may be free.
     Sense,
 }
@@ -207,14 +209,22 @@ impl Xbee {
         self.state = State::Booting;
         self.registers.restart();
         self.registers.set_number(*b"AI", 0xFF);
-        let time = between(&mut self.rng, Duration::from_millis(500), Duration::from_millis(1500));
+        let time = between(
+            &mut self.rng,
+            Duration::from_millis(500),
+            Duration::from_millis(1500),
+        );
         self.agenda.add(now + time, Event::Booted);
     }
 
     fn on_booted(&mut self, now: Instant) {
         self.state = State::Running;
         self.tell(now, vec![0x8A, 0x00], false);
-        let time = between(&mut self.rng, Duration::from_millis(50), Duration::from_millis(400));
+        let time = between(
+            &mut self.rng,
+            Duration::from_millis(50),
+            Duration::from_millis(400),
+        );
         self.agenda.add(now + time, Event::Associated);
         let tuning = self.tuning();
         self.output
@@ -264,25 +274,24 @@ impl Xbee {
         if let Heard::Line(line) = self.terminal.push(now, octet, escape, guard, time_out) {
             self.on_line(now, &line);
         }
-        self.watch_terminal(now);
     }
 
-    /// Silence ends a packet, a guard time or the command mode.
-    fn watch_terminal(&mut self, now: Instant) {
+    /// When silence ends a packet, a guard time or the command mode.
+    fn silence_ends(&self) -> Option<Instant> {
+        let watched = self.mode() == 0 || self.terminal.is_open();
+        watched
+            .then(|| self.terminal.deadline(self.packet_gap()))
+            .flatten()
+    }
+
+    /// RO: characters of silence that end a packet of the transparent mode.
+    fn packet_gap(&self) -> Duration {
         let character = Duration::from_micros(10_000_000 / u64::from(self.baud().max(1)));
-        let packet = character * self.number(b"RO").max(1) as u32;
-        if let Some(at) = self.terminal.deadline(packet) {
-            self.agenda.add(at.max(now), Event::Terminal);
-        }
+        character * self.number(b"RO").max(1) as u32
     }
 
     fn on_silence(&mut self, now: Instant) {
-        if self.mode() != 0 && !self.terminal.is_open() {
-            return;
-        }
-        let character = Duration::from_micros(10_000_000 / u64::from(self.baud().max(1)));
-        let packet = character * self.number(b"RO").max(1) as u32;
-        match self.terminal.handle_timeout(now, packet) {
+        match self.terminal.handle_timeout(now, self.packet_gap()) {
             Heard::Nothing | Heard::Line(_) => {}
             Heard::Opened => self.output.push_back(ModemOutput::Reply(b"OK\r".to_vec())),
             Heard::Closed => self.registers.apply(),
@@ -293,7 +302,6 @@ impl Xbee {
                 }
             }
         }
-        self.watch_terminal(now);
     }
 
     /// An AT command on a line of its own.
@@ -499,7 +507,6 @@ impl Xbee {
                 rssi_dbm,
             } => self.on_heard(from, broadcast, &data, rssi_dbm),
             Event::Restart => self.boot(now),
-            Event::Terminal => self.on_silence(now),
             Event::Sense => self.go_on_air(),
         }
     }
@@ -527,7 +534,9 @@ impl SimModem for Xbee {
 
     fn handle_air(&mut self, now: Instant, event: AirEvent) {
         match event {
-            AirEvent::Frame { payload, rssi_dbm, .. } if self.state == State::Running => {
+            AirEvent::Frame {
+                payload, rssi_dbm, ..
+            } if self.state == State::Running => {
                 self.on_air_frame(now, &payload, rssi_dbm);
             }
             AirEvent::Frame { .. } | AirEvent::Damaged { .. } => {}
@@ -562,10 +571,13 @@ impl SimModem for Xbee {
         while let Some((at, event)) = self.agenda.pop_due(now) {
             self.handle_event(at, event);
         }
+        if self.silence_ends().is_some_and(|at| at <= now) {
+            self.on_silence(now);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.agenda.next()
+        self.agenda.next().into_iter().chain(self.silence_ends()).min()
     }
 
     fn poll_output(&mut self) -> Option<ModemOutput> {
@@ -578,5 +590,5 @@ pub fn peer_address(number: u16) -> u64 {
     0x0013_A200_4100_0000 + u64::from(number)
 }
 
-/// No two transmissions with one id: the module does not check, but a test may.
-pub type FrameIds = BTreeSet<u8>;
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,8 @@ impl Terminal {
         if self.pending.is_empty() {
             return None;
         }
-        Some(last + if self.escapes == 3 { self.guard } else { packet })
+        // One or two escape characters may become three, and three are a command after as much silence again.
+        Some(last + if self.escapes > 0 { self.guard } else { packet })
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, packet: Duration) -> Heard {
@@ -105,10 +106,6 @@ impl Terminal {
             // CT runs from here: 10 s by default, and anew with every character.
             self.open_until = Some(now + Duration::from_secs(10));
             return Heard::Opened;
-        }
-        // One or two escape characters may become three.
-        if self.escapes > 0 && self.last_octet.is_some_and(|last| now.since(last) < self.guard) {
-            return Heard::Nothing;
         }
         self.escapes = 0;
         Heard::Data(core::mem::take(&mut self.pending))

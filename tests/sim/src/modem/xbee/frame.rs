@@ -11,7 +11,7 @@ const XOFF: u8 = 0x13;
 const DATA_MAX: usize = 300;
 
 /// A frame as the module puts it on the line.
-pub fn encode(data: &[u8], escaped: bool) -> Vec<u8> {
+pub(super) fn encode(data: &[u8], escaped: bool) -> Vec<u8> {
     let length = (data.len() as u16).to_be_bytes();
     let mut wire = vec![DELIMITER];
     for octet in length.iter().chain(data).chain([&checksum(data)]) {
@@ -31,7 +31,7 @@ fn checksum(data: &[u8]) -> u8 {
 
 /// Finds frames in what the host writes.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub(super) struct Reader {
     /// From a delimiter on, without escapes.
     window: Vec<u8>,
     /// The last octet was an escape.
@@ -42,7 +42,7 @@ pub struct Reader {
 
 impl Reader {
     /// One octet from the line; the data of a frame when it is complete.
-    pub fn push(&mut self, octet: u8, escaped: bool) -> Option<Vec<u8>> {
+    pub(super) fn push(&mut self, octet: u8, escaped: bool) -> Option<Vec<u8>> {
         let mut octet = octet;
         if escaped {
             if octet == DELIMITER {
@@ -62,7 +62,7 @@ impl Reader {
     }
 
     /// Forgets what was begun.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.window.clear();
         self.escape = false;
     }

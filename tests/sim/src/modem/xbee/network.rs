@@ -54,7 +54,7 @@ pub mod delivery {
 }
 
 /// A module somewhere in the network.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Peer {
     /// Its 64-bit address.
     pub address: u64,
@@ -111,7 +111,7 @@ impl Peer {
 
 /// What becomes of one unicast.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fate {
+pub(super) struct Fate {
     /// When the module knows.
     pub known_at: Instant,
     /// The delivery status.
@@ -128,7 +128,7 @@ pub struct Fate {
 
 /// How the module was told to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Send {
+pub(super) struct Send {
     /// The destination's 64-bit address.
     pub address: u64,
     /// Its 16-bit address, as the host knows it.
@@ -168,7 +168,7 @@ impl Network {
     }
 
     /// A peer sends: when the module hears it.
-    pub fn uplink(
+    pub(super) fn uplink(
         &mut self,
         now: Instant,
         address: u64,
@@ -188,9 +188,8 @@ impl Network {
     }
 
     /// True if the network has room for a further broadcast, which is counted.
-    pub fn admits_broadcast(&mut self, now: Instant) -> bool {
-        self.broadcasts
-            .retain(|at| now.since(*at) < BROADCAST_LIFETIME);
+    pub(super) fn admits_broadcast(&mut self, now: Instant) -> bool {
+        self.broadcasts.retain(|at| now.since(*at) < BROADCAST_LIFETIME);
         let room = self.broadcasts.len() < BROADCASTS;
         if room {
             self.broadcasts.push_back(now);
@@ -199,7 +198,12 @@ impl Network {
     }
 
     /// Whom a broadcast reaches, and when.
-    pub fn broadcast(&mut self, now: Instant, hold: Duration, rng: &mut SmallRng) -> Vec<(u64, Instant)> {
+    pub(super) fn broadcast(
+        &mut self,
+        now: Instant,
+        hold: Duration,
+        rng: &mut SmallRng,
+    ) -> Vec<(u64, Instant)> {
         let mut reached = Vec::new();
         for peer in self.peers.values().filter(|peer| peer.present) {
             let listens = peer.listens_at(now);
@@ -213,7 +217,7 @@ impl Network {
     }
 
     /// What becomes of a Zigbee or DigiMesh unicast.
-    pub fn unicast(&mut self, now: Instant, radio: Radio, send: Send, rng: &mut SmallRng) -> Fate {
+    pub(super) fn unicast(&mut self, now: Instant, radio: Radio, send: Send, rng: &mut SmallRng) -> Fate {
         let timeout = send.attempt * ATTEMPTS;
         let failed = |known_at, status, discovery, retries| Fate {
             known_at,
@@ -243,14 +247,24 @@ impl Network {
         let (discovery, search) = if addressed {
             (0x00, Duration::ZERO)
         } else {
-            (0x01, between(rng, Duration::from_millis(20), Duration::from_millis(80)))
+            (
+                0x01,
+                between(rng, Duration::from_millis(20), Duration::from_millis(80)),
+            )
         };
         let begins = now + search;
         let mut repeats = 0;
         for _ in 0..send.packets {
             match self_heals(peer, rng, ATTEMPTS) {
                 Some(lost) => repeats += lost,
-                None => return failed(begins + timeout, delivery::NETWORK_NO_ACK, discovery, retries_spent),
+                None => {
+                    return failed(
+                        begins + timeout,
+                        delivery::NETWORK_NO_ACK,
+                        discovery,
+                        retries_spent,
+                    );
+                }
             }
         }
         let sent = begins + way(peer, send.packets, rng) + send.attempt * repeats;
@@ -259,13 +273,29 @@ impl Network {
             return failed(sent + timeout, delivery::NETWORK_NO_ACK, discovery, retries_spent);
         }
         let arrives = sent.max(listens);
-        let patience = if send.extended { send.hold + timeout } else { timeout };
+        let patience = if send.extended {
+            send.hold + timeout
+        } else {
+            timeout
+        };
         let in_time = arrives.since(now) <= patience;
         Fate {
-            known_at: if in_time { arrives + way(peer, 1, rng) } else { now + patience },
+            known_at: if in_time {
+                arrives + way(peer, 1, rng)
+            } else {
+                now + patience
+            },
             // The parent delivers it all the same, but the acknowledgement comes too late.
-            status: if in_time { delivery::SUCCESS } else { delivery::NETWORK_NO_ACK },
-            discovery: if send.extended { discovery | 0x40 } else { discovery },
+            status: if in_time {
+                delivery::SUCCESS
+            } else {
+                delivery::NETWORK_NO_ACK
+            },
+            discovery: if send.extended {
+                discovery | 0x40
+            } else {
+                discovery
+            },
             retries: repeats.min(255) as u8,
             network: match radio {
                 Radio::Zigbee => peer.network,
@@ -276,7 +306,7 @@ impl Network {
     }
 
     /// What becomes of an 802.15.4 unicast: to a neighbour, or to nobody.
-    pub fn neighbour(&mut self, now: Instant, send: Send, rng: &mut SmallRng) -> Fate {
+    pub(super) fn neighbour(&mut self, now: Instant, send: Send, rng: &mut SmallRng) -> Fate {
         let found = if send.address == UNKNOWN_64 {
             self.peers.values().find(|peer| peer.network == send.network)
         } else {
@@ -299,7 +329,8 @@ impl Network {
             fate.known_at = now + send.hold;
             fate.status = delivery::PURGED;
         } else if let Some(lost) = self_heals(peer, rng, MAC_ATTEMPTS) {
-            let arrives = listens + between(rng, Duration::from_millis(2), Duration::from_millis(6)) * (lost + 1);
+            let arrives =
+                listens + between(rng, Duration::from_millis(2), Duration::from_millis(6)) * (lost + 1);
             fate.known_at = arrives + Duration::from_micros(600);
             fate.status = delivery::SUCCESS;
             fate.delivered = Some((peer.address, arrives));

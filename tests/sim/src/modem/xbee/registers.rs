@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use super::{Radio, XbeeConfig};
 
 /// The name of a parameter or command.
-pub type Name = [u8; 2];
+pub(super) type Name = [u8; 2];
 
 /// Status of an answer to an AT command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub(super) enum Status {
     /// 0.
     Ok = 0,
-    /// 1.
-    Error = 1,
     /// 2: this firmware has no such command.
     InvalidCommand = 2,
     /// 3: the value is none for this parameter.
@@ -31,7 +29,7 @@ struct Parameter {
 
 /// Parameters as they are in force, as they are written and not yet applied, and as they were stored.
 #[derive(Debug, Clone)]
-pub struct Registers {
+pub(super) struct Registers {
     current: BTreeMap<Name, Parameter>,
     queued: Vec<(Name, Vec<u8>)>,
     stored: Vec<(Name, Vec<u8>)>,
@@ -40,7 +38,7 @@ pub struct Registers {
 
 impl Registers {
     /// As the module was configured before it was plugged in.
-    pub fn new(config: &XbeeConfig) -> Registers {
+    pub(super) fn new(config: &XbeeConfig) -> Registers {
         let current = parameters(config);
         let factory = XbeeConfig {
             api_mode: 0,
@@ -61,19 +59,19 @@ impl Registers {
     }
 
     /// The value of a parameter, as it is answered.
-    pub fn read(&self, name: Name) -> Option<&[u8]> {
+    pub(super) fn read(&self, name: Name) -> Option<&[u8]> {
         self.current.get(&name).map(|parameter| &parameter.value[..])
     }
 
     /// The value of a parameter as a number, 0 if there is none.
-    pub fn number(&self, name: &Name) -> u64 {
+    pub(super) fn number(&self, name: &Name) -> u64 {
         self.current
             .get(name)
             .map_or(0, |parameter| as_number(&parameter.value))
     }
 
     /// Sets a parameter, at once or when changes are applied.
-    pub fn write(&mut self, name: Name, value: &[u8], at_once: bool) -> Status {
+    pub(super) fn write(&mut self, name: Name, value: &[u8], at_once: bool) -> Status {
         let Some(parameter) = self.current.get(&name) else {
             return Status::InvalidCommand;
         };
@@ -88,14 +86,14 @@ impl Registers {
     }
 
     /// Puts what was queued in force (AC).
-    pub fn apply(&mut self) {
+    pub(super) fn apply(&mut self) {
         for (name, value) in core::mem::take(&mut self.queued) {
             self.set(name, value);
         }
     }
 
     /// Keeps what is in force over a restart (WR).
-    pub fn store(&mut self) {
+    pub(super) fn store(&mut self) {
         self.apply();
         self.stored = self
             .current
@@ -106,13 +104,13 @@ impl Registers {
     }
 
     /// Factory settings are in force (RE).
-    pub fn restore_defaults(&mut self) {
+    pub(super) fn restore_defaults(&mut self) {
         self.queued.clear();
         self.current = self.defaults.clone();
     }
 
     /// What was not stored is lost.
-    pub fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.queued.clear();
         for (name, value) in self.stored.clone() {
             self.set(name, value);
@@ -120,7 +118,7 @@ impl Registers {
     }
 
     /// Sets a parameter that the host can only read.
-    pub fn set_number(&mut self, name: Name, value: u64) {
+    pub(super) fn set_number(&mut self, name: Name, value: u64) {
         if let Some(parameter) = self.current.get_mut(&name) {
             let width = parameter.value.len();
             parameter.value = value.to_be_bytes()[8 - width..].to_vec();
@@ -233,9 +231,7 @@ fn parameters(config: &XbeeConfig) -> BTreeMap<Name, Parameter> {
     all
 }
 
-const BAUDS: [u32; 9] = [
-    1200, 2400, 4800, 9600, 19_200, 38_400, 57_600, 115_200, 230_400,
-];
+const BAUDS: [u32; 9] = [1200, 2400, 4800, 9600, 19_200, 38_400, 57_600, 115_200, 230_400];
 
 /// The number of a standard speed, or the speed itself.
 fn baud_code(baud: u32) -> u64 {
@@ -244,7 +240,7 @@ fn baud_code(baud: u32) -> u64 {
 }
 
 /// The speed that BD stands for.
-pub fn baud_of(code: u64) -> u32 {
+pub(super) fn baud_of(code: u64) -> u32 {
     let standard = usize::try_from(code).ok().and_then(|code| BAUDS.get(code));
     standard.copied().unwrap_or(code as u32)
 }

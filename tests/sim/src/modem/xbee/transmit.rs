@@ -33,21 +33,48 @@ impl Xbee {
                     let to = u64::from_be_bytes(*to);
                     let (id, options) = (*id, *options);
                     let network = UNKNOWN_16;
-                    self.send_to_neighbour(now, &Request { id, to, network, options, data });
+                    self.send_to_neighbour(
+                        now,
+                        &Request {
+                            id,
+                            to,
+                            network,
+                            options,
+                            data,
+                        },
+                    );
                 }
             }
             (Radio::Ieee802154, [0x01, id, high, low, options, data @ ..]) => {
                 let (id, options) = (*id, *options);
                 let network = u16::from_be_bytes([*high, *low]);
                 let to = if network == 0xFFFF { BROADCAST_64 } else { u64::MAX };
-                self.send_to_neighbour(now, &Request { id, to, network, options, data });
+                self.send_to_neighbour(
+                    now,
+                    &Request {
+                        id,
+                        to,
+                        network,
+                        options,
+                        data,
+                    },
+                );
             }
             (Radio::Zigbee | Radio::DigiMesh, [0x10, id, rest @ ..]) => {
                 if let Some((to, [high, low, _radius, options, data @ ..])) = rest.split_first_chunk() {
                     let to = u64::from_be_bytes(*to);
                     let (id, options) = (*id, *options);
                     let network = u16::from_be_bytes([*high, *low]);
-                    self.send_to_mesh(now, &Request { id, to, network, options, data });
+                    self.send_to_mesh(
+                        now,
+                        &Request {
+                            id,
+                            to,
+                            network,
+                            options,
+                            data,
+                        },
+                    );
                 }
             }
             (Radio::Zigbee | Radio::DigiMesh, [0x11, id, rest @ ..]) => {
@@ -57,7 +84,16 @@ impl Xbee {
                     let to = u64::from_be_bytes(*to);
                     let (id, options) = (*id, *options);
                     let network = u16::from_be_bytes([*high, *low]);
-                    self.send_to_mesh(now, &Request { id, to, network, options, data });
+                    self.send_to_mesh(
+                        now,
+                        &Request {
+                            id,
+                            to,
+                            network,
+                            options,
+                            data,
+                        },
+                    );
                 }
             }
             _ => return false,
@@ -105,7 +141,11 @@ impl Xbee {
         let hold = self.hold();
         if request.to == BROADCAST_64 {
             if self.config.radio == Radio::Zigbee && !self.network.admits_broadcast(now) {
-                return self.end(quickly, request.id, status(delivery::BROADCAST_NOT_HEARD, UNKNOWN_16));
+                return self.end(
+                    quickly,
+                    request.id,
+                    status(delivery::BROADCAST_NOT_HEARD, UNKNOWN_16),
+                );
             }
             for (peer, at) in self.network.broadcast(now, hold, &mut self.rng) {
                 self.deliver(at, peer, true, request.data);
@@ -124,9 +164,7 @@ impl Xbee {
             hold,
             extended: request.options & EXTENDED != 0,
         };
-        let fate = self
-            .network
-            .unicast(now, self.config.radio, send, &mut self.rng);
+        let fate = self.network.unicast(now, self.config.radio, send, &mut self.rng);
         let Fate {
             known_at,
             status,
@@ -174,7 +212,11 @@ impl Xbee {
     fn refusal(&self, now: Instant, request: &Request) -> Option<u8> {
         let broadcast = request.to == BROADCAST_64;
         let fragments = self.config.radio == Radio::Zigbee && !broadcast;
-        let limit = if fragments { FRAGMENTED_MAX } else { self.packet_limit(broadcast) };
+        let limit = if fragments {
+            FRAGMENTED_MAX
+        } else {
+            self.packet_limit(broadcast)
+        };
         let own = request.to == self.config.address;
         let own_by_role = request.to == 0 && self.number(b"CE") == 1 && self.config.radio == Radio::Zigbee;
         if self.number(b"AI") != 0 && self.config.radio == Radio::Zigbee {
@@ -183,7 +225,8 @@ impl Xbee {
             Some(delivery::SELF_ADDRESSED)
         } else if request.data.len() > limit {
             Some(delivery::TOO_LARGE)
-        } else if request.options & APS != 0 && self.number(b"EE") == 0 && self.config.radio == Radio::Zigbee {
+        } else if request.options & APS != 0 && self.number(b"EE") == 0 && self.config.radio == Radio::Zigbee
+        {
             Some(delivery::APS_WITHOUT_EE)
         } else if self.open >= BUFFERS || self.busy_until > now {
             Some(delivery::OUT_OF_BUFFERS)
