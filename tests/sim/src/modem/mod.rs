@@ -5,7 +5,10 @@
 //! test. [`Uart`] puts the line in front of it: pace, wrong speed, and everything that goes wrong with cables. The air is
 //! in [`crate::ether`].
 
+pub mod ebyte;
+pub mod framing;
 mod line;
+pub mod raw;
 pub mod xbee;
 
 use core::fmt::Debug;
