@@ -30,6 +30,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
 use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
+pub mod agenda;
 pub mod ether;
 pub mod families;
 pub mod history;
