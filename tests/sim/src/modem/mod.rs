@@ -10,6 +10,7 @@ pub mod rak;
 pub mod rn;
 pub mod rylr;
 mod text;
+pub mod xbee;
 
 use core::fmt::Debug;
 use core::time::Duration;
