@@ -39,6 +39,7 @@ pub mod net;
 pub mod reference;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod virtual_line;
 
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
