@@ -40,6 +40,7 @@ pub mod reference;
 pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod virtual_line;
 
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
