@@ -3,6 +3,8 @@
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
 pub mod driver;
+pub mod modems;
+pub mod regions;
 pub mod settings;
 pub mod udp;
 
