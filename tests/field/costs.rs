@@ -17,8 +17,20 @@ fn airtime_of_a_delivered_message() {
     let mut table = cost_head();
     for (name, population) in [
         ("predefined", base.clone()),
-        ("registered", Population { registers: true, ..base.clone() }),
-        ("searched", Population { searches: true, ..base }),
+        (
+            "registered",
+            Population {
+                registers: true,
+                ..base.clone()
+            },
+        ),
+        (
+            "searched",
+            Population {
+                searches: true,
+                ..base
+            },
+        ),
     ] {
         let mut scene = Scene::new(population);
         scene.run_until(Instant::START + 6 * HOUR);

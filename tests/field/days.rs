@@ -16,7 +16,8 @@ const DROUGHT: Duration = Duration::from_secs(6 * 3600);
 
 #[test]
 fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
-    let days: u64 = std::env::var("SNIPE_FIELD_DAYS").map_or(1, |days| days.parse().expect("a number of days"));
+    let days: u64 =
+        std::env::var("SNIPE_FIELD_DAYS").map_or(1, |days| days.parse().expect("a number of days"));
     let mut scene = Scene::new(Population {
         commanded: 20,
         ..Population::of_the_issue()
@@ -32,13 +33,19 @@ fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
         }
         let at = morning + 11 * HOUR;
         scene.field.plan(at, Chore::Fault(NEAR, Fault::Reboot));
-        scene.field.plan(at, Chore::Fault(FAR, Fault::Unplug(Duration::from_secs(120))));
+        scene
+            .field
+            .plan(at, Chore::Fault(FAR, Fault::Unplug(Duration::from_secs(120))));
     }
     scene.run_until(end);
 
+    if std::env::var("HOURS").is_ok() { crate::report::hours(&scene); }
     let worst = assert_lawful(&scene.field);
     // It is no feat to be lawful in silence.
-    assert!(worst.iter().all(|worst| *worst > Duration::from_secs(25)), "{worst:?}");
+    assert!(
+        worst.iter().all(|worst| *worst > Duration::from_secs(25)),
+        "{worst:?}"
+    );
     let commands = assert_answers_first(&scene.field);
     assert!(commands > 30, "only {commands} commands were sent");
     let (drought, node) = longest_drought(&scene);
@@ -46,7 +53,10 @@ fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
     let nodes = 0..scene.said.len();
     let said: usize = nodes.clone().map(|node| scene.said[node].len()).sum();
     let delivered: usize = nodes.clone().map(|node| scene.delivered(node)).sum();
-    println!("{said} said, {delivered} delivered, {} thrown away, worst hours {worst:?}, longest drought {drought:?}", scene.thrown_away);
+    println!(
+        "{said} said, {delivered} delivered, {} thrown away, worst hours {worst:?}, longest drought {drought:?}",
+        scene.thrown_away
+    );
     // What is missing was said within the last hour, or thrown away by a node.
     assert!(delivered * 100 >= said * 97, "{delivered} of {said}");
     assert_acknowledged_is_delivered(&scene);
@@ -63,8 +73,12 @@ fn ten_times_the_load_is_lawful_and_evenly_shared() {
     scene.field.plan(restart, Chore::Restart(Duration::from_secs(5)));
     scene.run_until(Instant::START + 12 * HOUR);
 
+    if std::env::var("HOURS").is_ok() { crate::report::hours(&scene); }
     let worst = assert_lawful(&scene.field);
-    assert!(worst.iter().all(|worst| *worst > Duration::from_secs(30)), "{worst:?}");
+    assert!(
+        worst.iter().all(|worst| *worst > Duration::from_secs(30)),
+        "{worst:?}"
+    );
     for link in [NEAR, FAR] {
         let nodes = (0..scene.said.len()).filter(|node| scene.field.link_of(SensorIx(*node)) == link);
         let shares: Vec<u64> = nodes.map(|node| scene.delivered(node) as u64).collect();

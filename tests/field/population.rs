@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
-use gateway_core::config::{GatewayConfig, PredefinedTopic};
+use gateway_core::config::{GatewayConfig, LinkSettings, PredefinedTopic, Retry};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use radio_adapters::line;
@@ -33,6 +33,13 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 /// Topic ids that everyone knows.
 const LEVEL: TopicId = TopicId(1);
 const COMMAND: TopicId = TopicId(2);
+
+/// Tretry and Nretry on both sides, as it is advised for a gateway at 1 %.
+const RETRY: Retry = Retry {
+    first: Duration::from_secs(60),
+    max: Duration::from_secs(240),
+    count: 3,
+};
 
 /// Messages that a node keeps while nobody takes them.
 const BACKLOG: usize = 3;
@@ -110,15 +117,23 @@ impl Scene {
         let client = ClientConfig {
             keep_alive: 7200,
             // At 1 % the gateway may have to wait: an impatient client costs more than it gains.
-            retry: Duration::from_secs(60),
+            retry: RETRY.first,
             wait: Duration::from_secs(self.rng.random_range(300..900)),
-            predefined: [(LEVEL, format!("field/{id}/level")), (COMMAND, format!("field/{id}/command"))].into(),
+            predefined: [
+                (LEVEL, format!("field/{id}/level")),
+                (COMMAND, format!("field/{id}/command")),
+            ]
+            .into(),
             first_msg_id: self.rng.random_range(1..60_000),
             ..ClientConfig::new(&id)
         };
         let carriage = Carriage::radiohead(tuning(link), number as u8 + 1);
         let sensor = SensorConfig {
-            back_off: if link == NEAR { Duration::from_secs(1) } else { Duration::from_secs(6) },
+            back_off: if link == NEAR {
+                Duration::from_secs(1)
+            } else {
+                Duration::from_secs(6)
+            },
             ..SensorConfig::new(self.rng.random(), carriage)
         };
         let path = Path {
@@ -129,22 +144,33 @@ impl Scene {
         let ix = self.field.add_sensor(link, client, sensor, path);
         self.said.push(Vec::new());
         let first = Instant::START + Duration::from_millis(self.rng.random_range(5_000..3_600_000));
-        let chore = if self.population.searches { Chore::Search(ix) } else { Chore::Connect(ix) };
+        let chore = if self.population.searches {
+            Chore::Search(ix)
+        } else {
+            Chore::Connect(ix)
+        };
         self.field.plan(first, chore);
         if self.population.commanded > 0 && number.is_multiple_of(self.population.commanded) {
             let topic = TopicForm::Predefined(COMMAND);
             let qos = QoS::AtLeastOnce;
             let later = first + Duration::from_secs(30);
-            self.field.plan(later, Chore::Act(ix, Action::Subscribe { topic, qos }));
+            self.field
+                .plan(later, Chore::Act(ix, Action::Subscribe { topic, qos }));
         }
-        let offset = Duration::from_millis(self.rng.random_range(0..self.population.interval.as_millis() as u64));
-        self.due.push(Reverse((first + Duration::from_secs(10) + offset, ix.0)));
+        let offset = Duration::from_millis(
+            self.rng
+                .random_range(0..self.population.interval.as_millis() as u64),
+        );
+        self.due
+            .push(Reverse((first + Duration::from_secs(10) + offset, ix.0)));
     }
 
     /// Somebody commands the nodes that take commands, one after the other, this often.
     pub(crate) fn plan_commands(&mut self, until: Instant, every: Duration) {
         let takers: Vec<String> = (0..self.population.near)
-            .filter(|number| self.population.commanded > 0 && number.is_multiple_of(self.population.commanded))
+            .filter(|number| {
+                self.population.commanded > 0 && number.is_multiple_of(self.population.commanded)
+            })
             .map(|number| format!("field/n{number:03}/command"))
             .collect();
         let mut at = Instant::START + 2 * HOUR;
@@ -161,13 +187,15 @@ impl Scene {
 
     /// Lets time pass; nodes say what they have to say.
     pub(crate) fn run_until(&mut self, until: Instant) {
-        while let Some(Reverse((at, node))) = self.due.peek().copied().filter(|Reverse((at, _))| *at <= until) {
+        while let Some(Reverse((at, node))) = self.due.peek().copied().filter(|Reverse((at, _))| *at <= until)
+        {
             self.due.pop();
             self.field.run_until(at);
             self.say(node);
             // Clocks of nodes differ, and so no two of them meet every hour.
             let interval = self.population.interval.as_millis() as u64;
-            let next = Duration::from_millis(self.rng.random_range(interval * 98 / 100..interval * 102 / 100));
+            let next =
+                Duration::from_millis(self.rng.random_range(interval * 98 / 100..interval * 102 / 100));
             self.due.push(Reverse((at + next, node)));
         }
         self.field.run_until(until);
@@ -204,7 +232,9 @@ impl Scene {
     /// Messages of a node that were acknowledged.
     pub(crate) fn delivered(&self, node: usize) -> usize {
         let outcomes = self.field.sensors[node].client.outcomes.values();
-        outcomes.filter(|outcome| **outcome == Outcome::Acknowledged).count()
+        outcomes
+            .filter(|outcome| **outcome == Outcome::Acknowledged)
+            .count()
     }
 
     /// Messages of nodes that the broker has.
@@ -215,13 +245,20 @@ impl Scene {
 }
 
 fn field_config(population: &Population) -> FieldConfig {
-    let predefined = [(LEVEL, "field/{client_id}/level"), (COMMAND, "field/{client_id}/command")];
+    let predefined = [
+        (LEVEL, "field/{client_id}/level"),
+        (COMMAND, "field/{client_id}/command"),
+    ];
     let gateway = GatewayConfig {
         advertise_interval: population.searches.then_some(Duration::from_secs(3600)),
         predefined: predefined
             .into_iter()
-            .map(|(id, topic)| PredefinedTopic { id, topic: topic.into() })
+            .map(|(id, topic)| PredefinedTopic {
+                id,
+                topic: topic.into(),
+            })
             .collect(),
+        links: vec![LinkSettings { retry: Some(RETRY) }; 2],
         keep_airtime: true,
         ..GatewayConfig::default()
     };
@@ -235,7 +272,11 @@ fn field_config(population: &Population) -> FieldConfig {
 }
 
 fn tuning(link: LinkId) -> Tuning {
-    let (frequency_hz, spreading_factor) = if link == NEAR { (868_100_000, 9) } else { (868_300_000, 12) };
+    let (frequency_hz, spreading_factor) = if link == NEAR {
+        (868_100_000, 9)
+    } else {
+        (868_300_000, 12)
+    };
     Tuning::Lora(LoraTuning {
         frequency_hz,
         spreading_factor,
@@ -251,7 +292,11 @@ fn tuning(link: LinkId) -> Tuning {
 /// A RAK3172 at SF9 for the near ones, an RN2483 at SF12 for the others.
 fn radio(link: LinkId) -> FieldRadio {
     let near = link == NEAR;
-    let (driver, baud) = if near { (LoraDriver::Rak3172, 115_200) } else { (LoraDriver::Rn2483, 57_600) };
+    let (driver, baud) = if near {
+        (LoraDriver::Rak3172, 115_200)
+    } else {
+        (LoraDriver::Rn2483, 57_600)
+    };
     let (frequency_hz, spreading_factor) = if near { (868_100_000, 9) } else { (868_300_000, 12) };
     let settings = LoraSettings {
         driver,
@@ -262,7 +307,10 @@ fn radio(link: LinkId) -> FieldRadio {
             reopen_first: Duration::from_millis(500),
             reopen_max: Duration::from_secs(5),
         },
-        header: LinkHeader::RadioHead { address: 0, acks: false },
+        header: LinkHeader::RadioHead {
+            address: 0,
+            acks: false,
+        },
         frequency_hz,
         modulation: modulation(driver, spreading_factor, 125_000, 5),
         sync_word: 0x12,

@@ -40,7 +40,10 @@ pub(crate) fn assert_answers_first(field: &Field) -> usize {
     let mut asked: HashMap<(SensorIx, MsgId), Vec<Instant>> = HashMap::new();
     for arrived in &field.arrived {
         if let Some(msg_id) = qos_1(&arrived.datagram).map(|(msg_id, _)| msg_id) {
-            asked.entry((arrived.sensor, msg_id)).or_default().push(arrived.at);
+            asked
+                .entry((arrived.sensor, msg_id))
+                .or_default()
+                .push(arrived.at);
         }
     }
     let mut answered: HashMap<(SensorIx, MsgId), Vec<Instant>> = HashMap::new();
@@ -162,7 +165,10 @@ pub(crate) fn cost_rows(name: &str, scene: &Scene) -> String {
         let (mut said, mut delivered) = (0, 0);
         for node in nodes {
             said += scene.said[node].len();
-            delivered += scene.said[node].iter().filter(|payload| at_the_broker.contains(*payload)).count();
+            delivered += scene.said[node]
+                .iter()
+                .filter(|payload| at_the_broker.contains(*payload))
+                .count();
         }
         for (direction, up) in [("gateway", false), ("nodes", true)] {
             let costs = costs(&scene.field, link, up);
@@ -182,7 +188,16 @@ pub(crate) fn cost_rows(name: &str, scene: &Scene) -> String {
 pub(crate) fn cost_head() -> String {
     format!(
         "{:<12} {:<5} {:<8} {:>6} {:>9} {:>10} {:>11}{:>11}{:>11}{:>11}{:>11}\n",
-        "topics", "radio", "airtime", "said", "delivered", "ms/message", "message", "again", "register", "discovery",
+        "topics",
+        "radio",
+        "airtime",
+        "said",
+        "delivered",
+        "ms/message",
+        "message",
+        "again",
+        "register",
+        "discovery",
         "session"
     )
 }
@@ -199,14 +214,16 @@ fn costs(field: &Field, link: LinkId, up: bool) -> Costs {
             (Ok(Packet::Publish(publish)), Some(sensor)) => {
                 let payload = Bytes::copy_from_slice(publish.data);
                 ids.insert((sensor, publish.msg_id), payload.clone());
-                if said.insert(payload) { Purpose::Message } else { Purpose::Again }
-            }
-            (Ok(Packet::Puback(puback)), Some(sensor)) => {
-                match ids.get(&(sensor, puback.msg_id)).cloned() {
-                    Some(payload) if acknowledged.insert(payload) => Purpose::Message,
-                    _ => Purpose::Again,
+                if said.insert(payload) {
+                    Purpose::Message
+                } else {
+                    Purpose::Again
                 }
             }
+            (Ok(Packet::Puback(puback)), Some(sensor)) => match ids.get(&(sensor, puback.msg_id)) {
+                Some(payload) if acknowledged.insert(payload.clone()) => Purpose::Message,
+                _ => Purpose::Again,
+            },
             (Ok(Packet::Register(_) | Packet::Regack(_)), _) => Purpose::Register,
             (Ok(Packet::Advertise(_) | Packet::SearchGw(_) | Packet::GwInfo(_)), _) => Purpose::Discovery,
             _ => Purpose::Session,
@@ -216,4 +233,30 @@ fn costs(field: &Field, link: LinkId, up: bool) -> Costs {
         }
     }
     costs
+}
+
+/// TEMP
+pub(crate) fn hours(scene: &Scene) {
+    use std::collections::BTreeMap;
+    let mut rows: BTreeMap<(u64, u16, bool), BTreeMap<String, (usize, u64)>> = BTreeMap::new();
+    for aired in &scene.field.aired {
+        let hour = aired.on_air.start.as_micros() / 3_600_000_000;
+        let kind = Packet::decode(&aired.datagram).map_or("-".to_string(), |p| format!("{:?}", p.msg_type()));
+        let e = rows.entry((hour, aired.link.0, aired.up)).or_default().entry(kind).or_default();
+        e.0 += 1;
+        e.1 += aired.on_air.time().as_millis() as u64;
+    }
+    for ((hour, link, up), kinds) in rows {
+        let sum: u64 = kinds.values().map(|k| k.1).sum();
+        let s: Vec<String> = kinds.iter().map(|(k, (n, _))| format!("{k} {n}")).collect();
+        println!("{hour:>3} link{link} {} {:>7} ms: {}", if up { "up  " } else { "down" }, sum, s.join(", "));
+    }
+    println!("{:?} rejections {:?}", scene.field.ether.totals, scene.field.sensors.iter().flat_map(|s| s.client.rejections.iter()).take(10).collect::<Vec<_>>());
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, link, r) in &scene.field.reports { *counts.entry(format!("{link:?} {r:?}").chars().take(100).collect()).or_default() += 1; }
+    println!("{counts:#?}");
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for (_, r) in &scene.field.notices { *counts.entry(format!("{r:?}").split(' ').next().unwrap_or("").chars().take(100).collect()).or_default() += 1; }
+    println!("{counts:#?}");
+    for (at, r) in &scene.field.notices { if matches!(r, gateway_core::io::Notice::DutyCycle{..}| gateway_core::io::Notice::LinkUp{..}| gateway_core::io::Notice::LinkDown{..}| gateway_core::io::Notice::AirtimeLost{..}) { println!("{at} {r:?}"); } }
 }

@@ -187,7 +187,12 @@ impl Field {
         for radio in config.radios {
             let station = ether.join();
             stations.insert(station, Station::Radio(radios.len()));
-            let line = VirtualLine::new((radio.driver)(), radio.modem, radio.baud, Duration::from_millis(500));
+            let line = VirtualLine::new(
+                (radio.driver)(),
+                radio.modem,
+                radio.baud,
+                Duration::from_millis(500),
+            );
             radios.push(Radio {
                 make_driver: radio.driver,
                 line,
@@ -229,7 +234,13 @@ impl Field {
     }
 
     /// Adds a sensor that is switched off, in range of one of the radios.
-    pub fn add_sensor(&mut self, link: LinkId, client: ClientConfig, sensor: SensorConfig, path: Path) -> SensorIx {
+    pub fn add_sensor(
+        &mut self,
+        link: LinkId,
+        client: ClientConfig,
+        sensor: SensorConfig,
+        path: Path,
+    ) -> SensorIx {
         let ix = SensorIx(self.sensors.len());
         let station = self.ether.join();
         self.stations.insert(station, Station::Sensor(ix.0));
@@ -297,7 +308,9 @@ impl Field {
                 self.after_radio(index);
             }
         }
-        while let Some(Reverse((at, index))) = self.wakes.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+        while let Some(Reverse((at, index))) =
+            self.wakes.peek().copied().filter(|Reverse((at, _))| *at <= now)
+        {
             self.wakes.pop();
             if self.wakes_at[index] == Some(at) {
                 self.wakes_at[index] = None;
@@ -352,7 +365,8 @@ impl Field {
                 self.after_sensor(index);
             }
             Chore::External { topic, qos, payload } => {
-                self.broker.publish(now, &topic, qos, false, payload, &mut self.rng);
+                self.broker
+                    .publish(now, &topic, qos, false, payload, &mut self.rng);
                 self.after_broker();
             }
             Chore::Restart(after) => {
@@ -402,7 +416,11 @@ impl Field {
         let now = self.now;
         while let Some(event) = self.radios[index].line.poll_event() {
             match event {
-                LineEvent::Received { from, facts, datagram } => {
+                LineEvent::Received {
+                    from,
+                    facts,
+                    datagram,
+                } => {
                     let route = Route {
                         addr: from,
                         local: LocalEnd::default(),
@@ -438,9 +456,16 @@ impl Field {
                 return;
             };
             match output {
-                Output::Transmit { link, to, len, ticket } => {
+                Output::Transmit {
+                    link,
+                    to,
+                    len,
+                    ticket,
+                } => {
                     let index = usize::from(link.0);
-                    self.radios[index].line.transmit(self.now, &to, &buf[..len], ticket);
+                    self.radios[index]
+                        .line
+                        .transmit(self.now, &to, &buf[..len], ticket);
                     self.after_radio(index);
                 }
                 Output::Broker(request) => {
@@ -561,8 +586,9 @@ impl Field {
             datagram: Vec::new(),
         };
         for ix in self.sensors_of(link) {
-            if let Some(Carried::Datagram { datagram, broadcast, .. }) =
-                self.sensors[ix].carriage().decode(&payload)
+            if let Some(Carried::Datagram {
+                datagram, broadcast, ..
+            }) = self.sensors[ix].carriage().decode(&payload)
             {
                 aired.sensor = (!broadcast).then_some(SensorIx(ix));
                 aired.datagram = datagram;

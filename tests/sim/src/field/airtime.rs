@@ -30,9 +30,7 @@ pub fn worst_window(used: &[OnAir], window: Duration) -> (Duration, Instant) {
         let until = from + window;
         let first = used.partition_point(|on| on.end <= from);
         let within = used[first..].iter().take_while(|on| on.start < until);
-        let sum = within
-            .map(|on| on.end.min(until).since(on.start.max(from)))
-            .sum();
+        let sum = within.map(|on| on.end.min(until).since(on.start.max(from))).sum();
         if sum > worst.0 {
             worst = (sum, from);
         }

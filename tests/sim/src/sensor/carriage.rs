@@ -199,7 +199,9 @@ impl Carriage {
         let message = match &self.carrier {
             Carrier::Plain => payload.to_vec(),
             Carrier::Reyax { .. } => from_base64(payload.get(8..)?)?,
-            Carrier::Ebyte { framing, checksum, .. } => {
+            Carrier::Ebyte {
+                framing, checksum, ..
+            } => {
                 let content = framing.decode_one(&EbyteFrame::decode(payload)?.data)?;
                 checksum.strip(&content)?.to_vec()
             }
