@@ -9,6 +9,8 @@ mod line;
 pub mod rak;
 pub mod rn;
 pub mod rylr;
+#[cfg(test)]
+mod tests;
 mod text;
 pub mod xbee;
 
