@@ -3,7 +3,14 @@
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
 pub mod driver;
+pub mod framing;
+pub mod header;
+pub mod line;
+pub mod modems;
+pub mod regions;
+pub mod serial;
 pub mod settings;
+pub mod stats;
 pub mod udp;
 
 use gateway_core::io::{Input, TxBatch};

@@ -5,8 +5,11 @@
 //! test. [`Uart`] puts the line in front of it: pace, wrong speed, and everything that goes wrong with cables. The air is
 //! in [`crate::ether`].
 
+pub mod ebyte;
+pub mod framing;
 mod line;
 pub mod rak;
+pub mod raw;
 pub mod rn;
 pub mod rylr;
 #[cfg(test)]
