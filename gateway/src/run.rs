@@ -188,7 +188,9 @@ struct Link {
 fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Result<Vec<Link>> {
     let mut links = Vec::new();
     for (at, radio) in settings.radios.iter().enumerate() {
-        let RadioKind::Udp(udp) = &radio.kind;
+        let RadioKind::Udp(udp) = &radio.kind else {
+            anyhow::bail!("radio {} is of a kind that is not opened yet", radio.name);
+        };
         // The error says all there is; its source would say it again.
         let link = UdpLink::open(udp)
             .map_err(|error| anyhow::anyhow!("radio {} cannot be opened: {error}", radio.name))?;

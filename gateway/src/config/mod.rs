@@ -5,7 +5,10 @@
 
 mod assemble;
 mod command;
+mod derive;
 mod layers;
+mod radio_rules;
+mod radio_settings;
 mod render;
 mod report;
 mod rules;
@@ -73,7 +76,8 @@ struct LoadedTree {
 
 fn load_tree(args: &SourceArgs, around: &Surroundings) -> Result<LoadedTree, ConfigErrors> {
     let mut reports = Vec::new();
-    let merged = layers::read(args, around, &mut reports);
+    let mut merged = layers::read(args, around, &mut reports);
+    derive::radios(&mut merged.root);
     rules::check(&merged.root, &mut reports);
     let settings = assemble::settings(&merged.root, around, &mut reports);
     let warnings = report::settle(reports)?;
