@@ -3,9 +3,12 @@
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
 pub mod driver;
+pub mod header;
 pub mod modems;
 pub mod regions;
+pub mod serial;
 pub mod settings;
+pub mod stats;
 pub mod udp;
 
 use gateway_core::io::{Input, TxBatch};
