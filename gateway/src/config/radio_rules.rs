@@ -669,7 +669,7 @@ fn kiss(radio: &Table, reports: &mut Vec<Report>) {
         let report = Report::warning("kiss", title, place(radio, "framing"), "no `air_rate`");
         reports.push(report.help("the speed on the air, for example air_rate = 1200"));
     }
-    if radio.text("metadata") == Some("rssi") {
+    if radio.text("metadata") != Some("none") {
         let title = "KISS frames carry no signal strength";
         let report = Report::error(
             "kiss",

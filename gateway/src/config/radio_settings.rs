@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use radio_adapters::settings::{Crc, Framing, LoraSettings, PortSettings, RawSettings, XbeeSettings};
+use radio_adapters::settings::{
+    Crc, Framing, LoraSettings, Metadata, PortSettings, RawSettings, XbeeSettings,
+};
 use radio_adapters::udp::UdpConfig;
 
 use super::{
@@ -57,6 +59,7 @@ fn lora(radio: &Table) -> Option<LoraSettings> {
         network_id: integer(radio, "network_id").unwrap_or_default(),
         address: integer(radio, "address").unwrap_or_default(),
         turnaround: radio.duration("turnaround")?,
+        ask_signal: radio.bool("ask_signal")?,
         mtu: integer(radio, "mtu"),
         duty_cycle_ppm: duty_cycle_ppm(radio),
     })
@@ -86,11 +89,17 @@ fn serial(radio: &Table) -> Option<RawSettings> {
             _ => Crc::None,
         },
         header: derive::header(radio),
-        rssi_prefix: radio.text("metadata") == Some("rssi"),
+        metadata: match radio.text("metadata")? {
+            "rssi" => Metadata::RssiBefore,
+            "rssi-after" => Metadata::RssiAfter,
+            _ => Metadata::None,
+        },
         fixed_prefix: radio.text("fixed_prefix").map_or(Some(Vec::new()), octets)?,
         air_rate: integer(radio, "air_rate"),
         mtu: integer(radio, "mtu")?,
         settle: radio.duration("settle")?,
+        turnaround: radio.duration("turnaround")?,
+        echo: radio.bool("echo")?,
         duty_cycle_ppm: duty_cycle_ppm(radio),
     })
 }

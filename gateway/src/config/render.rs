@@ -101,16 +101,19 @@ fn other_kind(out: &mut String, name: &str, variant: &Variant) {
     line(out, "# ", &format!("name = \"{kind}0\""), "");
     line(out, "# ", &format!("kind = \"{kind}\""), variant.doc);
     for field in variant.fields.iter().filter(|field| field.used) {
-        let mut text = String::new();
-        default_line(&mut text, "", &said(field));
-        let _ = write!(out, "# {text}");
+        key_line(out, "# ", "# # ", &said(field));
     }
 }
 
 fn default_line(out: &mut String, hash: &str, field: &Field) {
+    key_line(out, hash, "# ", field);
+}
+
+/// A key behind `hash`, or behind `optional` if nothing, or something that depends on others, stands for it.
+fn key_line(out: &mut String, hash: &str, optional: &str, field: &Field) {
     let of_its_own = matches!(field.kind, Kind::Table(_)) && field.example.is_none();
     let hash = if field.telling || field.default.is_none() && !of_its_own {
-        "# "
+        optional
     } else {
         hash
     };

@@ -535,6 +535,12 @@ const LORA: &[Field] = &[
     HEADER_ACKS,
     TURNAROUND,
     key(
+        "ask_signal",
+        Kind::Bool,
+        "RN modems: ask for RSSI and SNR; deaf for 20 ms meanwhile",
+    )
+    .default("true"),
+    key(
         "mtu",
         RADIO_MTU,
         "the largest datagram; else what modem and law allow",
@@ -584,8 +590,8 @@ const SERIAL: &[Field] = &[
     HEADER_ACKS,
     key(
         "metadata",
-        Kind::Choice(&["none", "rssi"]),
-        "rssi: the modem puts an octet of it before each frame",
+        Kind::Choice(&["none", "rssi", "rssi-after"]),
+        "an octet of RSSI: rssi: first in each frame | rssi-after: behind it (Ebyte)",
     )
     .default("\"none\""),
     key(
@@ -612,6 +618,18 @@ const SERIAL: &[Field] = &[
         "share of each hour that the radio behind may send",
     )
     .example("0.01"),
+    key(
+        "turnaround",
+        Kind::Duration(ZERO, SECOND),
+        "after a reception, before an answer: RS-485, or a radio behind",
+    )
+    .default("\"0s\""),
+    key(
+        "echo",
+        Kind::Bool,
+        "the line gives back what is sent, as RS-485 may",
+    )
+    .default("false"),
     key(
         "settle",
         Kind::Duration(ZERO, Duration::from_secs(60)),
