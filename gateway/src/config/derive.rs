@@ -9,8 +9,7 @@ use radio_adapters::settings::{LinkHeader, LoraDriver};
 
 use super::tree::{Table, Value};
 
-/// Where a REYAX modem is if nobody says: 18 is how it is delivered, 0 would be everybody.
-const NETWORK_ID: i64 = 18;
+/// What a gateway with a REYAX modem is called if nobody says: 0 would be everybody.
 const ADDRESS: i64 = 1;
 
 /// njh's serial bridge and others read lengths of one octet only.
@@ -49,8 +48,8 @@ fn lora(radio: &mut Table) {
     if let Some(baud) = abilities.bauds.first() {
         number(radio, "baud", i64::from(*baud));
     }
-    if abilities.addresses {
-        number(radio, "network_id", NETWORK_ID);
+    if let Some(network) = driver.network_id_delivered() {
+        number(radio, "network_id", i64::from(network));
         number(radio, "address", ADDRESS);
     }
     number(radio, "bandwidth", i64::from(region.default.bandwidth_hz));

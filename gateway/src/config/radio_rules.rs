@@ -145,8 +145,7 @@ fn modem(radio: &Table, driver: LoraDriver, reports: &mut Vec<Report>) {
     if let Some(baud) = radio.integer("baud")
         && !abilities.bauds.iter().any(|known| i64::from(*known) == baud)
     {
-        let title = format!("an {} does not speak at {baud} baud", abilities.title);
-        let title = title.replacen("an R", "a R", 1);
+        let title = format!("a {} does not speak at {baud} baud", abilities.title);
         let known: Vec<String> = abilities.bauds.iter().map(u32::to_string).collect();
         let report = Report::error("impossible-baud", title, place(radio, "baud"), "not this");
         reports.push(report.help(format!(
@@ -244,7 +243,7 @@ fn addresses(radio: &Table, driver: LoraDriver, reports: &mut Vec<Report>) {
             "not one of its networks",
         );
         reports.push(report.help(match driver {
-            LoraDriver::Rylr896 => "it takes 0 to 16; a RYLR998 hears it in 3 to 15",
+            LoraDriver::Rylr896 => "it takes 0 to 16, and is delivered with 0",
             _ => "it takes 3 to 15, and 18, which is how it is delivered",
         }));
     }

@@ -19,6 +19,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::*;
 
+mod radios;
+
 #[test]
 fn nothing_configured_is_the_core_s_own_default() {
     let loaded = Dir::new().load(&[]).unwrap();
