@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod settings;
 pub mod udp;
+pub mod xbee;
 
 use gateway_core::io::{Input, TxBatch};
 use tokio::sync::mpsc;
