@@ -106,6 +106,26 @@ pub enum Recovery {
     Reopen,
 }
 
+impl Recovery {
+    /// Every way, in declaration order: `recovery as usize` is its index here.
+    pub const ALL: [Recovery; 4] = [
+        Recovery::Repeat,
+        Recovery::Probe,
+        Recovery::Reset,
+        Recovery::Reopen,
+    ];
+
+    /// The stable name used in counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recovery::Repeat => "repeat",
+            Recovery::Probe => "probe",
+            Recovery::Reset => "reset",
+            Recovery::Reopen => "reopen",
+        }
+    }
+}
+
 /// Why something was dropped between the line and the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {

@@ -3,7 +3,11 @@
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
 pub mod driver;
+pub mod framing;
+pub mod header;
+pub mod serial;
 pub mod settings;
+pub mod stats;
 pub mod udp;
 pub mod xbee;
 
