@@ -30,8 +30,11 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
 use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
+pub mod agenda;
+pub mod ether;
 pub mod families;
 pub mod history;
+pub mod modem;
 pub mod net;
 pub mod reference;
 pub mod sim_broker;
