@@ -6,6 +6,7 @@
 mod assemble;
 mod command;
 mod derive;
+mod forecast;
 mod layers;
 mod radio_rules;
 mod radio_settings;

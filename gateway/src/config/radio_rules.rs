@@ -18,6 +18,9 @@ use super::{
 /// Less than this carries no CONNECT with a client id of a usual length; taste.
 const MTU_LEAST: usize = 16;
 
+/// Fewer answers an hour than this are no gateway; taste.
+const ACKNOWLEDGEMENTS_LEAST: u64 = 20;
+
 /// Longest first wait for an acknowledgement, if the air needs more there is no use in it: §6.13 wants minutes at most.
 const RETRY_SENSIBLE_MAX: Duration = Duration::from_secs(300);
 
@@ -450,6 +453,24 @@ fn duty_cycle(radio: &Table, region: &Region, reports: &mut Vec<Report>) {
             help += "; 10 % are allowed at frequency = 869_525_000 (band P)";
         }
         reports.push(report.help(help));
+    }
+    acknowledgements(radio, share.min(allowed), at, reports);
+}
+
+/// A share so small that hardly anybody gets an answer.
+fn acknowledgements(radio: &Table, share: f64, at: &Place, reports: &mut Vec<Report>) {
+    let (Some(modulation), Some(payload)) = (derive::modulation(radio), derive::payload(radio)) else {
+        return;
+    };
+    let puback = modulation.time_on_air(payload.len(derive::PUBACK_OCTETS));
+    let each_hour = (3600.0 * share / puback.as_secs_f64()) as u64;
+    if each_hour < ACKNOWLEDGEMENTS_LEAST {
+        let title = format!(
+            "duty_cycle {share} leaves radio `{}` time for {each_hour} acknowledgements an hour",
+            name(radio)
+        );
+        let report = Report::warning("little-airtime", title, at, "hardly any");
+        reports.push(report.help("a lower spreading factor, or a band that allows more (docs/radios.md)"));
     }
 }
 

@@ -70,6 +70,7 @@ fn xbee(radio: &Table) -> Option<XbeeSettings> {
         port: port(radio)?,
         api_mode: integer(radio, "api_mode")?,
         mtu: integer(radio, "mtu"),
+        last_hop_rssi: radio.bool("last_hop_rssi")?,
     })
 }
 

@@ -560,6 +560,12 @@ const XBEE: &[Field] = &[
         "1: as it is | 2: special octets escaped",
     )
     .default("2"),
+    key(
+        "last_hop_rssi",
+        Kind::Bool,
+        "Zigbee, DigiMesh: ask for it after each packet",
+    )
+    .default("false"),
     key("mtu", RADIO_MTU, "the largest datagram; else one packet").example("84"),
     REOPEN_KEY,
 ];

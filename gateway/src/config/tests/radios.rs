@@ -382,6 +382,11 @@ const DOUBTFUL: &[(&str, &str)] = &[
          retry = { first = \"10s\" }\n",
     ),
     (
+        "little_airtime",
+        "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"EU868\"\nfrequency = 864_000_000\n\
+         spreading_factor = 12\n",
+    ),
+    (
         "ebyte_modem_half_configured",
         "[[radio]]\nname = \"e\"\nkind = \"serial\"\nport = \"p\"\nair_rate = 2400\n",
     ),
