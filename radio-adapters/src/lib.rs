@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod framing;
 pub mod header;
+pub mod line;
 pub mod modems;
 pub mod regions;
 pub mod serial;
