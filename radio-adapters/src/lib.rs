@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod framing;
 pub mod header;
+pub mod raw;
 pub mod serial;
 pub mod settings;
 pub mod stats;
