@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
 pub(crate) use report::{ConfigErrors, Warning};
-pub(crate) use settings::{Broker, LogFormat, LogSettings, RadioKind, Settings};
+pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings};
 
 use layers::Surroundings;
 use tree::Table;
