@@ -9,6 +9,8 @@ mod decode;
 mod gather;
 mod links;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod telemetry;
 mod tools;
 mod topics;
@@ -31,5 +33,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => tools::run_pub(&args),
         Command::Sub(args) => tools::run_sub(&args),
         Command::Ping(args) => tools::run_ping(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::run(&args),
     }
 }
