@@ -8,6 +8,7 @@ mod control;
 mod decode;
 mod gather;
 mod links;
+mod online;
 mod run;
 mod telemetry;
 mod tools;

@@ -40,9 +40,9 @@ const STOP_WAIT: Duration = Duration::from_millis(800);
 const REQUIRED_WAIT: Duration = Duration::from_secs(30);
 
 /// Exit codes, as `snipe --help` lists them.
-const EXIT_UNAVAILABLE: u8 = 69;
+pub(crate) const EXIT_UNAVAILABLE: u8 = 69;
 const EXIT_CANNOT_WRITE: u8 = 73;
-const EXIT_NO_PERMISSION: u8 = 77;
+pub(crate) const EXIT_NO_PERMISSION: u8 = 77;
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the gateway until a signal stops it.
