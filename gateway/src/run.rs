@@ -347,7 +347,8 @@ impl Shell {
         match input {
             Input::Datagrams(link, batch) => {
                 for (received, datagram) in batch.iter() {
-                    self.gateway.handle_datagram(now, link, &received.from, datagram);
+                    self.gateway
+                        .handle_received(now, link, &received.from, received.facts, datagram);
                 }
                 batch.datagrams.len() as u64
             }
@@ -362,6 +363,10 @@ impl Shell {
             Input::Link(link, event) => {
                 self.note_state(link, &event);
                 self.gateway.handle_link(now, link, event);
+                0
+            }
+            Input::Store(event) => {
+                self.gateway.handle_store(now, event);
                 0
             }
         }
@@ -410,6 +415,7 @@ impl Shell {
                     self.buf.clear();
                 }
                 Output::Broker(request) => requests.push(request),
+                Output::Store(_) => {}
                 Output::Notice(notice) => self.notices.log(now, notice),
             }
         }

@@ -13,7 +13,7 @@ use radio_adapters::driver::{DropReason, Recovery};
 use radio_adapters::stats::RadioStats;
 use radio_adapters::udp::UdpStats;
 use tracing::field::{Field, Visit};
-use tracing::{Event, info, warn};
+use tracing::{Event, error, info, warn};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
@@ -142,7 +142,7 @@ impl Visit for LogfmtVisitor<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Notices {
     radios: Vec<String>,
-    kinds: [Kind; 12],
+    kinds: [Kind; 18],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -157,7 +157,7 @@ impl Notices {
     pub(crate) fn new(radios: Vec<String>) -> Self {
         Notices {
             radios,
-            kinds: [Kind::default(); 12],
+            kinds: [Kind::default(); 18],
         }
     }
 
@@ -181,6 +181,12 @@ impl Notices {
             Notice::ForwarderRefused { .. } => (9, "forwarder refused"),
             Notice::PublishMinusOneRefused { .. } => (10, "publish without a session refused"),
             Notice::SameGatewayId { .. } => (11, "same gateway id"),
+            Notice::AnswerTooLarge { .. } => (12, "answer too large"),
+            Notice::LinkUp { .. } => (13, "link up"),
+            Notice::LinkDown { .. } => (14, "link down"),
+            Notice::DutyCycle { .. } => (15, "duty cycle"),
+            Notice::AirtimeLost { .. } => (16, "airtime lost"),
+            Notice::AirtimeNotStored { .. } => (17, "airtime not stored"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -212,9 +218,11 @@ impl Notices {
                 clean,
                 resumed,
                 buffered,
+                facts,
             } => {
                 let radio = self.radio(link);
-                info!(target: "client", %client, radio, %addr, keep_alive, clean, resumed, buffered, "connected");
+                let (rssi, snr, hops) = (facts.rssi_dbm, facts.snr_db, facts.hops);
+                info!(target: "client", %client, radio, %addr, keep_alive, clean, resumed, buffered, rssi, snr, hops, "connected");
             }
             Notice::Disconnected { client, reason } => {
                 info!(target: "client", %client, reason, "disconnected");
@@ -276,11 +284,53 @@ impl Notices {
                 let radio = self.radio(link);
                 warn!(target: "radio", radio, %addr, gateway_id, "another gateway has our id: give each a gateway.id of its own");
             }
+            Notice::AnswerTooLarge {
+                link,
+                addr,
+                len,
+                suppressed,
+            } => {
+                let radio = self.radio(link);
+                let to = addr.map_or_else(|| "everyone".to_owned(), |addr| addr.to_string());
+                warn!(target: "radio", radio, to, len, suppressed, "not sent: larger than the radio carries, see its key mtu");
+            }
+            Notice::LinkUp { link, after } => {
+                info!(target: "radio", radio = self.radio(link), after = after.map(tracing::field::debug), "up");
+            }
+            Notice::LinkDown { link, clients } => {
+                warn!(target: "radio", radio = self.radio(link), clients, "down: its clients are kept until it is back");
+            }
+            Notice::DutyCycle {
+                link,
+                used_ppm,
+                limit_ppm,
+                queued,
+                oldest,
+                wait,
+            } => {
+                let radio = self.radio(link);
+                let (used, limit) = (percent(used_ppm), percent(limit_ppm));
+                let (oldest, wait) = (oldest.as_secs(), wait.as_secs());
+                warn!(target: "radio", radio, used, limit, queued, oldest, wait, "duty cycle");
+            }
+            Notice::AirtimeLost { link } => {
+                let radio = self.radio(link);
+                warn!(target: "radio", radio, "what was sent before this start is not known: sends nothing until the window of its duty cycle is over");
+            }
+            Notice::AirtimeNotStored { link } => {
+                let radio = self.radio(link);
+                error!(target: "radio", radio, "what it sends cannot be recorded: sends nothing until it can");
+            }
             Notice::TooLarge { client, topic, len } => {
                 warn!(target: "client", %client, %topic, len, "message dropped: larger than the radio carries, see its key mtu");
             }
         }
     }
+}
+
+/// Parts per million as people read them.
+fn percent(ppm: u32) -> String {
+    format!("{:.2}%", f64::from(ppm) / 10_000.0)
 }
 
 /// What a UDP link counted, with exported names.

@@ -68,6 +68,8 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             forwarders: forwarders(root, &radios),
             qos_minus_one: qos_minus_one(root, &radios),
             timers: timers(root),
+            links: Vec::new(),
+            keep_airtime: false,
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
             sleep,

@@ -1065,6 +1065,13 @@ impl World {
                         .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;
                     self.after_broker();
                 }
+                Output::Store(request) => {
+                    let detail = format!("{request:?}");
+                    return Err(Violation::new(
+                        "nothing is stored unless it is configured",
+                        detail,
+                    ));
+                }
                 Output::Notice(notice) => {
                     self.note(|_| format!("gateway says {notice:?}"));
                     self.hash.write(format!("{notice:?}").as_bytes());
