@@ -150,6 +150,8 @@ pub(super) enum Meaning {
     Busy,
     /// Octets arrived.
     Received(Reception),
+    /// Text arrived that does not stand for octets: its sender encodes in another way, or not at all.
+    Foreign,
     /// What was sent has left the antenna.
     Sent,
     /// What was sent, or the reception, ended badly.

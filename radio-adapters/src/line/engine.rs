@@ -433,6 +433,7 @@ impl Engine {
             Meaning::Started => self.on_started(now),
             Meaning::Received(reception) => self.on_received(now, reception),
             Meaning::Damaged => self.report(Report::Dropped(DropReason::Air)),
+            Meaning::Foreign => self.report(Report::Dropped(DropReason::Escape)),
             Meaning::Deaf => self.on_deaf(),
             Meaning::Failed => self.on_failed(now),
             Meaning::Sent => self.on_sent(now),
@@ -568,7 +569,7 @@ impl Engine {
         }
     }
 
-    fn release(&mut self, now: Instant) {
+    pub(super) fn release(&mut self, now: Instant) {
         if let Some(reception) = self.held.take() {
             self.deliver(now, reception);
         }
