@@ -439,14 +439,22 @@ impl Shell {
             if let Some(stats) = self.broker.embedded_stats() {
                 rows.extend(telemetry::broker_rows(&stats));
             }
-            for link in &self.links {
+            for (at, link) in self.links.iter().enumerate() {
                 match &link.stats {
                     Stats::Udp(stats) => rows.extend(telemetry::udp_rows(&link.name, stats)),
-                    Stats::Serial(stats) => {
-                        rows.extend(telemetry::serial_rows(&link.name, link.kind, stats));
+                    Stats::Serial(stats) => rows.extend(telemetry::serial_rows(&link.name, stats)),
+                }
+                if let Some(metrics) = self.gateway.link_metrics(now, LinkId(at as u16)) {
+                    rows.extend(telemetry::link_rows(&link.name, link.kind, &metrics));
+                    if matches!(link.stats, Stats::Serial(_)) {
+                        rows.extend(telemetry::signal_rows(&link.name, &metrics));
+                        answer
+                            .fractions
+                            .extend(telemetry::airtime_rows(&link.name, &metrics));
                     }
                 }
             }
+            telemetry::summed(rows);
         }
         // Whoever asked may have gone.
         let _ = question.answer.send(answer);

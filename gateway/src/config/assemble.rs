@@ -17,7 +17,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     layers::Surroundings,
-    radio_settings::radio,
+    radio_settings::{links, radio},
     report::Report,
     rules::base_directory,
     settings::{Broker, LogFormat, LogSettings, Radio, Settings},
@@ -68,7 +68,7 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             forwarders: forwarders(root, &radios),
             qos_minus_one: qos_minus_one(root, &radios),
             timers: timers(root),
-            links: Vec::new(),
+            links: links(&radios),
             keep_airtime: false,
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),

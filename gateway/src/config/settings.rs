@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use broker::{EmbeddedConfig, RemoteConfig};
-use gateway_core::config::GatewayConfig;
+use gateway_core::config::{GatewayConfig, Retry};
 use radio_adapters::settings::{LoraSettings, PortSettings, RawSettings, XbeeSettings};
 use radio_adapters::udp::UdpConfig;
 use tracing::level_filters::LevelFilter;
@@ -39,17 +39,6 @@ pub(crate) struct Radio {
     pub(crate) required: bool,
     /// Waits for acknowledgements here; `None`: those of all radios.
     pub(crate) retry: Option<Retry>,
-}
-
-/// How often and how long an acknowledgement is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Retry {
-    /// The first wait; each further one is twice the last.
-    pub(crate) first: Duration,
-    /// The longest wait.
-    pub(crate) max: Duration,
-    /// Retransmissions.
-    pub(crate) count: u8,
 }
 
 /// What a radio is.

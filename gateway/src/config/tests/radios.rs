@@ -1,11 +1,11 @@
 //! Radios on serial lines: what their keys come to, and what is said about the impossible.
 
+use gateway_core::config::Retry;
 use radio_adapters::settings::{
     Crc, Framing, LinkHeader, LoraDriver, LoraSettings, Metadata, PortSettings, RawSettings, XbeeSettings,
 };
 
 use super::*;
-use crate::config::settings::Retry;
 
 #[test]
 fn a_lora_radio_needs_driver_port_and_region_only() {
@@ -222,6 +222,21 @@ fn waits_are_those_of_all_radios_or_longer_where_the_air_is_slow() {
     );
     let udp = radio("kind = \"udp\"\nretry = { first = \"2s\" }\n").retry;
     assert_eq!(udp, wait(2, 60, 3));
+}
+
+#[test]
+fn the_core_knows_the_waits_of_each_radio() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[[radio]]\nname = \"u\"\nkind = \"udp\"\n\
+         [[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"EU868\"\nspreading_factor = 12\n",
+    );
+
+    let gateway = dir.load(&[&file]).unwrap().settings.gateway;
+
+    let of = |link| gateway.retry(LinkId(link)).first;
+    assert_eq!((of(0), of(1)), (Duration::from_secs(10), Duration::from_secs(20)));
 }
 
 #[test]
