@@ -47,7 +47,8 @@ fn udp(radio: &Table) -> Option<UdpConfig> {
     })
 }
 
-fn lora(radio: &Table) -> Option<LoraSettings> {
+/// The settings of a LoRa modem; `None` where something has been reported.
+pub(super) fn lora(radio: &Table) -> Option<LoraSettings> {
     let (frequency_hz, _) = derive::channel(radio)?;
     Some(LoraSettings {
         driver: derive::driver(radio)?,
