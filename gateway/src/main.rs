@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod airtime_log;
 mod cli;
 mod config;
 mod control;

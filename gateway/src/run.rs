@@ -12,7 +12,7 @@ use std::time::Instant as Clock;
 
 use broker::RequestSender;
 use gateway_core::Gateway;
-use gateway_core::io::{BrokerEvent, Input, LinkEvent, Output, TxDatagram};
+use gateway_core::io::{BrokerEvent, Input, LinkEvent, Output, StoreEvent, StoreRequest, TxDatagram};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use tokio::runtime;
@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::airtime_log::AirtimeLog;
 use crate::config::{self, Loaded, Settings};
 use crate::control::{self, Answer, Question};
 use crate::gather::Gather;
@@ -144,6 +145,22 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         Opened::Embedded(embedded) => embedded.spawn(inputs.clone()),
         Opened::External(remote) => broker::spawn(remote, inputs.clone()),
     };
+    let names: Vec<String> = settings.radios.iter().map(|radio| radio.name.clone()).collect();
+    let opened = settings
+        .gateway
+        .keep_airtime
+        .then(|| AirtimeLog::open(&settings.state_dir, &names, inputs.downgrade()))
+        .transpose();
+    let (airtime, found) = match opened {
+        Ok(opened) => opened.unzip(),
+        Err(error) => {
+            eprintln!(
+                "snipe: cannot record airtime in {}: {error}",
+                settings.state_dir.display()
+            );
+            return ExitCode::from(EXIT_CANNOT_WRITE);
+        }
+    };
     drop(inputs);
     let (give_up, gave_up) = oneshot::channel::<()>();
     let stop = async move {
@@ -157,13 +174,18 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     let required = Required::new(&settings);
     let seed = u64::from(std::process::id()) ^ unix_micros();
     let (up, watched) = watch::channel(vec![false; links.len()]);
+    let mut gateway = Gateway::new(settings.gateway, seed, instant(start));
+    for (at, found) in found.into_iter().flatten().enumerate() {
+        gateway.handle_store(instant(start), StoreEvent::AirtimeFound(LinkId(at as u16), found));
+    }
     let shell = Shell {
-        gateway: Gateway::new(settings.gateway, seed, instant(start)),
+        gateway,
+        airtime,
         start,
         links,
         up,
         broker,
-        notices: Notices::new(settings.radios.iter().map(|radio| radio.name.clone()).collect()),
+        notices: Notices::new(names),
         buf: Vec::new(),
     };
     // A task, not this future: the runtime looks for events once more before it comes back to its main future.
@@ -279,6 +301,7 @@ struct Shell {
     /// Which of them work.
     up: watch::Sender<Vec<bool>>,
     broker: RequestSender,
+    airtime: Option<AirtimeLog>,
     notices: Notices,
     /// Datagrams of the output at hand.
     buf: Vec<u8>,
@@ -415,7 +438,11 @@ impl Shell {
                     self.buf.clear();
                 }
                 Output::Broker(request) => requests.push(request),
-                Output::Store(_) => {}
+                Output::Store(StoreRequest::Airtime { link, record }) => {
+                    if let Some(log) = &self.airtime {
+                        log.store(link, record);
+                    }
+                }
                 Output::Notice(notice) => self.notices.log(now, notice),
             }
         }

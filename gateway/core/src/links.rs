@@ -187,6 +187,8 @@ impl Links {
             (_, None) => {}
         }
         link.profile = Some(profile);
+        // At once, so that the first answer need not wait for it, and what was lost is lost only once.
+        link.ask(now, id, Duration::ZERO);
         let first = !core::mem::replace(&mut link.was_up, true);
         let after = link.down_since.take().map(|since| now.since(since));
         Outage { first, after, lost }
