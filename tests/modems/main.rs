@@ -1,0 +1,3 @@
+//! Drivers of modems against simulated modems, in virtual time.
+
+mod line;
