@@ -65,6 +65,7 @@ fn table(wanted: &[u32; 6], sync_word: u8) -> Table {
         identity: "RAK3172".into(),
         firmware: String::new(),
         autobaud: false,
+        caveat: None,
         probe: Step::must("AT"),
         setup: vec![
             Step::may(VERSION),

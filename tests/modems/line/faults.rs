@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use snipe_sim::modem::{Fault, Mishap};
 
 use super::scenarios::exchange;
-use super::world::{KINDS, World};
+use super::world::{KINDS, Kind, World};
 
 #[test]
 fn unplugged_in_every_state_it_comes_back() {
@@ -31,6 +31,9 @@ fn unplugged_in_every_state_it_comes_back() {
 #[test]
 fn hanging_in_every_state_it_is_found_and_given_up_until_somebody_helps() {
     for kind in KINDS {
+        if kind == Kind::RakFactory {
+            continue; // When it changes its mode it starts again, and hangs no more.
+        }
         for moment in (0..3_000).step_by(301) {
             let mut world = World::new(kind);
             world.run_for(Duration::from_secs(10));
@@ -122,7 +125,7 @@ fn transmissions_that_never_end_are_settled() {
 
 #[test]
 fn whatever_goes_wrong_ends() {
-    for seed in 0..40 {
+    for seed in 0..120 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let kind = KINDS[seed as usize % KINDS.len()];
         let mut world = World::ready(kind);
@@ -148,6 +151,12 @@ fn whatever_goes_wrong_ends() {
         }
         world.run_for(Duration::from_secs(120));
         world.run_until_quiet(Duration::from_secs(300));
+        // Uses up what waits for an occasion.
+        for node in [0, 1, 0, 1] {
+            world.send(node, b"now?");
+            world.run_until_quiet(Duration::from_secs(60));
+        }
+        world.run_for(Duration::from_secs(120));
         exchange(&mut world);
     }
 }

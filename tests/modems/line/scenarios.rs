@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use radio_adapters::driver::Report;
 
-use super::world::{KINDS, Kind, World};
+use super::world::{KINDS, Kind, OLD_RN2483, World};
 
 #[test]
 fn modem_is_set_up_from_cold_and_from_warm() {
@@ -63,7 +63,7 @@ fn datagrams_of_every_size_arrive_both_ways() {
                 let (sender, facts, got) = received.unwrap_or_else(|| panic!("{kind:?} {len}"));
                 assert_eq!((sender, got), (world.nodes[from].addr.clone(), datagram));
                 assert_eq!(facts.snr_db, Some(9), "{kind:?}");
-                let old = matches!(kind, Kind::Rn2483([1, 0, 1]));
+                let old = kind == OLD_RN2483;
                 assert_eq!(facts.rssi_dbm, (!old).then_some(-80), "{kind:?}");
             }
         }
@@ -106,7 +106,7 @@ fn hundred_datagrams_back_to_back_arrive_in_order() {
 #[test]
 fn answer_finds_its_way_between_two_datagrams() {
     // The one answers what it gets; the other has more to say all the time.
-    for kind in KINDS {
+    for kind in KINDS.into_iter().filter(|kind| *kind != OLD_RN2483) {
         let mut world = World::ready(kind);
         for datagram in 0..20 {
             world.send(0, &[datagram; 20]);
@@ -145,13 +145,19 @@ fn a_quiet_day_needs_nothing() {
 
 /// A datagram each way arrives.
 pub(super) fn exchange(world: &mut World) {
+    // Old firmware hears nothing between two windows, and what is on the air when one ends.
+    let tries = if world.kind == OLD_RN2483 { 5 } else { 1 };
     for from in [0, 1] {
         let before = world.nodes[1 - from].received.len();
-        world.send(from, b"are you there?");
-        world.run_until_quiet(Duration::from_secs(60));
-        world.run_for(Duration::from_secs(2));
+        for _ in 0..tries {
+            if world.nodes[1 - from].received.len() == before {
+                world.send(from, b"are you there?");
+                world.run_until_quiet(Duration::from_secs(60));
+                world.run_for(Duration::from_secs(2));
+            }
+        }
         let received = &world.nodes[1 - from].received[before..];
-        assert_eq!(received.len(), 1, "{:?}", world.kind);
+        assert!(!received.is_empty(), "{:?}:\n{}", world.kind, world.story());
         assert_eq!(received[0].2, b"are you there?");
     }
 }

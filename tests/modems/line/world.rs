@@ -37,6 +37,9 @@ pub(crate) enum Kind {
     Rylr896,
 }
 
+/// It cannot stop a reception.
+pub(crate) const OLD_RN2483: Kind = Kind::Rn2483([1, 0, 1]);
+
 pub(crate) const KINDS: [Kind; 12] = [
     Kind::Rak(Firmware::Rui5),
     Kind::Rak(Firmware::Rui3Manual),
@@ -45,7 +48,7 @@ pub(crate) const KINDS: [Kind; 12] = [
     Kind::Rak4270 { ok_when_sent: false },
     Kind::Rak4270 { ok_when_sent: true },
     Kind::Rn2483([1, 0, 5]),
-    Kind::Rn2483([1, 0, 1]),
+    OLD_RN2483,
     Kind::Rn2903,
     Kind::Rylr998 { ok_when_sent: false },
     Kind::Rylr998 { ok_when_sent: true },
@@ -439,7 +442,7 @@ impl World {
     }
 
     /// What passed over the lines lately.
-    fn story(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         let mut story = String::new();
         for (at, node) in self.nodes.iter().enumerate() {
             let trace = node.line.trace.as_deref().unwrap_or_default();
