@@ -2,4 +2,5 @@
 //! between them.
 
 mod bench;
+mod line;
 mod xbee;

@@ -299,7 +299,13 @@ impl Engine {
         }
         if now >= self.heard + SILENCE {
             self.heard = now;
-            self.queue(Role::Plain, self.dialect.table().check.clone());
+            let table = self.dialect.table();
+            let check = table.check.clone();
+            // The line of a reception may have been lost, and with it that listening is over.
+            if table.deaf_after_reception && can_stop {
+                self.queue_stop();
+            }
+            self.queue(Role::Plain, check);
             return true;
         }
         false
@@ -407,6 +413,9 @@ impl Engine {
             self.report(Report::Degraded(format!(
                 "the modem answers at {found} bit/s; baud = {configured} is configured"
             )));
+        }
+        if let Some(caveat) = self.dialect.table().caveat {
+            self.report(Report::Degraded(caveat.into()));
         }
         let table = self.dialect.table();
         let (identity, firmware) = (table.identity.clone(), table.firmware.clone());
@@ -640,7 +649,10 @@ impl Engine {
             Answer::Refused => None,
             Answer::Done(value) => Some(value.or(pending.value.take()).unwrap_or_default()),
         };
-        self.busy = 0;
+        // Stopping is part of asking a busy modem again.
+        if pending.role != Role::Stop {
+            self.busy = 0;
+        }
         self.dialect.learned(&pending.step.command, value.as_deref());
         if let Role::Signal(signal) = pending.role {
             self.on_signal(signal, value.as_deref());

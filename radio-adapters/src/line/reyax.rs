@@ -67,6 +67,7 @@ fn table(name: &'static str, wanted: &[(&str, String)]) -> Table {
         identity: name.into(),
         firmware: String::new(),
         autobaud: false,
+        caveat: None,
         probe: Step::must("AT"),
         setup,
         listen: Vec::new(),

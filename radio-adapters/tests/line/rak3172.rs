@@ -128,9 +128,10 @@ fn datagram_is_sent_when_the_modem_says_so_and_credit_leaves_time_to_answer() {
     bench.expect_link(sent(7));
     let done = bench.now;
     bench.expect_link(LinkEvent::Credit(1));
-    // Twice the turnaround, and SUBACK at SF9: 8 octets.
+    // Twice the turnaround, SUBACK at SF9 (8 octets), and 128 characters on the line.
     let airtime = bench.profile.as_ref().unwrap().airtime.of(8);
-    assert_eq!(bench.now.since(done), Duration::from_millis(40) + airtime);
+    let line = Duration::from_micros(128 * 10_000_000 / 115_200);
+    assert_eq!(bench.now.since(done), Duration::from_millis(40) + airtime + line);
 }
 
 #[test]
@@ -281,6 +282,18 @@ fn listening_already_is_stopped_and_begun_again() {
         ("AT+PRECV=65533", "OK"),
     ]);
     bench.expect_up();
+}
+
+#[test]
+fn modem_that_is_too_busy_to_listen_is_reset() {
+    let mut bench = Bench::open(&rak3172());
+    bench.expect_write("\r\n");
+    bench.talk(rak3172_until_listening());
+    for _ in 0..5 {
+        bench.talk(&[("AT+PRECV=65533", "AT_BUSY_ERROR"), ("AT+PRECV=0", "OK")]);
+    }
+    bench.talk(&[("AT+PRECV=65533", "AT_BUSY_ERROR")]);
+    bench.expect_write("\r\nATZ\r\n");
 }
 
 #[test]
