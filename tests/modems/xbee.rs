@@ -273,6 +273,8 @@ fn broadcasts_keep_to_what_the_network_repeats() {
     }
     site.bench.settle(Duration::from_secs(30));
     assert_eq!((site.bench.sent.len(), site.bench.unsent.len()), (40, 0));
+    // The status of one comes before it is on the air.
+    site.bench.pass(Duration::from_secs(1));
     let broadcasts = site
         .delivered()
         .iter()
@@ -439,9 +441,12 @@ fn frames_come_octet_by_octet_and_twice() {
 #[test]
 fn an_answer_that_is_lost_is_asked_for_again() {
     let mut repeated = 0;
-    for moment in 0..30 {
+    for moment in 0..100 {
         let mut site = Site::new(|_| {});
-        site.bench.pass(Duration::from_millis(50 * moment));
+        site.bench.pass(Duration::from_millis(30 * moment));
+        if site.bench.profile.is_some() {
+            break;
+        }
         site.bench.fault(Fault::DropReply);
         site.bench.come_up(Duration::from_secs(10));
         repeated += usize::from(site.bench.reports.contains(&Report::Recovering(Recovery::Repeat)));
