@@ -109,10 +109,10 @@ impl Bench {
             assert!(
                 self.step(end),
                 "it did not happen: {:?}, credit {}, {:?} under way, {:?}",
-                self.driver,
+                self.reports,
                 self.credit,
                 self.under_way,
-                self.reports
+                self.driver
             );
         }
     }
