@@ -71,7 +71,7 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             qos_minus_one: qos_minus_one(root, &radios),
             timers: timers(root),
             links: links(&radios),
-            keep_airtime: false,
+            keep_airtime: radios.iter().any(|radio| radio.kind.has_duty_cycle()),
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
             sleep,

@@ -65,6 +65,15 @@ impl RadioKind {
         }
     }
 
+    /// Whether the law limits its airtime.
+    pub(crate) fn has_duty_cycle(&self) -> bool {
+        match self {
+            RadioKind::Udp(_) | RadioKind::Xbee(_) => false,
+            RadioKind::Lora(lora) => lora.duty_cycle_ppm.is_some(),
+            RadioKind::Serial(serial) => serial.duty_cycle_ppm.is_some(),
+        }
+    }
+
     /// Its serial port; none for UDP.
     pub(crate) fn port(&self) -> Option<&PortSettings> {
         match self {

@@ -33,6 +33,7 @@ use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 pub mod agenda;
 pub mod ether;
 pub mod families;
+pub mod field;
 pub mod history;
 pub mod modem;
 pub mod net;
