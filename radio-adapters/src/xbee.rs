@@ -7,11 +7,14 @@
 pub mod frame;
 pub mod framing;
 
+mod at;
 mod bring_up;
 mod driver;
+mod link;
 mod modem;
 mod peers;
 mod status;
+mod transmit;
 mod window;
 
 use crate::driver::Driver;

@@ -30,6 +30,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
 /// Times a modem is asked at each speed: the first may end what it took for the beginning of a frame.
 const PROBES: u8 = 2;
 
+/// The same at the speed it is thought to have: a modem that just got power takes up to 1.5 s to start.
+const PROBES_FIRST: u8 = 6;
+
 /// The same once something that only a modem in API mode says was heard there.
 const PROBES_HEARD: u8 = 10;
 
@@ -48,8 +51,13 @@ const TEXT_MAX: usize = 16;
 /// Looking for a modem in API mode.
 #[derive(Debug)]
 pub(super) struct Probe {
+    /// The speeds to try, from the last to the first.
     speeds: Vec<u32>,
+    /// It is still the first of them.
+    first: bool,
+    /// Times the modem was asked at this speed.
     tries: u8,
+    /// Something came that only a modem in API mode says.
     heard: bool,
     pub(super) until: Instant,
 }
@@ -85,6 +93,7 @@ impl Xbee {
         self.deframer = Deframer::new(Mode::Escaped, DATA_MAX);
         self.phase = Phase::Probing(Probe {
             speeds: self.speeds(),
+            first: true,
             tries: 0,
             heard: false,
             until: now + DRAIN,
@@ -111,11 +120,16 @@ impl Xbee {
         if now < probe.until {
             return;
         }
-        let tries = if probe.heard { PROBES_HEARD } else { PROBES };
+        let tries = match probe.heard {
+            true => PROBES_HEARD,
+            false if probe.first => PROBES_FIRST,
+            false => PROBES,
+        };
         if probe.tries >= tries {
             probe.speeds.pop();
             probe.tries = 0;
             probe.heard = false;
+            probe.first = false;
         }
         let Some(&speed) = probe.speeds.last() else {
             return self.begin_command_mode(now);
