@@ -21,10 +21,10 @@ mod ebyte;
 mod framing;
 #[path = "vectors/header.rs"]
 mod header;
-#[path = "vectors/xbee.rs"]
-mod xbee;
 #[path = "vectors/line.rs"]
 mod line;
+#[path = "vectors/xbee.rs"]
+mod xbee;
 
 /// Checks one vector, and panics if it fails.
 type Check = fn(&Vector);
