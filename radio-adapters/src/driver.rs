@@ -63,7 +63,7 @@ pub enum DriverOutput {
     },
     /// For the core.
     Link(LinkEvent),
-    /// The modem does not answer: close the port and open it again.
+    /// The modem does not answer: close the port and open it again. It is counted as [`Recovery::Reopen`].
     Reopen,
     /// For the log and the counters.
     Report(Report),
@@ -131,7 +131,7 @@ impl Recovery {
 pub enum DropReason {
     /// Longer than anything that can be right.
     Overrun,
-    /// An escape sequence that does not exist.
+    /// An escape sequence that does not exist, or text that does not stand for octets.
     Escape,
     /// A checksum that does not fit.
     Checksum,

@@ -94,6 +94,9 @@ pub struct XbeeSettings {
     pub api_mode: u8,
     /// The largest datagram, if it shall be other than one packet of the modem.
     pub mtu: Option<usize>,
+    /// Zigbee and DigiMesh: ask the modem for the strength of each packet's last hop. It is told with the next packet
+    /// of the same peer, and wrong where packets of several arrive at once.
+    pub last_hop_rssi: bool,
 }
 
 /// MQTT-SN over a serial line.

@@ -54,6 +54,8 @@ pub(super) struct Table {
     pub firmware: String,
     /// A break and an octet 0x55 make it adopt our speed.
     pub autobaud: bool,
+    /// What people must know of it as it is.
+    pub caveat: Option<&'static str>,
     /// Any modem of this kind answers this, in every state.
     pub probe: Step,
     /// Brings it from any state to the configured one, not listening.
@@ -150,6 +152,8 @@ pub(super) enum Meaning {
     Busy,
     /// Octets arrived.
     Received(Reception),
+    /// Text arrived that does not stand for octets: its sender encodes in another way, or not at all.
+    Foreign,
     /// What was sent has left the antenna.
     Sent,
     /// What was sent, or the reception, ended badly.

@@ -299,7 +299,13 @@ impl Engine {
         }
         if now >= self.heard + SILENCE {
             self.heard = now;
-            self.queue(Role::Plain, self.dialect.table().check.clone());
+            let table = self.dialect.table();
+            let check = table.check.clone();
+            // The line of a reception may have been lost, and with it that listening is over.
+            if table.deaf_after_reception && can_stop {
+                self.queue_stop();
+            }
+            self.queue(Role::Plain, check);
             return true;
         }
         false
@@ -408,6 +414,9 @@ impl Engine {
                 "the modem answers at {found} bit/s; baud = {configured} is configured"
             )));
         }
+        if let Some(caveat) = self.dialect.table().caveat {
+            self.report(Report::Degraded(caveat.into()));
+        }
         let table = self.dialect.table();
         let (identity, firmware) = (table.identity.clone(), table.firmware.clone());
         self.report(Report::Ready { identity, firmware });
@@ -433,6 +442,7 @@ impl Engine {
             Meaning::Started => self.on_started(now),
             Meaning::Received(reception) => self.on_received(now, reception),
             Meaning::Damaged => self.report(Report::Dropped(DropReason::Air)),
+            Meaning::Foreign => self.report(Report::Dropped(DropReason::Escape)),
             Meaning::Deaf => self.on_deaf(),
             Meaning::Failed => self.on_failed(now),
             Meaning::Sent => self.on_sent(now),
@@ -568,7 +578,7 @@ impl Engine {
         }
     }
 
-    fn release(&mut self, now: Instant) {
+    pub(super) fn release(&mut self, now: Instant) {
         if let Some(reception) = self.held.take() {
             self.deliver(now, reception);
         }
@@ -639,7 +649,10 @@ impl Engine {
             Answer::Refused => None,
             Answer::Done(value) => Some(value.or(pending.value.take()).unwrap_or_default()),
         };
-        self.busy = 0;
+        // Stopping is part of asking a busy modem again.
+        if pending.role != Role::Stop {
+            self.busy = 0;
+        }
         self.dialect.learned(&pending.step.command, value.as_deref());
         if let Role::Signal(signal) = pending.role {
             self.on_signal(signal, value.as_deref());

@@ -65,6 +65,7 @@ fn table(wanted: &[u32; 6], sync_word: u8) -> Table {
         identity: "RAK3172".into(),
         firmware: String::new(),
         autobaud: false,
+        caveat: None,
         probe: Step::must("AT"),
         setup: vec![
             Step::may(VERSION),
@@ -176,11 +177,16 @@ fn received(rssi_dbm: Option<i16>, snr_db: Option<i8>, digits: Option<&str>) -> 
     })
 }
 
-/// The value of `AT+NAME=value`, if `AT+NAME=?` was asked.
+/// The value of `AT+NAME=value`, if `AT+NAME=?` was asked. Firmware before RUI3 writes the value alone.
 fn value<'a>(line: &'a str, asked: Option<&str>) -> Option<&'a str> {
     let name = asked?.strip_suffix('?')?;
-    let (head, value) = line.split_at_checked(name.len())?;
-    head.eq_ignore_ascii_case(name).then_some(value)
+    match line.split_at_checked(name.len()) {
+        Some((head, value)) if head.eq_ignore_ascii_case(name) => Some(value),
+        _ => line
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || ":._-".contains(c))
+            .then_some(line),
+    }
 }
 
 /// What `AT+P2P=?` gives; the bandwidth in kHz or as an index.

@@ -40,6 +40,7 @@ pub(super) fn dialect(settings: &LoraSettings) -> Box<dyn Dialect> {
         identity: "RAK4270".into(),
         firmware: String::new(),
         autobaud: false,
+        caveat: None,
         probe: Step::must(VERSION),
         setup: vec![
             Step::may(VERSION),

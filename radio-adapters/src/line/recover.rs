@@ -47,6 +47,12 @@ impl Engine {
         if pending.role == Role::Send {
             return self.on_send_silence(now);
         }
+        if let Role::Signal(_) = pending.role {
+            // What was received has waited long enough, and so has listening.
+            self.release(now);
+            self.script.clear();
+            return;
+        }
         if let Phase::Probing { then, silent } = self.phase {
             let silent = silent.saturating_add(1);
             self.phase = Phase::Probing { then, silent };

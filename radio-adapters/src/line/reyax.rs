@@ -67,6 +67,7 @@ fn table(name: &'static str, wanted: &[(&str, String)]) -> Table {
         identity: name.into(),
         firmware: String::new(),
         autobaud: false,
+        caveat: None,
         probe: Step::must("AT"),
         setup,
         listen: Vec::new(),
@@ -111,7 +112,7 @@ impl Dialect for Reyax {
 
     fn read(&mut self, line: &[u8], asked: Option<&str>) -> Meaning {
         if line.starts_with(RECEIVED) {
-            return received(line).map_or(Meaning::Noise, Meaning::Received);
+            return received(line).unwrap_or(Meaning::Noise);
         }
         match line {
             b"+OK" => Meaning::Done,
@@ -206,17 +207,20 @@ impl Head {
     }
 }
 
-fn received(line: &[u8]) -> Option<Reception> {
+fn received(line: &[u8]) -> Option<Meaning> {
     let Parsed::Head(head) = Head::parse(line) else {
         return None;
     };
     let data = line.get(head.data..head.data + head.len)?;
     let signal = str::from_utf8(line.get(head.data + head.len + 1..)?).ok()?;
     let (rssi, noise) = signal.split_once(',')?;
-    Some(Reception {
-        from: Some(head.from),
-        rssi_dbm: number(rssi),
-        snr_db: snr(noise),
-        octets: from_base64(data)?,
-    })
+    let reception = |octets| {
+        Meaning::Received(Reception {
+            from: Some(head.from),
+            rssi_dbm: number(rssi),
+            snr_db: snr(noise),
+            octets,
+        })
+    };
+    Some(from_base64(data).map_or(Meaning::Foreign, reception))
 }

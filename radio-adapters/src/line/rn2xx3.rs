@@ -22,6 +22,9 @@ const CAN_STOP: [u16; 3] = [1, 0, 5];
 /// How long old firmware listens at a time: nothing can be sent meanwhile.
 const WINDOW: Duration = Duration::from_secs(1);
 
+const CAVEAT: &str = "this firmware cannot stop a reception: it listens for a second at a time, is deaf in between, and sends \
+    late; 1.0.5 can";
+
 #[derive(Debug)]
 struct Rn2xx3 {
     table: Table,
@@ -73,6 +76,7 @@ fn table(settings: &LoraSettings) -> Table {
         identity: name.into(),
         firmware: String::new(),
         autobaud: true,
+        caveat: None,
         probe: Step::must(VERSION),
         setup,
         listen: vec![Step::must("radio rx 0")],
@@ -114,6 +118,7 @@ impl Dialect for Rn2xx3 {
         self.table.firmware = firmware.into();
         if number_of(firmware) < CAN_STOP {
             self.table.listen = vec![Step::must(format!("radio rx {}", self.window))];
+            self.table.caveat = Some(CAVEAT);
             self.table.stop = Vec::new();
             self.table.before_send = BeforeSend::Wait(WINDOW);
             self.table.signal.retain(|(signal, _)| *signal == Signal::Snr);

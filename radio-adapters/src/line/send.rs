@@ -17,6 +17,9 @@ const ACKS_WAITING: usize = 4;
 /// Octets of the longest acknowledgement, SUBACK.
 const ANSWER_LEN: usize = 8;
 
+/// Characters that its line has, about.
+const ANSWER_LINE: usize = 64;
+
 /// A modem that was told to send this many times, and never said that it did, is started again.
 const UNCONFIRMED_MOST: u8 = 3;
 
@@ -242,8 +245,10 @@ impl Engine {
         let after = if acknowledgement {
             self.settings.turnaround
         } else {
-            // Whoever was spoken to turns around, and answers.
-            2 * self.settings.turnaround + self.profile.airtime.of(ANSWER_LEN)
+            // Whoever was spoken to turns around and answers; modems on both sides tell of it over their lines.
+            2 * self.settings.turnaround
+                + self.profile.airtime.of(ANSWER_LEN)
+                + self.line_time(2 * ANSWER_LINE)
         };
         self.hold = now + after;
         self.settle_active(LinkEvent::Sent);
