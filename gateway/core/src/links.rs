@@ -339,6 +339,8 @@ impl Links {
             link.credit = link.credit.saturating_sub(1);
         }
         link.blocked_since = None;
+        // What waited for the duty cycle is looked at again once this has left.
+        link.wake_at = None;
         if !link.costs() {
             return ticket;
         }
