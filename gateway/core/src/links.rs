@@ -515,6 +515,7 @@ impl Link {
     pub(crate) fn fair(&self) -> Option<Fair> {
         self.costs().then(|| Fair {
             all: self.budget.as_ref().map(Budget::per_hour),
+            answer: self.airtime(ANSWER_LEN),
         })
     }
 
