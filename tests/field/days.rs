@@ -76,7 +76,7 @@ fn ten_times_the_load_is_lawful_and_evenly_shared() {
     });
     let restart = Instant::START + 5 * HOUR;
     scene.field.plan(restart, Chore::Restart(Duration::from_secs(5)));
-    scene.run_until(Instant::START + 12 * HOUR);
+    scene.run_until(Instant::START + 24 * HOUR);
 
     if std::env::var("HOURS").is_ok() {
         crate::report::hours(&scene);
