@@ -32,7 +32,7 @@ Try a LoRa gateway without hardware, in three terminals:
   snipe sub -t 'sim/#' -v          and: snipe pub -t sim/sensor-1/set -m on
 
 What the sensors are set to must be what the gateway's configuration says: the radio options below have the same
-defaults. If they differ, nobody hears anybody, as in the field; the line \"tuned\" says how the modem listens.
+defaults. If they differ, nobody hears anybody, as in the field, and a line says so.
 
 Commands, typed while it runs (or --fault with a time, to be repeated exactly):
   unplug 5s    the plug is pulled, and put back after 5 s        reboot       the modem starts again
@@ -134,9 +134,9 @@ pub(crate) struct Variant {
     #[arg(long)]
     pub(crate) ok_when_sent: bool,
 
-    /// raw, e22: where frames begin and end on the line
-    #[arg(long, value_enum, default_value = "cobs")]
-    pub(crate) framing: FramingName,
+    /// raw, e22: where frames begin and end on the line (default: cobs)
+    #[arg(long, value_enum)]
+    pub(crate) framing: Option<FramingName>,
 
     /// raw, e22: checksum of each frame (default: none; e22 crc16-x25)
     #[arg(long, value_enum)]
@@ -293,4 +293,36 @@ fn octet(text: &str) -> Result<u8, String> {
         None => text.parse().ok(),
     };
     value.ok_or_else(|| "expected an octet such as 0x12".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snipe_sim::modem::Fault;
+
+    #[test]
+    fn faults_have_a_time() {
+        let fault = "unplug=10s@30s".parse::<TimedFault>().unwrap();
+        assert_eq!(fault.at, Duration::from_secs(30));
+        assert_eq!(fault.fault, Fault::Unplug(Duration::from_secs(10)));
+        for wrong in ["reboot", "reboot@", "reboot@0s", "explode@5s", "@5s"] {
+            wrong.parse::<TimedFault>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!(percent("12.5%"), Ok(0.125));
+        for wrong in ["5", "101%", "-1%", "NaN%", "%"] {
+            percent(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn octets_are_decimal_or_hexadecimal() {
+        assert_eq!((octet("0x34"), octet("18")), (Ok(0x34), Ok(18)));
+        for wrong in ["0x", "0x100", "256", "-1", ""] {
+            octet(wrong).expect_err(wrong);
+        }
+    }
 }

@@ -55,6 +55,7 @@ impl Live {
         for timed in &args.fault {
             faults.add(Instant::START + timed.at, timed.fault);
         }
+        let printer = Printer::new(args, site.sensors_tuning());
         let mut live = Live {
             site,
             pty,
@@ -64,7 +65,7 @@ impl Live {
             faults,
             commands,
             stop,
-            printer: Printer::new(args),
+            printer,
         };
         live.printer.ready(&args.pty, &terminal);
         live.site.power_on(live.now());
