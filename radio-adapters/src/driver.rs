@@ -63,7 +63,7 @@ pub enum DriverOutput {
     },
     /// For the core.
     Link(LinkEvent),
-    /// The modem does not answer: close the port and open it again.
+    /// The modem does not answer: close the port and open it again. It is counted as [`Recovery::Reopen`].
     Reopen,
     /// For the log and the counters.
     Report(Report),
@@ -106,12 +106,32 @@ pub enum Recovery {
     Reopen,
 }
 
+impl Recovery {
+    /// Every way, in declaration order: `recovery as usize` is its index here.
+    pub const ALL: [Recovery; 4] = [
+        Recovery::Repeat,
+        Recovery::Probe,
+        Recovery::Reset,
+        Recovery::Reopen,
+    ];
+
+    /// The stable name used in counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recovery::Repeat => "repeat",
+            Recovery::Probe => "probe",
+            Recovery::Reset => "reset",
+            Recovery::Reopen => "reopen",
+        }
+    }
+}
+
 /// Why something was dropped between the line and the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
     /// Longer than anything that can be right.
     Overrun,
-    /// An escape sequence that does not exist.
+    /// An escape sequence that does not exist, or text that does not stand for octets.
     Escape,
     /// A checksum that does not fit.
     Checksum,

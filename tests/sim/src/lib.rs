@@ -30,12 +30,21 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
 use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
+pub mod agenda;
+pub mod ether;
 pub mod families;
+pub mod field;
 pub mod history;
+pub mod modem;
 pub mod net;
+#[cfg(unix)]
+pub mod pty;
 pub mod reference;
+pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod site;
+pub mod virtual_line;
 
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
