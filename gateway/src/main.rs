@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod airtime_log;
 mod cli;
 mod config;
 mod control;
 mod decode;
 mod gather;
+mod links;
+mod online;
 mod run;
 mod telemetry;
 mod tools;

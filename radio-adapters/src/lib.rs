@@ -5,11 +5,15 @@
 pub mod driver;
 pub mod framing;
 pub mod header;
+pub mod line;
+pub mod modems;
 pub mod raw;
+pub mod regions;
 pub mod serial;
 pub mod settings;
 pub mod stats;
 pub mod udp;
+pub mod xbee;
 
 use gateway_core::io::{Input, TxBatch};
 use tokio::sync::mpsc;

@@ -30,12 +30,21 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
 use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
+pub mod agenda;
+pub mod ether;
 pub mod families;
+pub mod field;
 pub mod history;
+pub mod modem;
 pub mod net;
+#[cfg(unix)]
+pub mod pty;
 pub mod reference;
+pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod site;
+pub mod virtual_line;
 
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
@@ -1059,6 +1068,13 @@ impl World {
                         .handle_request(self.now, request, &mut self.rng)
                         .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;
                     self.after_broker();
+                }
+                Output::Store(request) => {
+                    let detail = format!("{request:?}");
+                    return Err(Violation::new(
+                        "nothing is stored unless it is configured",
+                        detail,
+                    ));
                 }
                 Output::Notice(notice) => {
                     self.note(|_| format!("gateway says {notice:?}"));
