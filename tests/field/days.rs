@@ -39,7 +39,9 @@ fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
     }
     scene.run_until(end);
 
-    if std::env::var("HOURS").is_ok() { crate::report::hours(&scene); }
+    if std::env::var("HOURS").is_ok() {
+        crate::report::hours(&scene);
+    }
     let worst = assert_lawful(&scene.field);
     // It is no feat to be lawful in silence.
     assert!(
@@ -73,7 +75,9 @@ fn ten_times_the_load_is_lawful_and_evenly_shared() {
     scene.field.plan(restart, Chore::Restart(Duration::from_secs(5)));
     scene.run_until(Instant::START + 12 * HOUR);
 
-    if std::env::var("HOURS").is_ok() { crate::report::hours(&scene); }
+    if std::env::var("HOURS").is_ok() {
+        crate::report::hours(&scene);
+    }
     let worst = assert_lawful(&scene.field);
     assert!(
         worst.iter().all(|worst| *worst > Duration::from_secs(30)),

@@ -242,21 +242,66 @@ pub(crate) fn hours(scene: &Scene) {
     for aired in &scene.field.aired {
         let hour = aired.on_air.start.as_micros() / 3_600_000_000;
         let kind = Packet::decode(&aired.datagram).map_or("-".to_string(), |p| format!("{:?}", p.msg_type()));
-        let e = rows.entry((hour, aired.link.0, aired.up)).or_default().entry(kind).or_default();
+        let e = rows
+            .entry((hour, aired.link.0, aired.up))
+            .or_default()
+            .entry(kind)
+            .or_default();
         e.0 += 1;
         e.1 += aired.on_air.time().as_millis() as u64;
     }
     for ((hour, link, up), kinds) in rows {
         let sum: u64 = kinds.values().map(|k| k.1).sum();
         let s: Vec<String> = kinds.iter().map(|(k, (n, _))| format!("{k} {n}")).collect();
-        println!("{hour:>3} link{link} {} {:>7} ms: {}", if up { "up  " } else { "down" }, sum, s.join(", "));
+        println!(
+            "{hour:>3} link{link} {} {:>7} ms: {}",
+            if up { "up  " } else { "down" },
+            sum,
+            s.join(", ")
+        );
     }
-    println!("{:?} rejections {:?}", scene.field.ether.totals, scene.field.sensors.iter().flat_map(|s| s.client.rejections.iter()).take(10).collect::<Vec<_>>());
+    println!(
+        "{:?} rejections {:?}",
+        scene.field.ether.totals,
+        scene
+            .field
+            .sensors
+            .iter()
+            .flat_map(|s| s.client.rejections.iter())
+            .take(10)
+            .collect::<Vec<_>>()
+    );
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, link, r) in &scene.field.reports { *counts.entry(format!("{link:?} {r:?}").chars().take(100).collect()).or_default() += 1; }
+    for (_, link, r) in &scene.field.reports {
+        *counts
+            .entry(format!("{link:?} {r:?}").chars().take(100).collect())
+            .or_default() += 1;
+    }
     println!("{counts:#?}");
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for (_, r) in &scene.field.notices { *counts.entry(format!("{r:?}").split(' ').next().unwrap_or("").chars().take(100).collect()).or_default() += 1; }
+    for (_, r) in &scene.field.notices {
+        *counts
+            .entry(
+                format!("{r:?}")
+                    .split(' ')
+                    .next()
+                    .unwrap_or("")
+                    .chars()
+                    .take(100)
+                    .collect(),
+            )
+            .or_default() += 1;
+    }
     println!("{counts:#?}");
-    for (at, r) in &scene.field.notices { if matches!(r, gateway_core::io::Notice::DutyCycle{..}| gateway_core::io::Notice::LinkUp{..}| gateway_core::io::Notice::LinkDown{..}| gateway_core::io::Notice::AirtimeLost{..}) { println!("{at} {r:?}"); } }
+    for (at, r) in &scene.field.notices {
+        if matches!(
+            r,
+            gateway_core::io::Notice::DutyCycle { .. }
+                | gateway_core::io::Notice::LinkUp { .. }
+                | gateway_core::io::Notice::LinkDown { .. }
+                | gateway_core::io::Notice::AirtimeLost { .. }
+        ) {
+            println!("{at} {r:?}");
+        }
+    }
 }
