@@ -131,7 +131,7 @@ impl Recovery {
 pub enum DropReason {
     /// Longer than anything that can be right.
     Overrun,
-    /// An escape sequence that does not exist.
+    /// An escape sequence that does not exist, or text that does not stand for octets.
     Escape,
     /// A checksum that does not fit.
     Checksum,

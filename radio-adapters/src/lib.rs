@@ -5,6 +5,9 @@
 pub mod driver;
 pub mod framing;
 pub mod header;
+pub mod line;
+pub mod modems;
+pub mod regions;
 pub mod serial;
 pub mod settings;
 pub mod stats;

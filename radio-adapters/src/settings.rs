@@ -59,6 +59,9 @@ pub struct LoraSettings {
     pub address: u16,
     /// Wait after a reception before something is sent: nodes must switch to reception.
     pub turnaround: Duration,
+    /// RN2483, RN2903: signal strength and noise are asked for after each reception; that takes some 20 ms, in which
+    /// the modem hears nothing. The other modems tell them unasked.
+    pub ask_signal: bool,
     /// The largest datagram, if it shall be smaller than what the modem takes.
     pub mtu: Option<usize>,
     /// Parts per million of an hour that may be used for transmissions; `None` is no limit.

@@ -1,5 +1,5 @@
-//! Drivers on simulated modems, in virtual time: both sides are values, and a line with its pace and its faults is
-//! between them.
+//! Drivers of modems against simulated modems, in virtual time.
 
 mod bench;
+mod line;
 mod xbee;

@@ -461,3 +461,275 @@ impl fmt::Display for StationId {
         write!(f, "station {}", self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SF9: LoraTuning = LoraTuning {
+        frequency_hz: 868_100_000,
+        spreading_factor: 9,
+        bandwidth_hz: 125_000,
+        coding_rate: 5,
+        preamble: 8,
+        sync: 0x1424,
+        inverted_iq: false,
+    };
+
+    /// At SF9 it takes 246.784 ms.
+    const FRAME: [u8; 31] = [7; 31];
+
+    #[test]
+    fn time_on_air_is_that_of_two_other_calculators() {
+        for (spreading_factor, bandwidth_hz, coding_rate, preamble, octets, micros) in [
+            (7, 125_000, 5, 8, 11, 41_216),
+            (7, 125_000, 5, 8, 64, 118_016),
+            (8, 125_000, 5, 8, 31, 133_632),
+            (9, 125_000, 5, 8, 31, 246_784),
+            (10, 125_000, 5, 8, 31, 452_608),
+            (11, 125_000, 5, 8, 31, 905_216),
+            (12, 125_000, 5, 8, 11, 1_155_072),
+            (12, 125_000, 5, 8, 31, 1_810_432),
+            (12, 125_000, 5, 8, 64, 2_793_472),
+            (12, 250_000, 5, 8, 31, 905_216),
+            (12, 500_000, 5, 8, 31, 411_648),
+            (9, 125_000, 5, 12, 35, 263_168),
+            (10, 125_000, 8, 8, 51, 886_784),
+            (7, 125_000, 5, 8, 255, 399_616),
+            (12, 125_000, 5, 8, 255, 9_019_392),
+            (7, 500_000, 5, 8, 31, 17_984),
+            (8, 62_500, 5, 8, 31, 267_264),
+            (9, 500_000, 6, 8, 20, 51_456),
+        ] {
+            let tuning = LoraTuning {
+                spreading_factor,
+                bandwidth_hz,
+                coding_rate,
+                preamble,
+                ..SF9
+            };
+            let time = Tuning::Lora(tuning).time_on_air(octets).as_micros();
+            assert_eq!(
+                time, micros,
+                "SF{spreading_factor} {bandwidth_hz} Hz, {octets} octets"
+            );
+        }
+    }
+
+    #[test]
+    fn frame_arrives_when_its_time_is_over() {
+        let mut air = Air::new(2);
+        air.listen(0, 1);
+        air.send(10, 0);
+        assert_eq!(air.until(256), []);
+        assert_eq!(air.until(257), [(0, Heard::Sent), (1, Heard::Frame)]);
+    }
+
+    #[test]
+    fn who_began_to_listen_late_hears_nothing() {
+        let mut air = Air::new(2);
+        air.send(10, 0);
+        air.listen(11, 1);
+        assert_eq!(air.until(300), [(0, Heard::Sent)]);
+    }
+
+    #[test]
+    fn who_listens_elsewhere_hears_nothing() {
+        for other in [
+            LoraTuning {
+                spreading_factor: 10,
+                ..SF9
+            },
+            LoraTuning {
+                bandwidth_hz: 250_000,
+                ..SF9
+            },
+            LoraTuning {
+                frequency_hz: 868_300_000,
+                ..SF9
+            },
+            LoraTuning { sync: 0x3444, ..SF9 },
+            LoraTuning {
+                inverted_iq: true,
+                ..SF9
+            },
+        ] {
+            let mut air = Air::new(2);
+            air.request(0, 1, AirRequest::Listen(Some(Tuning::Lora(other))));
+            air.send(10, 0);
+            assert_eq!(air.until(300), [(0, Heard::Sent)], "{other:?}");
+        }
+    }
+
+    #[test]
+    fn coding_rate_and_preamble_may_differ() {
+        let other = LoraTuning {
+            coding_rate: 8,
+            preamble: 12,
+            ..SF9
+        };
+        let mut air = Air::new(2);
+        air.request(0, 1, AirRequest::Listen(Some(Tuning::Lora(other))));
+        air.send(10, 0);
+        assert_eq!(air.until(300), [(0, Heard::Sent), (1, Heard::Frame)]);
+    }
+
+    #[test]
+    fn nobody_hears_while_it_sends() {
+        let mut air = Air::new(2);
+        air.listen(0, 0);
+        air.listen(0, 1);
+        air.send(10, 0);
+        air.send(200, 1);
+        assert_eq!(air.until(500), [(0, Heard::Sent), (1, Heard::Sent)]);
+    }
+
+    #[test]
+    fn equal_frames_that_overlap_destroy_each_other() {
+        let mut air = Air::new(3);
+        air.listen(0, 2);
+        air.send(10, 0);
+        air.send(100, 1);
+        // The receiver followed the first one; the second it never notices.
+        let heard = air.until(500);
+        assert_eq!(heard, [(0, Heard::Sent), (2, Heard::Damaged), (1, Heard::Sent)]);
+    }
+
+    #[test]
+    fn frame_that_is_6_db_stronger_survives() {
+        for (weaker_by, heard) in [
+            (6, &[Heard::Damaged, Heard::Frame][..]),
+            (5, &[Heard::Damaged][..]),
+        ] {
+            let mut air = Air::new(3);
+            let strong = Path::default();
+            let weak = Path {
+                rssi_dbm: strong.rssi_dbm - weaker_by,
+                ..strong
+            };
+            air.ether.set_path(StationId(0), StationId(2), weak);
+            air.listen(0, 2);
+            air.send(10, 0);
+            air.send(100, 1);
+            let by_receiver = air.until(500).into_iter().filter(|(station, _)| *station == 2);
+            let by_receiver: Vec<Heard> = by_receiver.map(|(_, heard)| heard).collect();
+            assert_eq!(by_receiver, heard, "weaker by {weaker_by} dB");
+        }
+    }
+
+    #[test]
+    fn frames_one_after_the_other_both_arrive() {
+        let mut air = Air::new(3);
+        air.listen(0, 2);
+        air.send(0, 0);
+        air.send(247, 1);
+        let heard = air.until(1000);
+        assert_eq!(
+            heard.iter().filter(|(_, heard)| *heard == Heard::Frame).count(),
+            2
+        );
+    }
+
+    #[test]
+    fn what_is_broken_off_reaches_nobody_and_still_disturbs() {
+        let mut air = Air::new(3);
+        air.listen(0, 2);
+        air.send(10, 0);
+        air.send(50, 1);
+        air.request(100, 0, AirRequest::Abort);
+        assert_eq!(air.until(500), [(1, Heard::Sent)]);
+        assert_eq!(air.ether.totals.sent, 1);
+    }
+
+    #[test]
+    fn channel_is_taken_while_somebody_sends() {
+        let mut air = Air::new(2);
+        air.send(10, 0);
+        air.request(20, 1, AirRequest::Sense(Tuning::Lora(SF9)));
+        assert_eq!(air.until(20), [(1, Heard::Sensed(true))]);
+        air.until(300);
+        air.request(300, 1, AirRequest::Sense(Tuning::Lora(SF9)));
+        assert_eq!(air.until(300), [(1, Heard::Sensed(false))]);
+    }
+
+    #[test]
+    fn path_loses_its_share_of_frames() {
+        let mut air = Air::new(2);
+        let path = Path {
+            loss: 0.25,
+            ..Path::default()
+        };
+        air.ether.set_path(StationId(0), StationId(1), path);
+        air.listen(0, 1);
+        for n in 0..1000 {
+            air.send(n * 300, 0);
+        }
+        air.until(1_000_000);
+        let totals = air.ether.totals;
+        assert_eq!(totals.received + totals.lost, 1000);
+        assert!((200..300).contains(&totals.lost), "{totals:?}");
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Heard {
+        Frame,
+        Damaged,
+        Sent,
+        Sensed(bool),
+    }
+
+    /// An air whose time is counted in milliseconds.
+    struct Air {
+        ether: Ether,
+        heard: Vec<(usize, Heard)>,
+    }
+
+    impl Air {
+        fn new(stations: usize) -> Air {
+            let mut ether = Ether::new(EtherConfig::default());
+            for _ in 0..stations {
+                ether.join();
+            }
+            Air {
+                ether,
+                heard: Vec::new(),
+            }
+        }
+
+        fn listen(&mut self, millis: u64, station: usize) {
+            self.request(millis, station, AirRequest::Listen(Some(Tuning::Lora(SF9))));
+        }
+
+        fn send(&mut self, millis: u64, station: usize) {
+            let (tuning, payload) = (Tuning::Lora(SF9), FRAME.to_vec());
+            self.request(millis, station, AirRequest::Send { tuning, payload });
+        }
+
+        fn request(&mut self, millis: u64, station: usize, request: AirRequest) {
+            self.pass(millis);
+            let now = Instant::from_micros(millis * 1000);
+            self.ether.handle_request(now, StationId(station), request);
+        }
+
+        fn until(&mut self, millis: u64) -> Vec<(usize, Heard)> {
+            self.pass(millis);
+            core::mem::take(&mut self.heard)
+        }
+
+        fn pass(&mut self, millis: u64) {
+            self.ether.handle_timeout(Instant::from_micros(millis * 1000));
+            while let Some((station, event)) = self.ether.poll_event() {
+                let heard = match event {
+                    AirEvent::Frame { payload, .. } => {
+                        assert_eq!(payload, FRAME);
+                        Heard::Frame
+                    }
+                    AirEvent::Damaged { .. } => Heard::Damaged,
+                    AirEvent::Sent => Heard::Sent,
+                    AirEvent::Sensed { busy } => Heard::Sensed(busy),
+                };
+                self.heard.push((station.0, heard));
+            }
+        }
+    }
+}

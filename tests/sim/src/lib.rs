@@ -37,8 +37,10 @@ pub mod history;
 pub mod modem;
 pub mod net;
 pub mod reference;
+pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod virtual_line;
 
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};

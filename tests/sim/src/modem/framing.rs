@@ -133,6 +133,15 @@ impl Framing {
         }
     }
 
+    /// The content of the one frame that these octets are, delimiters included.
+    pub fn decode_one(self, wire: &[u8]) -> Option<Vec<u8>> {
+        let Some(delimiter) = self.delimiter() else {
+            return Some(wire.to_vec());
+        };
+        let between = wire.strip_suffix(&[delimiter])?;
+        self.decode(between.strip_prefix(&[delimiter]).unwrap_or(between))
+    }
+
     fn decode(self, between: &[u8]) -> Option<Vec<u8>> {
         match self {
             Framing::LengthPrefix => Some(between.to_vec()),

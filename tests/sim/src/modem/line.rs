@@ -168,6 +168,12 @@ impl Uart {
                 self.modem.set_busy(now + time);
                 self.collect(now);
             }
+            Fault::Mishap(mishap) => {
+                if self.power == Power::On {
+                    self.modem.provoke(now, mishap);
+                    self.collect(now);
+                }
+            }
         }
     }
 

@@ -8,7 +8,13 @@
 pub mod ebyte;
 pub mod framing;
 mod line;
+pub mod rak;
 pub mod raw;
+pub mod rn;
+pub mod rylr;
+#[cfg(test)]
+mod tests;
+mod text;
 pub mod xbee;
 
 use core::fmt::Debug;
@@ -43,6 +49,9 @@ pub trait SimModem: Debug + Send {
 
     /// Until then it says that it is busy to everything that it can say so to.
     fn set_busy(&mut self, until: Instant);
+
+    /// It does something that its kind does now and then. Kinds that do not overlook it.
+    fn provoke(&mut self, _now: Instant, _mishap: Mishap) {}
 
     /// A deadline passed. A late or needless call does no harm.
     fn handle_timeout(&mut self, now: Instant);
@@ -90,4 +99,19 @@ pub enum Fault {
     Slow(Option<u32>),
     /// It says that it is busy for so long.
     Busy(Duration),
+    /// Something that only modems of its kind do.
+    Mishap(Mishap),
+}
+
+/// What modems do now and then, each kind in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mishap {
+    /// The next transmission never ends, as far as the host is told.
+    LoseSent,
+    /// A frame arrives with a wrong checksum.
+    BadFrame,
+    /// RN2483: the next answer to a command of the radio comes after an error that is none.
+    StaleError,
+    /// RN2483: the next frame is told at the moment when the host stops reception.
+    RaceStop,
 }

@@ -121,7 +121,10 @@ mod tests {
     fn every_special_octet_survives_both_modes() {
         let data: Vec<u8> = (0..=255).collect();
         for escaped in [false, true] {
-            assert_eq!(read(&encode(&data, escaped), escaped), core::slice::from_ref(&data));
+            assert_eq!(
+                read(&encode(&data, escaped), escaped),
+                core::slice::from_ref(&data)
+            );
         }
     }
 
