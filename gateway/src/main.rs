@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod decode;
 mod gather;
+mod links;
 mod run;
 mod telemetry;
 mod tools;

@@ -9,6 +9,8 @@ use broker::EmbeddedStats;
 use gateway_core::io::{ForwarderRefusal, Notice};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
+use radio_adapters::driver::{DropReason, Recovery};
+use radio_adapters::stats::RadioStats;
 use radio_adapters::udp::UdpStats;
 use tracing::field::{Field, Visit};
 use tracing::{Event, info, warn};
@@ -307,6 +309,45 @@ pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
             stats.kernel_dropped().unwrap_or(0),
         ),
     ]
+}
+
+/// What a radio on a serial line counted, with exported names.
+pub(crate) fn serial_rows(radio: &str, kind: &str, stats: &RadioStats) -> Vec<(String, u64)> {
+    let row = |name: &str, label: &str, value: u64| {
+        (format!("snipe_radio_{name}{{radio=\"{radio}\"{label}}}"), value)
+    };
+    let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let mut rows = vec![
+        row("up", &format!(",kind=\"{kind}\""), u64::from(stats.is_up())),
+        row("reopens_total", "", load(&stats.reopens)),
+        row("reboots_total", "", load(&stats.reboots)),
+        row("refusals_total", "", load(&stats.refusals)),
+        row("frames_total", ",direction=\"rx\"", load(&stats.received)),
+        row("frames_total", ",direction=\"tx\"", load(&stats.sent)),
+        row("bytes_total", ",direction=\"rx\"", load(&stats.received_octets)),
+        row("bytes_total", ",direction=\"tx\"", load(&stats.sent_octets)),
+        row(
+            "line_bytes_total",
+            ",direction=\"rx\"",
+            load(&stats.line_received_octets),
+        ),
+        row(
+            "line_bytes_total",
+            ",direction=\"tx\"",
+            load(&stats.line_sent_octets),
+        ),
+        row("unsent_total", "", load(&stats.unsent)),
+        row("not_heard_total", "", load(&stats.not_heard)),
+    ];
+    rows.extend(DropReason::ALL.map(|reason| {
+        let label = format!(",reason=\"{}\"", reason.name());
+        row("dropped_total", &label, stats.dropped(reason))
+    }));
+    rows.extend(Recovery::ALL.map(|way| {
+        let label = format!(",way=\"{}\"", way.name());
+        row("recoveries_total", &label, stats.recoveries(way))
+    }));
+    rows
 }
 
 /// What the embedded broker counted, with exported names.

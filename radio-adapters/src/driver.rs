@@ -63,7 +63,7 @@ pub enum DriverOutput {
     },
     /// For the core.
     Link(LinkEvent),
-    /// The modem does not answer: close the port and open it again.
+    /// The modem does not answer: close the port and open it again. It is counted as [`Recovery::Reopen`].
     Reopen,
     /// For the log and the counters.
     Report(Report),

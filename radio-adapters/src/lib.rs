@@ -7,6 +7,7 @@ pub mod framing;
 pub mod header;
 pub mod line;
 pub mod modems;
+pub mod raw;
 pub mod regions;
 pub mod serial;
 pub mod settings;

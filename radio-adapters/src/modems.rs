@@ -147,6 +147,15 @@ impl LoraDriver {
         }
     }
 
+    /// The network id with which it is delivered, if it has one.
+    pub fn network_id_delivered(self) -> Option<u8> {
+        match self {
+            LoraDriver::Rylr998 => Some(18),
+            LoraDriver::Rylr896 => Some(0),
+            LoraDriver::Rak3172 | LoraDriver::Rak4270 | LoraDriver::Rn2483 | LoraDriver::Rn2903 => None,
+        }
+    }
+
     /// Whether it listens for energy on the channel before it transmits. RAK's AT+CAD finds preambles only.
     pub fn listens_before_talk(self) -> bool {
         match self {

@@ -1,22 +1,31 @@
 //! The task that keeps a radio on a serial port running for years.
 //!
 //! It opens the port, carries out what a [`Driver`] wants and tells it what the line brings. A port that is not there,
-//! not readable or in use is tried again with growing waits, for as long as the gateway runs: a radio that is plugged
+//! not permitted or in use is tried again with growing waits, for as long as the gateway runs: a radio that is plugged
 //! in later simply begins to work. While a port is gone the core knows that its own radio is down
 //! ([`LinkEvent::Down`](gateway_core::io::LinkEvent::Down)) and does not blame clients for their silence.
+//!
+//! The port is ours alone while it is open, and passes octets of any value. DTR is left as it is, so that opening a
+//! port again does not reset an Arduino.
 
-use core::time::Duration;
+mod line;
+mod log;
+mod port;
+mod probe;
+mod task;
+
 use std::sync::Arc;
 
 use gateway_core::peer::LinkId;
-
-mod port;
+use tokio::sync::mpsc;
 
 pub use self::port::{PortError, check_port};
+pub use self::probe::{ProbeError, Probed, probe};
 
+use self::task::Task;
 use crate::driver::Driver;
 use crate::settings::PortSettings;
-use crate::stats::{Identity, RadioStats};
+use crate::stats::RadioStats;
 use crate::{InputSender, LinkSender};
 
 /// One radio of the configuration on a serial port.
@@ -33,59 +42,16 @@ pub struct SerialLink {
 impl SerialLink {
     /// Spawns the task that drives the radio; it opens the port, now or as soon as it can.
     ///
-    /// When the last clone of the returned sender is dropped, what it was given is sent (for a second at most), the
-    /// port is closed and the link's clone of `inputs` dropped.
+    /// When the last clone of the returned sender is dropped, what it was given is sent (for half a second at most),
+    /// the port is closed and the link's clone of `inputs` dropped.
     ///
     /// # Panics
     /// Outside of a Tokio runtime with I/O and time enabled.
     pub fn spawn(self, link: LinkId, inputs: InputSender) -> (LinkSender, Arc<RadioStats>) {
-        todo!("{self:?} {link:?} {inputs:?}")
+        let (sender, batches) = mpsc::unbounded_channel();
+        let stats = Arc::new(RadioStats::default());
+        let task = Task::new(self, link, inputs, batches, stats.clone());
+        tokio::spawn(task.run());
+        (sender, stats)
     }
-}
-
-/// Opens the port, sets up the modem and says what it is; the port is closed again.
-///
-/// # Errors
-/// The port cannot be opened, the modem refuses its configuration, or does not answer for so long.
-pub async fn probe(
-    port: &PortSettings,
-    driver: Box<dyn Driver>,
-    timeout: Duration,
-) -> Result<Probed, ProbeError> {
-    todo!("{port:?} {driver:?} {timeout:?}")
-}
-
-/// What a modem said when it was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probed {
-    /// What it is.
-    pub identity: Identity,
-    /// What does not work as it should.
-    pub degraded: Vec<String>,
-}
-
-/// A modem cannot be asked what it is.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProbeError {
-    /// The port cannot be opened.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// The port went away while the modem was set up.
-    #[error("the port went away: {0}")]
-    Gone(std::io::Error),
-    /// The modem does not take its configuration: what it refused, and what to change.
-    #[error("{0}")]
-    Refused(String),
-    /// Nothing came in time.
-    #[error("the modem did not answer within {}s: check its power, its wiring (TX and RX crossed?) and `baud`", .0.as_secs_f32())]
-    Silent(Duration),
-    /// Something came in time, but nothing that the driver understands.
-    #[error("no answer within {}s, but {octets} octets that are none: is `baud` right, and is it this kind of modem?", .timeout.as_secs_f32())]
-    Gibberish {
-        /// How long it was waited.
-        timeout: Duration,
-        /// How many octets came.
-        octets: u64,
-    },
 }

@@ -3,7 +3,6 @@
 use std::{
     fs::File,
     io::{self, Read},
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -13,15 +12,15 @@ use gateway_core::config::{
     QosMinusOneRule, SearchReply, SleepQos0, SleepRules, Timers, UpstreamConfig, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
-use radio_adapters::udp::UdpConfig;
 use sn_codec::{QoS, TopicId};
 use tracing::level_filters::LevelFilter;
 
 use super::{
     layers::Surroundings,
+    radio_settings::radio,
     report::Report,
     rules::base_directory,
-    settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings},
+    settings::{Broker, LogFormat, LogSettings, Radio, Settings},
     source::Place,
     tree::{Table, Value},
     url::BrokerUrl,
@@ -36,7 +35,11 @@ const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 /// Builds the settings. Where a value is invalid, and so has been reported, something else stands in its place.
 pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Report>) -> Settings {
     let gateway_id = root.integer("gateway.id").map_or(1, to);
-    let radios: Vec<Radio> = root.tables("radio").iter().filter_map(radio).collect();
+    let radios: Vec<Radio> = root
+        .tables("radio")
+        .iter()
+        .filter_map(|entry| radio(root, entry))
+        .collect();
     let sleep = sleep(root, "sleep", &SleepRules::default());
     let default = GatewayConfig::default();
     let name = root
@@ -282,30 +285,6 @@ fn state_dir(root: &Table, around: &Surroundings) -> PathBuf {
         None if around.home.is_none() => home().join("snipe"),
         None => home().join(".local/state/snipe"),
     }
-}
-
-fn radio(radio: &Table) -> Option<Radio> {
-    let addresses = |key| {
-        radio
-            .addresses(key)
-            .map(|(address, _)| address)
-            .collect::<Vec<SocketAddr>>()
-    };
-    let kind = match radio.text("kind")? {
-        "udp" => RadioKind::Udp(UdpConfig {
-            bind: addresses("bind"),
-            multicast: addresses("multicast"),
-            interface: radio.text("interface").map(str::to_owned),
-            mtu: to(radio.integer("mtu")?),
-        }),
-        // Warned about where the kind stands.
-        _ => return None,
-    };
-    Some(Radio {
-        name: radio.text("name")?.to_owned(),
-        kind,
-        required: radio.bool("required").unwrap_or_default(),
-    })
 }
 
 fn broker(root: &Table, reports: &mut Vec<Report>) -> Broker {

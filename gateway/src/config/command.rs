@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::{
-    Broker, EXIT_INVALID, Loaded, SourceArgs,
+    Broker, EXIT_INVALID, Loaded, SourceArgs, forecast,
     layers::Surroundings,
     load, load_tree, render,
     report::{ConfigErrors, colours_on_stderr},
@@ -61,6 +61,9 @@ impl CheckArgs {
             Ok(loaded) => {
                 warn(&loaded);
                 println!("{}: ok ({})", loaded.origin, summary(&loaded));
+                for line in loaded.settings.radios.iter().filter_map(forecast::of) {
+                    println!("  {line}");
+                }
                 ExitCode::SUCCESS
             }
             Err(errors) => refuse(&errors),

@@ -36,10 +36,13 @@ pub mod families;
 pub mod history;
 pub mod modem;
 pub mod net;
+#[cfg(unix)]
+pub mod pty;
 pub mod reference;
 pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod site;
 pub mod virtual_line;
 
 use net::{Path, PathConfig, between};

@@ -6,6 +6,7 @@
 //! in [`crate::ether`].
 
 pub mod ebyte;
+mod fault;
 pub mod framing;
 mod line;
 pub mod rak;
@@ -24,6 +25,7 @@ use gateway_core::time::Instant;
 
 use crate::ether::{AirEvent, AirRequest};
 
+pub use fault::{Fault, FaultError, Mishap};
 pub use line::{Uart, UartOutput};
 
 /// A modem behind a UART.
@@ -76,42 +78,4 @@ pub enum ModemOutput {
     Vanish(Duration),
     /// What a person watching would like to know.
     Note(String),
-}
-
-/// Something that goes wrong with a modem or its line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Its plug is pulled and put back after so long; it has no power in between.
-    Unplug(Duration),
-    /// It starts again by itself, as after a dip of its supply.
-    Reboot,
-    /// It takes octets and does nothing, until it is unplugged or told to reboot.
-    Hang,
-    /// So many random octets reach the host.
-    Garbage(usize),
-    /// The next answer to a command does not reach the host.
-    DropReply,
-    /// The next line that the host did not ask for reaches it twice.
-    DupEvent,
-    /// Octets reach the host one by one, or as written.
-    SplitWrites(bool),
-    /// Octets pass at this pace, however fast the line is said to be; `None` ends it.
-    Slow(Option<u32>),
-    /// It says that it is busy for so long.
-    Busy(Duration),
-    /// Something that only modems of its kind do.
-    Mishap(Mishap),
-}
-
-/// What modems do now and then, each kind in its own way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mishap {
-    /// The next transmission never ends, as far as the host is told.
-    LoseSent,
-    /// A frame arrives with a wrong checksum.
-    BadFrame,
-    /// RN2483: the next answer to a command of the radio comes after an error that is none.
-    StaleError,
-    /// RN2483: the next frame is told at the moment when the host stops reception.
-    RaceStop,
 }
