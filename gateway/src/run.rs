@@ -12,7 +12,7 @@ use std::time::Instant as Clock;
 
 use broker::RequestSender;
 use gateway_core::Gateway;
-use gateway_core::io::{BrokerEvent, Input, LinkEvent, Output, TxDatagram};
+use gateway_core::io::{BrokerEvent, Input, LinkEvent, Output, StoreEvent, StoreRequest, TxDatagram};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use tokio::runtime;
@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::airtime_log::AirtimeLog;
 use crate::config::{self, Loaded, Settings};
 use crate::control::{self, Answer, Question};
 use crate::gather::Gather;
@@ -40,9 +41,9 @@ const STOP_WAIT: Duration = Duration::from_millis(800);
 const REQUIRED_WAIT: Duration = Duration::from_secs(30);
 
 /// Exit codes, as `snipe --help` lists them.
-const EXIT_UNAVAILABLE: u8 = 69;
+pub(crate) const EXIT_UNAVAILABLE: u8 = 69;
 const EXIT_CANNOT_WRITE: u8 = 73;
-const EXIT_NO_PERMISSION: u8 = 77;
+pub(crate) const EXIT_NO_PERMISSION: u8 = 77;
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the gateway until a signal stops it.
@@ -144,6 +145,22 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         Opened::Embedded(embedded) => embedded.spawn(inputs.clone()),
         Opened::External(remote) => broker::spawn(remote, inputs.clone()),
     };
+    let names: Vec<String> = settings.radios.iter().map(|radio| radio.name.clone()).collect();
+    let opened = settings
+        .gateway
+        .keep_airtime
+        .then(|| AirtimeLog::open(&settings.state_dir, &names, inputs.downgrade()))
+        .transpose();
+    let (airtime, found) = match opened {
+        Ok(opened) => opened.unzip(),
+        Err(error) => {
+            eprintln!(
+                "snipe: cannot record airtime in {}: {error}",
+                settings.state_dir.display()
+            );
+            return ExitCode::from(EXIT_CANNOT_WRITE);
+        }
+    };
     drop(inputs);
     let (give_up, gave_up) = oneshot::channel::<()>();
     let stop = async move {
@@ -157,13 +174,18 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     let required = Required::new(&settings);
     let seed = u64::from(std::process::id()) ^ unix_micros();
     let (up, watched) = watch::channel(vec![false; links.len()]);
+    let mut gateway = Gateway::new(settings.gateway, seed, instant(start));
+    for (at, found) in found.into_iter().flatten().enumerate() {
+        gateway.handle_store(instant(start), StoreEvent::AirtimeFound(LinkId(at as u16), found));
+    }
     let shell = Shell {
-        gateway: Gateway::new(settings.gateway, seed, instant(start)),
+        gateway,
+        airtime,
         start,
         links,
         up,
         broker,
-        notices: Notices::new(settings.radios.iter().map(|radio| radio.name.clone()).collect()),
+        notices: Notices::new(names),
         buf: Vec::new(),
     };
     // A task, not this future: the runtime looks for events once more before it comes back to its main future.
@@ -279,6 +301,7 @@ struct Shell {
     /// Which of them work.
     up: watch::Sender<Vec<bool>>,
     broker: RequestSender,
+    airtime: Option<AirtimeLog>,
     notices: Notices,
     /// Datagrams of the output at hand.
     buf: Vec<u8>,
@@ -347,7 +370,8 @@ impl Shell {
         match input {
             Input::Datagrams(link, batch) => {
                 for (received, datagram) in batch.iter() {
-                    self.gateway.handle_datagram(now, link, &received.from, datagram);
+                    self.gateway
+                        .handle_received(now, link, &received.from, received.facts, datagram);
                 }
                 batch.datagrams.len() as u64
             }
@@ -362,6 +386,10 @@ impl Shell {
             Input::Link(link, event) => {
                 self.note_state(link, &event);
                 self.gateway.handle_link(now, link, event);
+                0
+            }
+            Input::Store(event) => {
+                self.gateway.handle_store(now, event);
                 0
             }
         }
@@ -410,6 +438,11 @@ impl Shell {
                     self.buf.clear();
                 }
                 Output::Broker(request) => requests.push(request),
+                Output::Store(StoreRequest::Airtime { link, record }) => {
+                    if let Some(log) = &self.airtime {
+                        log.store(link, record);
+                    }
+                }
                 Output::Notice(notice) => self.notices.log(now, notice),
             }
         }
@@ -433,14 +466,22 @@ impl Shell {
             if let Some(stats) = self.broker.embedded_stats() {
                 rows.extend(telemetry::broker_rows(&stats));
             }
-            for link in &self.links {
+            for (at, link) in self.links.iter().enumerate() {
                 match &link.stats {
                     Stats::Udp(stats) => rows.extend(telemetry::udp_rows(&link.name, stats)),
-                    Stats::Serial(stats) => {
-                        rows.extend(telemetry::serial_rows(&link.name, link.kind, stats));
+                    Stats::Serial(stats) => rows.extend(telemetry::serial_rows(&link.name, stats)),
+                }
+                if let Some(metrics) = self.gateway.link_metrics(now, LinkId(at as u16)) {
+                    rows.extend(telemetry::link_rows(&link.name, link.kind, &metrics));
+                    if matches!(link.stats, Stats::Serial(_)) {
+                        rows.extend(telemetry::signal_rows(&link.name, &metrics));
+                        answer
+                            .fractions
+                            .extend(telemetry::airtime_rows(&link.name, &metrics));
                     }
                 }
             }
+            telemetry::summed(rows);
         }
         // Whoever asked may have gone.
         let _ = question.answer.send(answer);

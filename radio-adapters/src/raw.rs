@@ -270,12 +270,12 @@ impl RawSerial {
         Duration::from_micros(octets as u64 * 10_000_000 / u64::from(self.settings.port.baud.max(1)))
     }
 
-    /// Silence that ends a frame.
-    fn gap(&self) -> Duration {
-        GAP.max(self.on_the_line(GAP_OCTETS))
+    /// When so many octets arrive at the earliest if the line was silent for a gap before them.
+    fn after_gap(&self, octets: usize) -> Instant {
+        self.heard + GAP.max(self.on_the_line(GAP_OCTETS)) + self.on_the_line(octets)
     }
 
-    /// The line was silent for [`RawSerial::gap`].
+    /// The line was silent.
     fn fall_silent(&mut self, now: Instant) {
         if let Some(frame) = self.unrated.take() {
             self.take_frame(now, &frame, None);
@@ -346,8 +346,7 @@ impl Driver for RawSerial {
             return;
         }
         // Whoever reads the line may be late: it was silent only if it was before the first of these octets.
-        let silent = self.heard + self.gap() + self.on_the_line(octets.len()) <= now;
-        if self.waits_for_silence() && silent {
+        if self.waits_for_silence() && self.after_gap(octets.len()) <= now {
             self.fall_silent(now);
         }
         self.heard = now;
@@ -386,7 +385,7 @@ impl Driver for RawSerial {
         if let Some(octets) = self.echo.give_up(now) {
             self.take(now, &octets);
         }
-        if self.waits_for_silence() && self.heard + self.gap() <= now {
+        if self.waits_for_silence() && self.after_gap(1) <= now {
             self.fall_silent(now);
         }
         self.send_next(now);
@@ -396,7 +395,7 @@ impl Driver for RawSerial {
         if let State::Settling(until) = self.state {
             return Some(until);
         }
-        let silence = self.waits_for_silence().then(|| self.heard + self.gap());
+        let silence = self.waits_for_silence().then(|| self.after_gap(1));
         let line = match &self.sending {
             Some(sending) => Some(sending.done),
             None if self.waiting.is_some() || !self.acks.is_empty() => Some(self.free),

@@ -12,12 +12,17 @@ use serde_json::Value;
 mod airtime;
 #[path = "vectors/aquila.rs"]
 mod aquila;
+#[path = "line/bench.rs"]
+#[allow(dead_code)] // Each test binary uses its part of it.
+mod bench;
 #[path = "vectors/ebyte.rs"]
 mod ebyte;
 #[path = "vectors/framing.rs"]
 mod framing;
 #[path = "vectors/header.rs"]
 mod header;
+#[path = "vectors/line.rs"]
+mod line;
 #[path = "vectors/xbee.rs"]
 mod xbee;
 
@@ -34,7 +39,12 @@ const FAMILIES: &[(&str, Check)] = &[
     ("hdlc", framing::check_hdlc),
     ("kiss", framing::check_kiss),
     ("radiohead", header::check_radiohead),
+    ("rak-old", line::check_rak3172),
+    ("rak-rui3", line::check_rak3172),
+    ("rak4270", line::check_rak4270),
     ("raw-length-prefix", framing::check_length_prefix),
+    ("rn2xx3", line::check_rn2xx3),
+    ("rylr", line::check_rylr),
     ("slip", framing::check_slip),
     ("xbee", xbee::check),
 ];
@@ -49,11 +59,6 @@ const UNSPOKEN: &[(&str, usize, &str)] = &[
         1,
         "MQTT-SN over Meshtastic's stream protocol is not offered",
     ),
-    ("rak-old", 1, "no driver yet"),
-    ("rak-rui3", 6, "no driver yet"),
-    ("rak4270", 1, "no driver yet"),
-    ("rn2xx3", 9, "no driver yet"),
-    ("rylr", 18, "no driver yet"),
     (
         "semtech-udp",
         4,

@@ -1,4 +1,5 @@
-//! Drivers of modems against simulated modems, in virtual time.
+//! Drivers on simulated modems, in virtual time: both sides are values, and a line with its pace and its faults is
+//! between them.
 
 mod bench;
 mod line;

@@ -31,6 +31,11 @@ pub struct GatewayConfig {
     pub qos_minus_one: Vec<QosMinusOneRule>,
     /// Timers and counters of the protocol.
     pub timers: Timers,
+    /// What holds for one link only, by [`LinkId`]; a link that is not in the list has nothing of its own.
+    pub links: Vec<LinkSettings>,
+    /// What was sent is kept by [`StoreRequest::Airtime`](crate::io::StoreRequest::Airtime), so that a restart does
+    /// not give a link with a duty cycle more than the law does. Without it every start counts as the first.
+    pub keep_airtime: bool,
     /// Bounds on everything that peers can make grow.
     pub limits: Limits,
     /// What is kept for a client until it can take it.
@@ -52,11 +57,43 @@ impl Default for GatewayConfig {
             forwarders: Vec::new(),
             qos_minus_one: Vec::new(),
             timers: Timers::default(),
+            links: Vec::new(),
+            keep_airtime: false,
             limits: Limits::default(),
             sleep: SleepRules::default(),
             address_change: AddressChange::Open,
         }
     }
+}
+
+impl GatewayConfig {
+    /// How often and when something is repeated on a link.
+    pub fn retry(&self, link: LinkId) -> Retry {
+        let own = self.links.get(usize::from(link.0)).and_then(|link| link.retry);
+        own.unwrap_or(Retry {
+            first: self.timers.retry_first,
+            max: self.timers.retry_max,
+            count: self.timers.retry_count,
+        })
+    }
+}
+
+/// What holds for one link.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LinkSettings {
+    /// Goes in the place of the retry settings of [`Timers`].
+    pub retry: Option<Retry>,
+}
+
+/// Tretry and Nretry of the gateway's own messages (§7.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// Wait before the first retransmission. Links that know their airtime wait longer where the answer takes longer.
+    pub first: Duration,
+    /// Each further wait is twice the last, up to this.
+    pub max: Duration,
+    /// Retransmissions before the gateway gives up for now.
+    pub count: u8,
 }
 
 /// How clients share connections to the broker.

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
-use crate::io::Notice;
+use crate::io::{Notice, RadioFacts};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -25,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) upstream: Upstream,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) links: Links,
+    /// How the datagram at hand was received.
+    pub(crate) facts: RadioFacts,
     pub(crate) timers: Timers,
     pub(crate) metrics: Metrics,
     pub(crate) rng: SmallRng,

@@ -4,12 +4,13 @@ use core::time::Duration;
 
 use sn_codec::{Advertise, GwInfo, Packet};
 
+use crate::budget::Share;
 use crate::clients::Peer;
 use crate::config::SearchReply;
 use crate::gateway::Gateway;
 use crate::io::{Destination, Notice, Output};
 use crate::limiter::Seldom;
-use crate::links::{Stray, Via};
+use crate::links::{Admission, Via, What};
 use crate::peer::{LinkAddr, LinkId};
 use crate::time::Instant;
 
@@ -58,6 +59,17 @@ impl Beacons {
         self.next_advertise = None;
         self.gw_info = false;
     }
+
+    /// One that never left is to be sent again.
+    pub(crate) fn again(&mut self, advertise: bool) {
+        self.advertise |= advertise;
+        self.gw_info |= !advertise;
+    }
+
+    /// Beacons that are to be sent.
+    pub(crate) fn waiting(&self) -> u64 {
+        u64::from(self.advertise) + u64::from(self.gw_info)
+    }
 }
 
 impl Gateway {
@@ -88,7 +100,7 @@ impl Gateway {
         });
         // The control octet of a forwarder has two bits for it (§5.5).
         let radius = radius.min(3);
-        if !self.cx.links.send_stray(Stray { via, answer, radius }) {
+        if !self.cx.links.send_stray(via, answer, radius) {
             self.cx.metrics.rate_limited_total += 1;
         }
     }
@@ -168,26 +180,48 @@ impl Gateway {
     /// Makes the beacon that a link is due.
     pub(crate) fn transmit_beacon(&mut self, now: Instant, id: LinkId, buf: &mut Vec<u8>) -> Option<Output> {
         let gw_id = self.cx.config.gateway_id;
-        let beacons = &mut self.cx.links.get_mut(id)?.beacons;
-        let packet = if core::mem::take(&mut beacons.gw_info) {
-            Packet::GwInfo(GwInfo { gw_id, gw_add: &[] })
-        } else if core::mem::take(&mut beacons.advertise) {
-            beacons.last_advertise = Some(now);
+        let beacons = &self.cx.links.get(id)?.beacons;
+        let (packet, what, share) = if beacons.gw_info {
+            let info = GwInfo { gw_id, gw_add: &[] };
+            (Packet::GwInfo(info), What::GwInfo, Share::Control)
+        } else if beacons.advertise {
             let interval = self.cx.config.advertise_interval?;
             let duration = u16::try_from(interval.as_secs()).unwrap_or(u16::MAX);
-            Packet::Advertise(Advertise { gw_id, duration })
+            let advertise = Advertise { gw_id, duration };
+            (Packet::Advertise(advertise), What::Advertise, Share::Bulk)
         } else {
             return None;
         };
-        beacons.last_sent = Some(now);
-        let start = buf.len();
+        let len = packet.encoded_len();
+        let admission = self.cx.links.admit_broadcast(now, id, len, share);
+        if admission == Admission::Wait {
+            return None;
+        }
+        let link = self.cx.links.get_mut(id)?;
+        match what {
+            What::GwInfo => link.beacons.gw_info = false,
+            _ => link.beacons.advertise = false,
+        }
+        if admission != Admission::Go {
+            let notice = link.too_large(now, id, None, len);
+            notice.into_iter().for_each(|notice| self.cx.notice(notice));
+            return None;
+        }
+        if let What::Advertise = what {
+            link.beacons.last_advertise = Some(now);
+        }
+        link.beacons.last_sent = Some(now);
+        let confirms = link.confirms();
         packet.encode(buf);
         self.cx.metrics.count_sent(packet.msg_type());
-        let ticket = self.cx.links.spend(id);
+        let ticket = self.cx.links.spend(now, id, len, share);
+        if confirms {
+            self.cx.links.follow(now, id, ticket, len, what);
+        }
         Some(Output::Transmit {
             link: id,
             to: Destination::Broadcast,
-            len: buf.len() - start,
+            len,
             ticket,
         })
     }

@@ -16,9 +16,13 @@ use crate::clients::{ClientIx, ClientTable, Peer};
 use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule};
 use crate::context::{Context, Payloads};
 use crate::forwarder::Forwarders;
-use crate::io::{BrokerEvent, ConnId, Destination, FilterId, LinkEvent, Notice, Output, Refusal, Token};
+use crate::io::{
+    BrokerEvent, ConnId, FilterId, LinkEvent, LinkProfile, Notice, Output, RadioFacts, Refusal, StoreEvent,
+    Token,
+};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
-use crate::links::{Links, Owed, Via};
+use crate::link_metrics::LinkMetrics;
+use crate::links::{Links, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use crate::registry::{Names, Predefined};
@@ -44,7 +48,7 @@ pub struct Gateway {
     /// Kept for its memory.
     recipients: Vec<(ClientIx, QoS)>,
     /// The link that may send next.
-    next_link: u16,
+    pub(crate) next_link: u16,
 }
 
 impl Gateway {
@@ -56,7 +60,8 @@ impl Gateway {
             payloads: Payloads::default(),
             upstream: Upstream::new(&config.upstream, &config.limits),
             subscriptions: Subscriptions::default(),
-            links: Links::default(),
+            links: Links::new(config.keep_airtime),
+            facts: RadioFacts::default(),
             timers: Timers::default(),
             metrics: Metrics::default(),
             rng: SmallRng::seed_from_u64(seed),
@@ -82,52 +87,106 @@ impl Gateway {
 
     /// A link changed or grants credit.
     pub fn handle_link(&mut self, now: Instant, link: LinkId, event: LinkEvent) {
+        self.cx.links.now = now;
         match event {
-            LinkEvent::Up(profile) => {
-                self.cx.links.up(link, profile);
-                self.start_advertising(now, link);
-            }
+            LinkEvent::Up(profile) => self.on_link_up(now, link, profile),
             LinkEvent::Down => self.on_link_down(now, link),
             LinkEvent::Credit(datagrams) => self.cx.links.credit(link, datagrams),
-            // Retry timers start when a datagram is made, and peers are known by their addresses alone.
-            LinkEvent::Sent(_)
-            | LinkEvent::Unsent(_)
-            | LinkEvent::PeerIdentified { .. }
-            | LinkEvent::PeerGone { .. } => {}
+            LinkEvent::Sent(ticket) => self.on_sent(now, link, ticket),
+            LinkEvent::Unsent(ticket) => self.on_unsent(now, link, ticket),
+            // Peers are known by their addresses alone.
+            LinkEvent::PeerIdentified { .. } | LinkEvent::PeerGone { .. } => {}
         }
     }
 
+    /// Clients of the link were not expired while it was down, and are given time to be heard of again. Who had a
+    /// message under way comes first.
+    fn on_link_up(&mut self, now: Instant, link: LinkId, profile: LinkProfile) {
+        let outage = self.cx.links.up(now, link, profile);
+        if outage.lost {
+            self.cx.notice(Notice::AirtimeLost { link });
+        }
+        self.start_advertising(now, link);
+        if !outage.first && outage.after.is_none() {
+            return; // Another profile, and no outage.
+        }
+        let after = outage.after;
+        self.cx.notice(Notice::LinkUp { link, after });
+        let Some(after) = after else { return };
+        // Who lost its address meanwhile was on some link that is down.
+        let mut clients = self
+            .clients_where(|client| client.cut_off && client.via.as_ref().is_none_or(|via| via.link == link));
+        let busy = |ix: &ClientIx| {
+            self.clients
+                .get(*ix)
+                .is_some_and(|client| client.down.has_exchange())
+        };
+        clients.sort_by_key(|ix| !busy(ix));
+        for ix in clients {
+            if let Some(client) = self.clients.get_mut(ix) {
+                client.on_link_up(&self.cx, now, after);
+            }
+            self.after(now, ix);
+        }
+    }
+
+    fn clients_where(&self, is: impl Fn(&Client) -> bool) -> Vec<ClientIx> {
+        self.clients
+            .iter()
+            .filter(|(_, client)| is(client))
+            .map(|(ix, _)| ix)
+            .collect()
+    }
+
     /// What was owed is lost with the radio, as if it had been sent: clients ask again. Who was awake for its messages
-    /// is asleep, with the message under way at the front.
+    /// is asleep, with the message under way at the front. No client is expired before the link is back, and nothing
+    /// counts as sent in vain.
     fn on_link_down(&mut self, now: Instant, link: LinkId) {
-        for owed in self.cx.links.down(link) {
+        let Some((replies, under_way)) = self.cx.links.down(now, link) else {
+            return;
+        };
+        for owed in replies {
             if let Some(client) = self.clients.get_mut(owed.client)
                 && client.serial == owed.serial
             {
                 client.owed = client.owed.saturating_sub(1);
             }
         }
-        let awake: Vec<ClientIx> = self
-            .clients
-            .iter()
-            .filter(|(_, client)| {
-                matches!(client.state, State::Awake(_))
-                    && client.via.as_ref().is_some_and(|via| via.link == link)
-            })
-            .map(|(ix, _)| ix)
-            .collect();
-        for ix in awake {
+        for what in under_way {
+            self.take_back(now, link, None, what);
+        }
+        let clients = self.clients_where(|client| client.via.as_ref().is_some_and(|via| via.link == link));
+        self.cx.notice(Notice::LinkDown {
+            link,
+            clients: clients.len(),
+        });
+        for ix in clients {
             if let Some(client) = self.clients.get_mut(ix) {
-                client.give_up_wake();
+                client.on_link_down();
             }
             self.after(now, ix);
         }
     }
 
+    /// One datagram arrived, of which no more is known than where it came from.
+    pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
+        self.handle_received(now, link, from, RadioFacts::default(), datagram);
+    }
+
     /// One datagram arrived.
     ///
     /// The codec decides what can be read (readings A2 to A7, A9, A37), encapsulated or not (reading A82).
-    pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
+    pub fn handle_received(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        from: &Route,
+        facts: RadioFacts,
+        datagram: &[u8],
+    ) {
+        self.cx.links.now = now;
+        self.cx.facts = facts;
+        self.cx.links.received(link, facts, datagram.len());
         let (encapsulation, message) = match Encapsulation::split(datagram) {
             Ok(split) => split,
             Err(error) => return self.count_malformed(error.kind),
@@ -384,6 +443,7 @@ impl Gateway {
 
     /// A broker port reports.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
+        self.cx.links.now = now;
         match event {
             BrokerEvent::Up {
                 conn,
@@ -639,8 +699,17 @@ impl Gateway {
         self.recipients = recipients;
     }
 
+    /// The store reports.
+    pub fn handle_store(&mut self, now: Instant, event: StoreEvent) {
+        self.cx.links.now = now;
+        if let Some(notice) = self.cx.links.on_store(now, event) {
+            self.cx.notice(notice);
+        }
+    }
+
     /// Timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.cx.links.now = now;
         for _ in 0..EXPIRIES_PER_CALL {
             let Some((at, ix)) = self.cx.timers.pop_due(now) else {
                 break;
@@ -660,6 +729,7 @@ impl Gateway {
 
     /// The gateway stops: connected clients are told, and the broker connections closed in good order (reading A78).
     pub fn handle_shutdown(&mut self, now: Instant) {
+        self.cx.links.now = now;
         let connected: Vec<ClientIx> = self
             .clients
             .iter()
@@ -717,19 +787,31 @@ impl Gateway {
     ///
     /// For [`Output::Transmit`] the datagram was appended to `buf`.
     pub fn poll_output(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
+        if let Some(output) = self.poll_others() {
+            return Some(output);
+        }
+        // What links could not send may be worth a notice.
+        self.poll_links(now, buf).or_else(|| self.poll_others())
+    }
+
+    fn poll_others(&mut self) -> Option<Output> {
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
         if let Some(request) = self.cx.upstream.poll(&mut self.cx.metrics) {
             return Some(Output::Broker(request));
         }
-        self.poll_links(now, buf)
+        self.cx.links.poll_store().map(Output::Store)
     }
 
     /// When [`Gateway::handle_timeout`] is wanted; meaningful once the outputs are drained.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let advertise = self.next_advertise();
-        [self.cx.timers.next(), advertise].into_iter().flatten().min()
+        let airtime = self.cx.links.next_wake();
+        [self.cx.timers.next(), advertise, airtime]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What was counted so far.
@@ -759,6 +841,11 @@ impl Gateway {
             metrics.clients_lost,
         ] = states;
         metrics
+    }
+
+    /// What was counted on a link so far, and what waits there.
+    pub fn link_metrics(&self, now: Instant, link: LinkId) -> Option<LinkMetrics> {
+        self.cx.links.metrics(now, link)
     }
 
     /// After anything happened to a client: its place in the lines and its timer follow its state.
@@ -796,92 +883,6 @@ impl Gateway {
         }
     }
 
-    fn poll_links(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
-        let links = self.cx.links.ids().count() as u16;
-        // Links take turns: each is asked once, beginning with the one whose turn it is.
-        for _ in 0..links {
-            let link = LinkId(self.next_link);
-            if let Some(output) = self.poll_link(now, link, buf) {
-                return Some(output);
-            }
-            self.next_link = (link.0 + 1) % links;
-        }
-        None
-    }
-
-    /// One datagram of a link: answers, then deliveries, then the beacon.
-    fn poll_link(&mut self, now: Instant, id: LinkId, buf: &mut Vec<u8>) -> Option<Output> {
-        loop {
-            let link = self.cx.links.get_mut(id).filter(|link| link.ready())?;
-            if let Some(stray) = link.strays.pop_front() {
-                return Some(transmit(
-                    &mut self.cx,
-                    &stray.via,
-                    stray.radius,
-                    buf,
-                    &stray.answer,
-                ));
-            }
-            if let Some(owed) = link.replies.pop_front() {
-                if let Some(output) = self.transmit_reply(id, owed, buf) {
-                    return Some(output);
-                }
-                continue;
-            }
-            if let Some(ix) = link.deliveries.pop_front() {
-                if let Some(output) = self.transmit_delivery(now, id, ix, buf) {
-                    return Some(output);
-                }
-                continue;
-            }
-            return self.transmit_beacon(now, id, buf);
-        }
-    }
-
-    fn transmit_reply(&mut self, link: LinkId, owed: Owed, buf: &mut Vec<u8>) -> Option<Output> {
-        let client = self
-            .clients
-            .get_mut(owed.client)
-            .filter(|client| client.serial == owed.serial)?;
-        client.owed = client.owed.saturating_sub(1);
-        // It moved to another link, or its address went to another client.
-        let via = client.via.as_ref().filter(|via| via.link == link)?;
-        let packet = Packet::from(owed.reply);
-        Some(transmit(&mut self.cx, via, 0, buf, &packet))
-    }
-
-    fn transmit_delivery(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        ix: ClientIx,
-        buf: &mut Vec<u8>,
-    ) -> Option<Output> {
-        let client = self.clients.get_mut(ix)?;
-        client.in_deliveries = false;
-        let via = client.via.clone()?;
-        if via.link != link {
-            self.after(now, ix); // It moved: it takes its place in the line of its link.
-            return None;
-        }
-        let start = buf.len();
-        encapsulate(&via, 0, buf);
-        let sent = client.next_delivery(&mut self.cx, now, buf);
-        self.after(now, ix);
-        if sent.is_none() {
-            buf.truncate(start);
-            return None;
-        }
-        let ticket = self.cx.links.spend(via.link);
-        let len = buf.len() - start;
-        Some(Output::Transmit {
-            link: via.link,
-            to: Destination::Peer(via.route),
-            len,
-            ticket,
-        })
-    }
-
     /// Queues an answer to a peer, session or not.
     pub(crate) fn answer_stranger(&mut self, via: Via, answer: Packet<'static>) {
         if !self.cx.links.answer_stranger(via, answer) {
@@ -900,31 +901,6 @@ fn type_octet(message: &[u8]) -> Option<u8> {
         [0x01, _, _, octet, ..] => Some(octet),
         [_, octet, ..] => Some(octet),
         _ => None,
-    }
-}
-
-/// Encodes one datagram for a peer.
-fn transmit(cx: &mut Context, via: &Via, radius: u8, buf: &mut Vec<u8>, packet: &Packet<'_>) -> Output {
-    let start = buf.len();
-    encapsulate(via, radius, buf);
-    packet.encode(buf);
-    cx.metrics.count_sent(packet.msg_type());
-    Output::Transmit {
-        link: via.link,
-        to: Destination::Peer(via.route.clone()),
-        len: buf.len() - start,
-        ticket: cx.links.spend(via.link),
-    }
-}
-
-/// Puts the frame of the forwarder around what follows (§5.5).
-fn encapsulate(via: &Via, radius: u8, buf: &mut Vec<u8>) {
-    if let Some(node) = &via.node {
-        Encapsulation {
-            radius,
-            wireless_node_id: node,
-        }
-        .encode(buf);
     }
 }
 
@@ -950,7 +926,6 @@ mod tests {
     use sn_codec::{Connect, Disconnect};
 
     use super::*;
-    use crate::io::LinkProfile;
 
     const NOW: Instant = Instant::START;
 

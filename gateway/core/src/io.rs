@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sn_codec::QoS;
 
 use crate::airtime::Airtime;
+use crate::budget::Share;
 use crate::peer::{LinkAddr, LinkId, Route};
 
 /// Everything that can happen outside the core, as one ordered stream.
@@ -21,6 +22,8 @@ pub enum Input {
     Datagrams(LinkId, RxBatch),
     /// A broker port reports.
     Broker(Vec<BrokerEvent>),
+    /// The store reports.
+    Store(StoreEvent),
 }
 
 /// Datagrams received together: one buffer, and where each ends.
@@ -378,6 +381,61 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// What the core wants to be durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreRequest {
+    /// What a link has used of its duty cycle, and is about to use. Takes the place of the link's last record; answered
+    /// by [`StoreEvent::AirtimeStored`] or [`StoreEvent::AirtimeNotStored`]. There is one at a time for each link.
+    Airtime {
+        /// The link.
+        link: LinkId,
+        /// What to write. It must survive a loss of power before it is answered.
+        record: AirtimeRecord,
+    },
+}
+
+/// What the store reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// The record of this link is durable.
+    AirtimeStored(LinkId),
+    /// It could not be written. The link sends within what it was granted before, and asks again after a while.
+    AirtimeNotStored(LinkId),
+    /// What was found at the start. Comes before the link is [`LinkEvent::Up`]; a link of which nothing was said when
+    /// it comes up is taken for [`AirtimeFound::Lost`].
+    AirtimeFound(LinkId, AirtimeFound),
+}
+
+/// What was known of a link's airtime when the gateway started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AirtimeFound {
+    /// The gateway never ran before: nothing was used.
+    FirstStart,
+    /// The last record, its ages counted from now.
+    Record(AirtimeRecord),
+    /// It ran before, and what it used is not known: all of it counts as used now.
+    Lost,
+}
+
+/// What a link used of its duty cycle, as far as it still counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AirtimeRecord {
+    /// What was sent, the oldest first. At most 128 entries.
+    pub used: Vec<AirtimeUsed>,
+    /// May be sent, from the moment of the record on, before there is another one. When the record is read again,
+    /// nobody knows whether it was: it counts as sent at that moment.
+    pub reserved: Duration,
+}
+
+/// Time on air that counts against a duty cycle until its window is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AirtimeUsed {
+    /// Time since it ended, or since later.
+    pub age: Duration,
+    /// How long it was, by [`Share`](crate::budget::Share).
+    pub airtime: [Duration; Share::ALL.len()],
+}
+
 /// What the core wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
@@ -394,6 +452,8 @@ pub enum Output {
     },
     /// For a broker port.
     Broker(BrokerRequest),
+    /// For the store.
+    Store(StoreRequest),
     /// For logs and event streams.
     Notice(Notice),
 }
@@ -417,6 +477,8 @@ pub enum Notice {
         resumed: bool,
         /// Messages waiting for it.
         buffered: usize,
+        /// How its CONNECT was received.
+        facts: RadioFacts,
     },
     /// A client said goodbye or was told so.
     Disconnected {
@@ -479,6 +541,56 @@ pub enum Notice {
         topic: Arc<str>,
         /// Octets of the datagram it would take.
         len: usize,
+    },
+    /// An answer or a beacon does not fit the link. Told at most once a minute for each link.
+    AnswerTooLarge {
+        /// The link.
+        link: LinkId,
+        /// To whom; `None` is everyone.
+        addr: Option<LinkAddr>,
+        /// Octets of the datagram it would take.
+        len: usize,
+        /// The same happened this many times more since it was last told.
+        suppressed: u64,
+    },
+    /// A link works, for the first time or again.
+    LinkUp {
+        /// The link.
+        link: LinkId,
+        /// How long it did not work; `None` at its first time.
+        after: Option<Duration>,
+    },
+    /// A link does not work for now.
+    LinkDown {
+        /// The link.
+        link: LinkId,
+        /// Clients that have their session there and are not expired meanwhile.
+        clients: usize,
+    },
+    /// A link waits for its duty cycle. Told at most once in ten minutes for each link.
+    DutyCycle {
+        /// The link.
+        link: LinkId,
+        /// Parts per million of the window that were used.
+        used_ppm: u32,
+        /// Parts per million that may be.
+        limit_ppm: u32,
+        /// Clients and answers that wait.
+        queued: usize,
+        /// How long the answer or client at the front has waited.
+        oldest: Duration,
+        /// When the next datagram can leave.
+        wait: Duration,
+    },
+    /// What a link sent before this start is not known: its duty cycle counts as used up.
+    AirtimeLost {
+        /// The link.
+        link: LinkId,
+    },
+    /// What a link sends cannot be recorded: it does not send until it can.
+    AirtimeNotStored {
+        /// The link.
+        link: LinkId,
     },
     /// Frames of a forwarder were dropped, or a node behind it was refused. Told at most once a minute for each
     /// forwarder and reason.

@@ -4,7 +4,7 @@
 //! follows one rhythm:
 //!
 //! 1. hand in what happened, in order, each with the current [`time::Instant`]: [`Gateway::handle_link`],
-//!    [`Gateway::handle_datagram`], [`Gateway::handle_broker`], [`Gateway::handle_timeout`];
+//!    [`Gateway::handle_datagram`], [`Gateway::handle_broker`], [`Gateway::handle_store`], [`Gateway::handle_timeout`];
 //! 2. drain [`Gateway::poll_output`] to `None` and carry out what it says;
 //! 3. sleep until the next input or [`Gateway::poll_timeout`], whichever comes first.
 //!
@@ -18,6 +18,7 @@
 
 pub mod admin;
 pub mod airtime;
+pub mod budget;
 mod client;
 mod clients;
 pub mod config;
@@ -27,13 +28,16 @@ mod forwarder;
 mod gateway;
 pub mod io;
 mod limiter;
+pub mod link_metrics;
 mod links;
 mod metrics;
 pub mod peer;
 mod registry;
+mod schedule;
 mod subscriptions;
 pub mod time;
 mod timers;
+mod transmit;
 mod upstream;
 
 pub use gateway::Gateway;

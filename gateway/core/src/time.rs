@@ -26,6 +26,12 @@ impl Instant {
     pub fn since(self, earlier: Instant) -> Duration {
         Duration::from_micros(self.as_micros().saturating_sub(earlier.as_micros()))
     }
+
+    /// The instant so long before, the start at the earliest.
+    pub fn before(self, duration: Duration) -> Instant {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Instant::from_micros(self.as_micros().saturating_sub(micros))
+    }
 }
 
 impl Default for Instant {

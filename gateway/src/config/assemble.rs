@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -12,12 +13,13 @@ use gateway_core::config::{
     QosMinusOneRule, SearchReply, SleepQos0, SleepRules, Timers, UpstreamConfig, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
+use ipnet::IpNet;
 use sn_codec::{QoS, TopicId};
 use tracing::level_filters::LevelFilter;
 
 use super::{
     layers::Surroundings,
-    radio_settings::radio,
+    radio_settings::{links, radio},
     report::Report,
     rules::base_directory,
     settings::{Broker, LogFormat, LogSettings, Radio, Settings},
@@ -68,6 +70,8 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             forwarders: forwarders(root, &radios),
             qos_minus_one: qos_minus_one(root, &radios),
             timers: timers(root),
+            links: links(&radios),
+            keep_airtime: radios.iter().any(|radio| radio.kind.has_duty_cycle()),
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
             sleep,
@@ -167,7 +171,28 @@ fn forwarders(root: &Table, radios: &[Radio]) -> Vec<ForwarderRule> {
             packets_per_second: entry.integer("packets_per_second").map_or(0, to),
         })
     };
-    root.tables("forwarder").iter().filter_map(rule).collect()
+    let listed = root.tables("forwarder").iter().filter_map(rule);
+    listed.chain(without_encapsulation(root, radios)).collect()
+}
+
+/// Lines on which nobody may forward: a rule that no peer of theirs meets, since none of them has an IP address.
+fn without_encapsulation(root: &Table, radios: &[Radio]) -> Vec<ForwarderRule> {
+    let closed = |entry: &&Table| entry.text("encapsulation") == Some("none");
+    let rule = |entry: &Table| {
+        let name = entry.text("name")?;
+        let at = radios.iter().position(|radio| radio.name == name)?;
+        Some(ForwarderRule {
+            name: format!("none on {name}"),
+            peers: PeerMatch {
+                link: Some(LinkId(u16::try_from(at).ok()?)),
+                source: Some(IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED))),
+            },
+            max_nodes: 0,
+            packets_per_second: 0,
+        })
+    };
+    let entries = root.tables("radio").iter();
+    entries.filter(closed).filter_map(rule).collect()
 }
 
 fn qos_minus_one(root: &Table, radios: &[Radio]) -> Vec<QosMinusOneRule> {

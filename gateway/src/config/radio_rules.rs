@@ -3,11 +3,12 @@
 use core::time::Duration;
 use std::path::{Path, PathBuf};
 
+use radio_adapters::line;
 use radio_adapters::regions::{DIPOLE_DBI, Region, mhz};
 use radio_adapters::settings::LoraDriver;
 
 use super::{
-    derive,
+    derive, radio_settings,
     report::Report,
     schema::radio_default,
     source::Place,
@@ -29,7 +30,13 @@ pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
     two_on_one_port(root, reports);
     for radio in root.tables("radio") {
         match radio.text("kind") {
-            Some("lora") => lora(radio, reports),
+            Some("lora") => {
+                let before = reports.len();
+                lora(radio, reports);
+                if !reports[before..].iter().any(Report::is_error) {
+                    refused_by_the_driver(radio, reports);
+                }
+            }
             Some("xbee") => xbee(radio, reports),
             Some("serial") => serial(radio, reports),
             _ => continue,
@@ -140,6 +147,18 @@ fn lora(radio: &Table, reports: &mut Vec<Report>) {
     }
     mtu(radio, region, driver, reports);
     retry(radio, reports);
+}
+
+/// What no rule here knows and the driver does.
+fn refused_by_the_driver(radio: &Table, reports: &mut Vec<Report>) {
+    let Some(settings) = radio_settings::lora(radio) else {
+        return;
+    };
+    if let Err(error) = line::profile(&settings) {
+        let title = format!("a {} does not take {} = {}", error.modem, error.key, error.value);
+        let report = Report::error("impossible-setting", title, place(radio, error.key), "not this");
+        reports.push(report.help(format!("it takes {}", error.takes)));
+    }
 }
 
 /// What the modem itself refuses.
@@ -592,7 +611,7 @@ fn serial(radio: &Table, reports: &mut Vec<Report>) {
         kiss(radio, reports);
     }
     if let (Some(hex), Some(node)) = (radio.text("fixed_prefix"), radio.node("fixed_prefix"))
-        && super::radio_settings::octets(hex).is_none_or(|octets| octets.len() > 8)
+        && radio_settings::octets(hex).is_none_or(|octets| octets.len() > 8)
     {
         let title = "fixed_prefix must be up to eight octets in hex";
         let report = Report::error("invalid-value", title, &node.place, "two digits for each octet");

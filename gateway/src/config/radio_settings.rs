@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use gateway_core::config::{LinkSettings, Retry};
 use radio_adapters::settings::{
     Crc, Framing, LoraSettings, Metadata, PortSettings, RawSettings, XbeeSettings,
 };
@@ -9,7 +10,7 @@ use radio_adapters::udp::UdpConfig;
 
 use super::{
     derive,
-    settings::{Radio, RadioKind, Retry},
+    settings::{Radio, RadioKind},
     tree::Table,
 };
 
@@ -46,7 +47,8 @@ fn udp(radio: &Table) -> Option<UdpConfig> {
     })
 }
 
-fn lora(radio: &Table) -> Option<LoraSettings> {
+/// The settings of a LoRa modem; `None` where something has been reported.
+pub(super) fn lora(radio: &Table) -> Option<LoraSettings> {
     let (frequency_hz, _) = derive::channel(radio)?;
     Some(LoraSettings {
         driver: derive::driver(radio)?,
@@ -132,6 +134,15 @@ fn retry(root: &Table, radio: &Table) -> Option<Retry> {
         max: max.max(first),
         count,
     })
+}
+
+/// What the core must know of each radio; nothing if none has anything of its own.
+pub(super) fn links(radios: &[Radio]) -> Vec<LinkSettings> {
+    if radios.iter().all(|radio| radio.retry.is_none()) {
+        return Vec::new();
+    }
+    let link = |radio: &Radio| LinkSettings { retry: radio.retry };
+    radios.iter().map(link).collect()
 }
 
 fn duty_cycle_ppm(radio: &Table) -> Option<u32> {

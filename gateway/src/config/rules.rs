@@ -670,6 +670,17 @@ fn peers(root: &Table, section: &str, reports: &mut Vec<Report>) {
             );
             reports.push(Report::warning("wide-network", title, &node.place, "not one address").help(help));
         }
+        if let (Some(name), Some(source)) = (entry.text("radio"), entry.node("source"))
+            && let Some(radio) = root
+                .tables("radio")
+                .iter()
+                .find(|radio| radio.text("name") == Some(name))
+            && radio_rules::on_a_line(radio)
+        {
+            let title = format!("nobody on radio `{name}` has an IP address");
+            let report = Report::error("bad-address", title, &source.place, "matches nobody");
+            reports.push(report.help("leave `source` out: it is for radios of the network"));
+        }
         let covers = |earlier: &&Table| {
             let radio = earlier
                 .text("radio")

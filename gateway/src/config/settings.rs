@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use broker::{EmbeddedConfig, RemoteConfig};
-use gateway_core::config::GatewayConfig;
+use gateway_core::config::{GatewayConfig, Retry};
 use radio_adapters::settings::{LoraSettings, PortSettings, RawSettings, XbeeSettings};
 use radio_adapters::udp::UdpConfig;
 use tracing::level_filters::LevelFilter;
@@ -41,17 +41,6 @@ pub(crate) struct Radio {
     pub(crate) retry: Option<Retry>,
 }
 
-/// How often and how long an acknowledgement is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Retry {
-    /// The first wait; each further one is twice the last.
-    pub(crate) first: Duration,
-    /// The longest wait.
-    pub(crate) max: Duration,
-    /// Retransmissions.
-    pub(crate) count: u8,
-}
-
 /// What a radio is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RadioKind {
@@ -73,6 +62,15 @@ impl RadioKind {
             RadioKind::Lora(_) => "lora",
             RadioKind::Xbee(_) => "xbee",
             RadioKind::Serial(_) => "serial",
+        }
+    }
+
+    /// Whether the law limits its airtime.
+    pub(crate) fn has_duty_cycle(&self) -> bool {
+        match self {
+            RadioKind::Udp(_) | RadioKind::Xbee(_) => false,
+            RadioKind::Lora(lora) => lora.duty_cycle_ppm.is_some(),
+            RadioKind::Serial(serial) => serial.duty_cycle_ppm.is_some(),
         }
     }
 

@@ -33,6 +33,7 @@ use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 pub mod agenda;
 pub mod ether;
 pub mod families;
+pub mod field;
 pub mod history;
 pub mod modem;
 pub mod net;
@@ -1067,6 +1068,13 @@ impl World {
                         .handle_request(self.now, request, &mut self.rng)
                         .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;
                     self.after_broker();
+                }
+                Output::Store(request) => {
+                    let detail = format!("{request:?}");
+                    return Err(Violation::new(
+                        "nothing is stored unless it is configured",
+                        detail,
+                    ));
                 }
                 Output::Notice(notice) => {
                     self.note(|_| format!("gateway says {notice:?}"));

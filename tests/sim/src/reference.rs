@@ -1488,7 +1488,13 @@ impl Reference {
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }
-            | Notice::SameGatewayId { .. } => Ok(()),
+            | Notice::SameGatewayId { .. }
+            | Notice::AnswerTooLarge { .. }
+            | Notice::LinkUp { .. }
+            | Notice::LinkDown { .. }
+            | Notice::DutyCycle { .. }
+            | Notice::AirtimeLost { .. }
+            | Notice::AirtimeNotStored { .. } => Ok(()),
         }
     }
 

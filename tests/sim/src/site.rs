@@ -37,8 +37,6 @@ pub struct Site {
     nodes: Vec<Node>,
     habits: Habits,
     agenda: Agenda<Step>,
-    /// What the gateway's frames hold, seen by the sensors' way to carry them.
-    carriage: Option<Carriage>,
     events: VecDeque<SiteEvent>,
 }
 
@@ -64,6 +62,8 @@ pub enum SiteEvent {
     },
     /// The modem sends.
     Down {
+        /// For which sensor; `None` for everyone, or nobody.
+        sensor: Option<usize>,
         /// What a sensor would make of it; `None` for a frame of the link itself, or one that no sensor understands.
         datagram: Option<Vec<u8>>,
         /// Octets of the frame.
@@ -135,7 +135,6 @@ impl Site {
             nodes: Vec::new(),
             habits,
             agenda: Agenda::default(),
-            carriage: None,
             events: VecDeque::new(),
         }
     }
@@ -144,7 +143,6 @@ impl Site {
     pub fn add_sensor(&mut self, client: ClientConfig, config: SensorConfig) {
         let start = Instant::START + self.habits.stagger * (self.nodes.len() as u32 + 1);
         self.agenda.add(start, Step::Start(self.nodes.len()));
-        self.carriage.get_or_insert_with(|| config.carriage.clone());
         self.nodes.push(Node {
             sensor: Sensor::new(client, config),
             station: self.ether.join(),
@@ -306,9 +304,14 @@ impl Site {
                 match &request {
                     AirRequest::Send { tuning, payload } => {
                         let air = self.ether.time_on_air(tuning, payload.len());
-                        let datagram = self.for_anyone(payload);
+                        let (sensor, datagram) = self.for_whom(payload);
                         let len = payload.len();
-                        self.events.push_back(SiteEvent::Down { datagram, len, air });
+                        self.events.push_back(SiteEvent::Down {
+                            sensor,
+                            datagram,
+                            len,
+                            air,
+                        });
                     }
                     AirRequest::Listen(tuning) => self.events.push_back(SiteEvent::Tuned(*tuning)),
                     AirRequest::Abort | AirRequest::Sense(_) => {}
@@ -356,11 +359,18 @@ impl Site {
         moved
     }
 
-    /// What a frame of the modem holds for the sensor that it is for.
-    fn for_anyone(&self, payload: &[u8]) -> Option<Vec<u8>> {
-        self.nodes
-            .iter()
-            .find_map(|node| datagram(node.sensor.carriage(), payload))
+    /// For whom a frame of the modem is, and what it holds.
+    fn for_whom(&self, payload: &[u8]) -> (Option<usize>, Option<Vec<u8>>) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            match node.sensor.carriage().decode(payload) {
+                None => {}
+                Some(Carried::Acknowledged(_)) => return (Some(index), None),
+                Some(Carried::Datagram {
+                    datagram, broadcast, ..
+                }) => return ((!broadcast).then_some(index), Some(datagram)),
+            }
+        }
+        (None, None)
     }
 }
 

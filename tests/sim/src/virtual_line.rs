@@ -102,6 +102,17 @@ impl VirtualLine {
         self.settle(now);
     }
 
+    /// The process that had the port open is gone without a word, and another one opens it after this time. The modem
+    /// does not notice.
+    pub fn replace_driver(&mut self, now: Instant, driver: Box<dyn Driver>, after: Duration) {
+        self.uart.host_closed();
+        self.driver = driver;
+        if self.port != Port::Absent {
+            self.port = Port::Closed { open_at: now + after };
+        }
+        self.settle(now);
+    }
+
     /// Hands the driver a datagram.
     pub fn transmit(&mut self, now: Instant, to: &Destination, datagram: &[u8], ticket: TxTicket) {
         self.driver.transmit(now, to, datagram, ticket);

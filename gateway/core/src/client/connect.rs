@@ -1,5 +1,6 @@
 //! CONNECT with its will handshake, will updates and DISCONNECT (§6.2–6.4, §6.12).
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,11 +8,12 @@ use sn_codec::{Connect, Disconnect, QoS, ReturnCode, WillMsg, WillTopic};
 
 use super::{Client, Reply, State};
 use crate::clients::{ClientIx, Peer};
-use crate::config::AddressChange;
+use crate::config::{AddressChange, Retry};
 use crate::context::Context;
 use crate::gateway::Gateway;
 use crate::io::Notice;
 use crate::links::Via;
+use crate::peer::LinkId;
 use crate::time::Instant;
 
 const TOO_MANY_NODES: &str = "too many nodes behind its forwarder";
@@ -345,6 +347,7 @@ impl Client {
             State::Disconnected | State::Lost | State::Gone => None,
         };
         self.last_seen = now;
+        self.facts = cx.facts;
         self.leave_setup(cx);
         self.end_connection(cx);
         if resumes.is_none() {
@@ -364,8 +367,8 @@ impl Client {
             connect,
             will: None,
             sends: 1,
-            retry_at: now + cx.config.timers.retry_first,
-            give_up_at: now + cx.config.timers.will_handshake,
+            retry_at: now + self.retry(cx).first,
+            give_up_at: now + self.handshake_time(cx),
             resumes,
         }));
         self.reply(cx, Reply::WillTopicReq);
@@ -403,6 +406,7 @@ impl Client {
                 clean: connect.clean_session,
                 resumed,
                 buffered: self.down.len(),
+                facts: self.facts,
             };
             cx.notice(notice);
         }
@@ -411,6 +415,7 @@ impl Client {
 
     /// C→G WILLTOPIC   G→C WILLMSGREQ; without a topic there is no will, and CONNACK follows.
     pub(crate) fn on_will_topic(&mut self, cx: &mut Context, now: Instant, topic: Option<WillTopic<'_>>) {
+        let retry_first = self.retry(cx).first;
         let State::Setup(setup) = &mut self.state else {
             return;
         };
@@ -418,6 +423,7 @@ impl Client {
             self.will = None;
             return self.finish_setup(cx, now);
         };
+        let retry_at = now + retry_first;
         setup.will = Some(StoredWill {
             topic: Some(topic.topic.into()),
             payload: Bytes::new(),
@@ -426,7 +432,7 @@ impl Client {
         });
         setup.stage = Stage::WillMsg;
         setup.sends = 1;
-        setup.retry_at = now + cx.config.timers.retry_first;
+        setup.retry_at = retry_at;
         self.reply(cx, Reply::WillMsgReq);
     }
 
@@ -465,14 +471,19 @@ impl Client {
 
     /// Prompts are repeated; after Nretry, or when its time is over, the handshake is given up silently (A21).
     pub(crate) fn on_setup_deadline(&mut self, cx: &mut Context, now: Instant) {
+        let retry = self.retry(cx);
+        let waits = self.owed > 0;
         let State::Setup(setup) = &mut self.state else {
             return;
         };
-        if now >= setup.give_up_at || (now >= setup.retry_at && setup.sends > cx.config.timers.retry_count) {
+        if now >= setup.give_up_at || (now >= setup.retry_at && !waits && setup.sends > retry.count) {
             self.abort_setup(cx);
         } else if now >= setup.retry_at {
+            setup.retry_at = now + retry.first;
+            if waits {
+                return; // The last prompt has not gone out yet.
+            }
             setup.sends += 1;
-            setup.retry_at = now + cx.config.timers.retry_first;
             let prompt = match setup.stage {
                 Stage::WillTopic => Reply::WillTopicReq,
                 Stage::WillMsg => Reply::WillMsgReq,
@@ -480,6 +491,35 @@ impl Client {
             cx.metrics.retransmissions_total += 1;
             self.reply(cx, prompt);
         }
+    }
+
+    /// A prompt left the antenna: its answer is waited for from now on.
+    pub(crate) fn on_prompt_sent(&mut self, cx: &mut Context, now: Instant, reply: Reply, len: usize) {
+        if !matches!(reply, Reply::WillTopicReq | Reply::WillMsgReq) {
+            return;
+        }
+        let Some(link) = self.via.as_ref().map(|via| via.link) else {
+            return;
+        };
+        let needed = cx.links.answer_wait(now, link, len, &mut cx.rng);
+        let wait = self.retry(cx).first.max(needed);
+        if let State::Setup(setup) = &mut self.state {
+            setup.retry_at = now + wait;
+        }
+    }
+
+    fn retry(&self, cx: &Context) -> Retry {
+        let link = self.via.as_ref().map_or(LinkId(0), |via| via.link);
+        cx.config.retry(link)
+    }
+
+    /// A radio on which each prompt is waited for longer has more time for all of them.
+    fn handshake_time(&self, cx: &Context) -> Duration {
+        let Retry { first, count, .. } = self.retry(cx);
+        cx.config
+            .timers
+            .will_handshake
+            .max(first.saturating_mul(u32::from(count) + 1))
     }
 
     /// Ends the count of this handshake; the caller sets the next state.

@@ -11,13 +11,20 @@ use sn_codec::{
 
 use super::subscribe::Form;
 use super::{Client, Reply, State};
+use crate::budget::Share;
 use crate::config::{SleepQos0, SleepRules, Timers, WhenFull};
 use crate::context::Context;
-use crate::io::Notice;
+use crate::io::{Notice, TxTicket};
+use crate::links::{Link, What};
+use crate::peer::LinkId;
+use crate::schedule::Line;
 use crate::time::Instant;
 
 /// Rounds of sends after which a message that is never acknowledged is given up (reading A60).
 const ROUNDS_MAX: u8 = 6;
+
+/// Times in a row that a link may refuse the same datagram before that counts as sent in vain; taste.
+const UNSENT_MAX: u8 = 16;
 
 /// T_WAIT (§7.2): the pause after a client answered "congestion".
 const T_WAIT: Duration = Duration::from_secs(300);
@@ -35,6 +42,14 @@ impl Message {
     fn size(&self) -> usize {
         self.topic.len() + self.payload.len()
     }
+}
+
+/// The next datagram for a client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Next {
+    /// Octets of the message, without the frame of a forwarder.
+    pub(crate) len: usize,
+    pub(crate) share: Share,
 }
 
 /// A message that waits for a client.
@@ -95,6 +110,12 @@ pub(crate) struct Exchange {
     /// Send now; else at `retry_at`.
     due: bool,
     retry_at: Option<Instant>,
+    /// The link has it and has not said what became of it.
+    in_flight: Option<TxTicket>,
+    /// Times in a row that the link did not send it.
+    unsent: u8,
+    /// What `published` was before the last send.
+    published_before: bool,
     /// PUBACK "invalid topic id" was answered with REGISTER already (reading A41).
     tried_register: bool,
 }
@@ -237,11 +258,25 @@ impl Downlink {
         }
     }
 
-    /// Sends the open exchange again, as a new round.
+    /// Sends the open exchange again, as a new round; what is on its way has not been sent yet.
     pub(crate) fn repeat_now(&mut self) {
         if let Some(exchange) = self.exchange_mut() {
-            exchange.due = true;
+            exchange.due = exchange.in_flight.is_none();
             exchange.sends = 0;
+        }
+    }
+
+    /// The link is down: the open exchange goes on when it is back, as if it had not been sent.
+    pub(crate) fn on_link_down(&mut self) {
+        if self.parked {
+            return;
+        }
+        if let Some(exchange) = self.exchange_mut()
+            && !exchange.due
+        {
+            exchange.due = true;
+            exchange.sends = exchange.sends.saturating_sub(1);
+            (exchange.in_flight, exchange.retry_at) = (None, None);
         }
     }
 
@@ -432,18 +467,59 @@ impl Client {
         }
     }
 
-    /// Encodes the next datagram of the delivery; `None` if there is nothing to send after all.
-    pub(crate) fn next_delivery(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> Option<()> {
+    /// Which line the next datagram is for.
+    pub(crate) fn next_line(&self) -> Line {
+        if matches!(self.state, State::Awake(_)) {
+            return Line::Awake;
+        }
+        let qos0 = match self.down.exchange() {
+            Some(exchange) => exchange.is_qos0_publish(),
+            None => self
+                .down
+                .queue()
+                .next()
+                .is_some_and(|item| item.qos == QoS::AtMostOnce),
+        };
+        if qos0 { Line::Qos0 } else { Line::Exchange }
+    }
+
+    /// The next datagram of the delivery, which [`Client::send`] then makes; `None` if there is nothing to send after
+    /// all.
+    pub(crate) fn prepare(&mut self, cx: &mut Context, now: Instant) -> Option<Next> {
+        let mtu = self.mtu(cx);
         while self.wants_to_deliver(now) {
             if !self.down.has_exchange() {
                 self.drop_expired(cx, now);
                 self.begin(cx);
             }
-            if self.down.exchange().is_some_and(|exchange| exchange.due) && self.send(cx, now, buf) {
-                return Some(());
+            let Some(exchange) = self.down.exchange().filter(|exchange| exchange.due) else {
+                continue;
+            };
+            let len = exchange.packet(false).encoded_len();
+            if len <= mtu {
+                let share = match exchange.step {
+                    Step::Publish => Share::Data,
+                    Step::Register(_) | Step::Pubrel => Share::Control,
+                };
+                return Some(Next { len, share });
             }
+            cx.links.count_too_long(self.via.as_ref());
+            self.too_large(cx, len);
         }
         None
+    }
+
+    /// §6.10, reading A63: a message that does not fit is given up without telling the client, never truncated.
+    pub(crate) fn too_large(&mut self, cx: &mut Context, len: usize) {
+        cx.metrics.too_large_total += 1;
+        if let Some(exchange) = self.down.exchange() {
+            cx.notice(Notice::TooLarge {
+                client: self.id.clone(),
+                topic: exchange.item.message.topic.clone(),
+                len,
+            });
+        }
+        self.finish_exchange(cx);
     }
 
     /// Takes the next message from the queue and opens its exchange.
@@ -469,6 +545,9 @@ impl Client {
             sent_dup: false,
             due: true,
             retry_at: None,
+            in_flight: None,
+            unsent: 0,
+            published_before: known.is_some(),
             tried_register: false,
             item,
         });
@@ -516,65 +595,112 @@ impl Client {
         Some((Step::Register(id), TopicRef::Normal(id)))
     }
 
-    /// Encodes what the open exchange is at; false if it ended instead.
-    fn send(&mut self, cx: &mut Context, now: Instant, buf: &mut Vec<u8>) -> bool {
-        let (mtu, no_dup) = (self.mtu(cx), self.down.no_dup);
-        let Some(exchange) = self.down.exchange_mut() else {
-            return false;
-        };
+    /// Encodes what the open exchange is at. `len` is that of the whole datagram. Returns what is to be remembered of
+    /// it if the link will report it.
+    pub(crate) fn send(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        ticket: TxTicket,
+        len: usize,
+        buf: &mut Vec<u8>,
+    ) -> Option<What> {
+        let no_dup = self.down.no_dup;
+        let link = self.via.as_ref().map(|via| via.link)?;
+        let confirms = cx.links.get(link).is_some_and(Link::confirms);
+        let (client, serial) = (self.ix, self.serial);
+        let exchange = self.down.exchange_mut()?;
         let again = exchange.sends > 0 || exchange.item.rounds > 0;
         let dup = exchange.published && !no_dup;
-        let item = &exchange.item;
-        let packet = match exchange.step {
-            Step::Register(topic_id) => Packet::Register(Register {
-                topic_id,
-                msg_id: exchange.msg_id,
-                topic_name: &item.message.topic,
-            }),
-            Step::Publish => Packet::Publish(Publish {
-                dup,
-                qos: PublishQoS::Level(item.qos),
-                retain: item.message.retain,
-                topic: exchange.topic,
-                msg_id: if item.qos == QoS::AtMostOnce {
-                    MsgId(0)
-                } else {
-                    exchange.msg_id
-                },
-                data: &item.message.payload,
-            }),
-            Step::Pubrel => Packet::Pubrel(exchange.msg_id),
-        };
-        let len = packet.encoded_len();
-        if len > mtu {
-            // §6.10, reading A63: given up without telling the client, never truncated.
-            cx.metrics.too_large_total += 1;
-            let topic = item.message.topic.clone();
-            cx.notice(Notice::TooLarge {
-                client: self.id.clone(),
-                topic,
-                len,
-            });
-            self.finish_exchange(cx);
-            return false;
-        }
+        let packet = exchange.packet(dup);
         packet.encode(buf);
         cx.metrics.count_sent(packet.msg_type());
         cx.metrics.retransmissions_total += u64::from(again);
-        if exchange.step == Step::Publish && exchange.item.qos == QoS::AtMostOnce {
+        if exchange.is_qos0_publish() {
             cx.metrics.delivered_total += 1;
+            let item = confirms.then(|| exchange.item.clone());
             self.finish_exchange(cx);
-            return true;
+            return item.map(|item| What::Qos0 { client, serial, item });
         }
+        exchange.published_before = exchange.published;
         if exchange.step == Step::Publish {
             (exchange.published, exchange.sent_dup) = (true, dup);
         }
         exchange.due = false;
         exchange.sends += 1;
-        let timers = &cx.config.timers;
-        let factor = 1_u32 << (exchange.sends - 1).min(16);
-        exchange.retry_at = Some(now + timers.retry_first.saturating_mul(factor).min(timers.retry_max));
-        true
+        if confirms {
+            // Its answer is waited for once it has left.
+            (exchange.in_flight, exchange.retry_at) = (Some(ticket), None);
+            return Some(What::Exchange { client, serial });
+        }
+        let airtime = cx
+            .links
+            .get(link)
+            .map_or(Duration::ZERO, |link| link.airtime(len));
+        self.wait_for_answer(cx, now + airtime, link, len);
+        None
+    }
+
+    /// A datagram has left, and its answer is waited for: Tretry, or as long as the link needs (three round trips and
+    /// what goes out meanwhile), and twice as long each time it is repeated.
+    fn wait_for_answer(&mut self, cx: &mut Context, now: Instant, link: LinkId, len: usize) {
+        let needed = cx.links.answer_wait(now, link, len, &mut cx.rng);
+        let retry = cx.config.retry(link);
+        let Some(exchange) = self.down.exchange_mut() else {
+            return;
+        };
+        let factor = 1_u32 << exchange.sends.saturating_sub(1).min(16);
+        let wait = retry.first.max(needed).saturating_mul(factor);
+        exchange.retry_at = Some(now + wait.min(retry.max.max(needed)));
+    }
+
+    /// A step of the exchange left the antenna.
+    pub(crate) fn on_sent(&mut self, cx: &mut Context, now: Instant, ticket: TxTicket, len: usize) {
+        let Some(link) = self.via.as_ref().map(|via| via.link) else {
+            return;
+        };
+        let exchange = self.down.exchange_mut();
+        let Some(exchange) = exchange.filter(|exchange| exchange.in_flight == Some(ticket)) else {
+            return;
+        };
+        exchange.in_flight = None;
+        exchange.unsent = 0;
+        if !exchange.due {
+            self.wait_for_answer(cx, now, link, len);
+        }
+    }
+
+    /// It never left: it is due again, and was not sent in vain. `None` is whatever was on its way.
+    pub(crate) fn on_unsent(&mut self, ticket: Option<TxTicket>) {
+        let Some(exchange) = self.down.exchange_mut() else {
+            return;
+        };
+        if exchange.in_flight.is_none() || ticket.is_some_and(|ticket| exchange.in_flight != Some(ticket)) {
+            return;
+        }
+        exchange.in_flight = None;
+        exchange.unsent = exchange.unsent.saturating_add(1);
+        exchange.published = exchange.published_before;
+        exchange.due = true;
+        // What the link refuses again and again must not stay in front for ever.
+        if exchange.unsent < UNSENT_MAX {
+            exchange.sends = exchange.sends.saturating_sub(1);
+        }
+    }
+
+    /// A QoS 0 message that never left: it is the next one again.
+    pub(crate) fn take_back(&mut self, cx: &mut Context, mut item: Queued) {
+        item.rounds += 1;
+        if item.rounds > ROUNDS_MAX || !self.state.is_connected() {
+            cx.metrics.buffer_qos0_dropped_total += 1;
+            return;
+        }
+        cx.metrics.delivered_total -= 1;
+        cx.metrics.buffer_messages += 1;
+        cx.metrics.buffer_bytes += item.message.size() as u64;
+        let work = self.down.work.get_or_insert_default();
+        work.bytes += item.message.size();
+        work.queue.push_front(item);
     }
 
     /// A deadline of the delivery passed.
@@ -586,7 +712,9 @@ impl Client {
                 self.down.repeat_now();
             }
         }
-        let sends_max = cx.config.timers.retry_count.saturating_add(1);
+        let link = self.via.as_ref().map(|via| via.link);
+        let count = link.map_or(cx.config.timers.retry_count, |link| cx.config.retry(link).count);
+        let sends_max = count.saturating_add(1);
         if let Some(exchange) = self.down.exchange_mut()
             && !exchange.due
             && exchange.retry_at.is_some_and(|at| now >= at)
@@ -773,6 +901,35 @@ impl Client {
 }
 
 impl Exchange {
+    /// What it is at.
+    fn packet(&self, dup: bool) -> Packet<'_> {
+        let item = &self.item;
+        match self.step {
+            Step::Register(topic_id) => Packet::Register(Register {
+                topic_id,
+                msg_id: self.msg_id,
+                topic_name: &item.message.topic,
+            }),
+            Step::Publish => Packet::Publish(Publish {
+                dup,
+                qos: PublishQoS::Level(item.qos),
+                retain: item.message.retain,
+                topic: self.topic,
+                msg_id: if item.qos == QoS::AtMostOnce {
+                    MsgId(0)
+                } else {
+                    self.msg_id
+                },
+                data: &item.message.payload,
+            }),
+            Step::Pubrel => Packet::Pubrel(self.msg_id),
+        }
+    }
+
+    fn is_qos0_publish(&self) -> bool {
+        self.step == Step::Publish && self.item.qos == QoS::AtMostOnce
+    }
+
     /// True if a PUBACK answers our PUBLISH, also with both ids byte-swapped (reading A64).
     fn answers(&self, cx: &mut Context, puback: &Puback) -> bool {
         if self.step != Step::Publish || !self.published {

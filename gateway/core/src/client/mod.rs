@@ -23,14 +23,20 @@ use self::subscribe::Subscription;
 use self::uplink::OpenRequests;
 use crate::clients::ClientIx;
 use crate::context::Context;
-use crate::io::Notice;
-use crate::links::{Owed, Via};
+use crate::io::{Notice, RadioFacts};
+use crate::link_metrics::NotSent;
+use crate::links::Via;
 use crate::registry::{ClientTopics, RuleIx};
+use crate::schedule::{Line, Owed};
 use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
 
 /// Answers that one client may be owed at once (architecture: as many as requests are accepted).
 const REPLIES_MAX: u8 = 16;
+
+/// After an outage of its link a client is given at least this long to be heard of, or all of its keep-alive if that is
+/// shorter: what it sent meanwhile was lost, and it repeats itself once its own Tretry is over.
+const OUTAGE_GRACE: Duration = Duration::from_secs(120);
 
 /// A client record.
 #[derive(Debug)]
@@ -65,8 +71,12 @@ pub(crate) struct Client {
     pub(crate) down: Downlink,
     /// Stands in the table's line of records that may make room.
     pub(crate) resting: bool,
-    /// Stands in its link's line of deliveries.
-    pub(crate) in_deliveries: bool,
+    /// Where it stands in line on its link.
+    pub(crate) line: Option<Line>,
+    /// Its link is down: it cannot be heard of, and is not expired.
+    pub(crate) cut_off: bool,
+    /// How it was received last.
+    pub(crate) facts: RadioFacts,
 }
 
 /// The states of §6.14, Figure 4, and those of a handshake.
@@ -185,7 +195,9 @@ impl Client {
             owed: 0,
             down: Downlink::new(cx.rng.random()),
             resting: false,
-            in_deliveries: false,
+            line: None,
+            cut_off: false,
+            facts: RadioFacts::default(),
         }
     }
 
@@ -199,6 +211,7 @@ impl Client {
         if matches!(self.state, State::Setup(_)) {
             // A connection that this handshake resumes was heard of too, should the handshake be given up.
             self.last_seen = now;
+            self.facts = cx.facts;
             return match packet {
                 Packet::WillTopic(topic) => self.on_will_topic(cx, now, topic),
                 Packet::WillMsg(message) => self.on_will_msg(cx, now, message),
@@ -207,7 +220,7 @@ impl Client {
             };
         }
         let was_fresh = self.fresh;
-        self.seen(now);
+        self.seen(cx, now);
         self.answers_challenge(cx);
         match packet {
             Packet::Publish(publish) => self.on_publish(cx, now, publish),
@@ -241,17 +254,25 @@ impl Client {
 
     /// Takes its place in the lines of its link, if it has something to send.
     pub(crate) fn line_up(&mut self, cx: &mut Context, now: Instant) {
+        if !self.wants_to_deliver(now) {
+            return;
+        }
+        let line = self.next_line();
+        if self.line == Some(line) {
+            return;
+        }
         let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link)) else {
             return;
         };
-        if !self.in_deliveries && self.wants_to_deliver(now) {
-            self.in_deliveries = true;
-            link.deliveries.push_back(self.ix);
+        if let Some(other) = self.line.replace(line) {
+            link.lines.leave(other, self.ix);
         }
+        link.lines.line_mut(line).push_back(self.ix);
     }
 
     /// Owes the client an answer; the same answer is not owed twice.
     pub(crate) fn reply(&mut self, cx: &mut Context, reply: Reply) {
+        let since = cx.links.now;
         let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link)) else {
             return; // Another client has its address now.
         };
@@ -259,16 +280,18 @@ impl Client {
             client: self.ix,
             serial: self.serial,
             reply,
+            since,
         };
-        if self.owed > 0 && link.replies.contains(&own) {
+        if self.owed > 0 && link.lines.is_owed_already(&own) {
             return;
         }
         if self.owed >= REPLIES_MAX {
             cx.metrics.rate_limited_total += 1;
+            link.count_dropped(NotSent::QueueFull, 1);
             return;
         }
         self.owed += 1;
-        link.replies.push_back(own);
+        link.lines.replies.push_back(own);
     }
 
     /// Takes back what was not sent yet.
@@ -277,7 +300,7 @@ impl Client {
             && let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link))
         {
             let (ix, topics) = (self.ix, &mut self.topics);
-            link.replies.retain(|owed| {
+            link.lines.replies.retain(|owed| {
                 if owed.client != ix {
                     return true;
                 }
@@ -294,21 +317,53 @@ impl Client {
     }
 
     /// A well-formed message came from the client: its timers start again.
-    pub(crate) fn seen(&mut self, now: Instant) {
+    pub(crate) fn seen(&mut self, cx: &Context, now: Instant) {
         self.last_seen = now;
+        self.facts = cx.facts;
         self.fresh = false;
+        self.cut_off = false;
     }
 
     /// A message of the client that had its layout and a bad value.
     pub(crate) fn heard(&mut self, cx: &mut Context, now: Instant) {
-        self.seen(now);
+        self.seen(cx, now);
         self.answers_challenge(cx);
         self.down.resume();
+    }
+
+    /// Its link is down. Silence says nothing until it is back, and nothing was sent in vain.
+    pub(crate) fn on_link_down(&mut self) {
+        self.cut_off = self.state.is_connected();
+        if matches!(self.state, State::Awake(_)) {
+            self.give_up_wake();
+        }
+        self.down.on_link_down();
+    }
+
+    /// Its link is back after so long: it has as much time left as it had, and enough to be heard of at least.
+    pub(crate) fn on_link_up(&mut self, cx: &Context, now: Instant, outage: Duration) {
+        if !core::mem::take(&mut self.cut_off) {
+            return;
+        }
+        let seconds = match &self.state {
+            State::Active => self.keep_alive,
+            State::Asleep { duration } => *duration,
+            State::Setup(_) | State::Awake(_) | State::Disconnected | State::Lost | State::Gone => return,
+        };
+        let allowed = self.silence_allowed(cx, seconds);
+        let silent = now
+            .since(self.last_seen + outage)
+            .min(allowed.saturating_sub(OUTAGE_GRACE.min(allowed)));
+        self.last_seen = now.before(silent);
     }
 
     /// When the client wants to be looked at next.
     pub(crate) fn deadline(&self, cx: &Context) -> Option<Instant> {
         let state = match &self.state {
+            _ if self.cut_off => {
+                let challenge = self.challenge.as_ref().map(|challenge| challenge.deadline());
+                return [self.expires_at(cx), challenge].into_iter().flatten().min();
+            }
             State::Setup(setup) => setup.deadline(),
             State::Active => self.last_seen + self.silence_allowed(cx, self.keep_alive),
             State::Asleep { duration } => self.last_seen + self.silence_allowed(cx, *duration),
@@ -338,6 +393,7 @@ impl Client {
         self.armed = None;
         self.drop_expired(cx, now);
         match &self.state {
+            _ if self.cut_off => {}
             State::Setup(_) => self.on_setup_deadline(cx, now),
             State::Active if now >= self.last_seen + self.silence_allowed(cx, self.keep_alive) => {
                 self.lose(cx);
@@ -392,13 +448,13 @@ impl Client {
         self.challenge = None; // Its CONNECT comes again and is answered by what the client is then.
         self.clear_replies(cx);
         self.down.abort();
+        self.cut_off = false;
     }
 
     /// Room left in a datagram to this client, in octets.
     pub(crate) fn mtu(&self, cx: &Context) -> usize {
         let Some(via) = &self.via else { return 0 };
-        let overhead = via.node.as_ref().map_or(0, |node| 3 + node.len());
-        cx.links.mtu(via.link).saturating_sub(overhead)
+        cx.links.mtu(via.link).saturating_sub(via.overhead())
     }
 }
 

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output, Token,
+    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output,
+    StoreRequest, Token,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -37,6 +38,7 @@ pub struct Bench {
     /// Datagrams sent, with their receiver's port; 0 for broadcasts.
     pub sent: Vec<(u16, Vec<u8>)>,
     pub requests: Vec<BrokerRequest>,
+    pub stores: Vec<StoreRequest>,
     pub notices: Vec<Notice>,
 }
 
@@ -48,12 +50,14 @@ impl Bench {
             now,
             sent: vec![],
             requests: vec![],
+            stores: vec![],
             notices: vec![],
         };
         let profile = LinkProfile::default();
         bench.gateway.handle_link(now, LINK, LinkEvent::Up(profile));
         bench.drain();
         bench.requests.clear();
+        bench.notices.clear();
         bench
     }
 
@@ -130,6 +134,7 @@ impl Bench {
                     self.sent.push((port, datagram));
                 }
                 Output::Broker(request) => self.requests.push(request),
+                Output::Store(request) => self.stores.push(request),
                 Output::Notice(notice) => self.notices.push(notice),
             }
         }

@@ -1,11 +1,12 @@
 //! Radios on serial lines: what their keys come to, and what is said about the impossible.
 
+use gateway_core::config::Retry;
+use gateway_core::peer::LinkAddr;
 use radio_adapters::settings::{
     Crc, Framing, LinkHeader, LoraDriver, LoraSettings, Metadata, PortSettings, RawSettings, XbeeSettings,
 };
 
 use super::*;
-use crate::config::settings::Retry;
 
 #[test]
 fn a_lora_radio_needs_driver_port_and_region_only() {
@@ -225,6 +226,38 @@ fn waits_are_those_of_all_radios_or_longer_where_the_air_is_slow() {
 }
 
 #[test]
+fn the_core_knows_the_waits_of_each_radio() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[[radio]]\nname = \"u\"\nkind = \"udp\"\n\
+         [[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"EU868\"\nspreading_factor = 12\n",
+    );
+
+    let gateway = dir.load(&[&file]).unwrap().settings.gateway;
+
+    let of = |link| gateway.retry(LinkId(link)).first;
+    assert_eq!((of(0), of(1)), (Duration::from_secs(10), Duration::from_secs(20)));
+}
+
+#[test]
+fn a_line_without_encapsulation_refuses_forwarders() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[[radio]]\nname = \"a\"\nkind = \"serial\"\nport = \"a\"\n\
+         [[radio]]\nname = \"b\"\nkind = \"serial\"\nport = \"b\"\nencapsulation = \"none\"\n",
+    );
+
+    let rules = dir.load(&[&file]).unwrap().settings.gateway.forwarders;
+
+    let [rule] = &rules[..] else { panic!("{rules:?}") };
+    let listed = |link| rule.peers.covers(LinkId(link), &LinkAddr::Wire);
+    assert!(rule.peers.is_for_link(LinkId(1)) && !rule.peers.is_for_link(LinkId(0)));
+    assert!(!listed(0) && !listed(1));
+}
+
+#[test]
 fn impossible_radios_are_explained_with_their_lines() {
     for (name, text) in IMPOSSIBLE {
         let dir = Dir::new();
@@ -352,12 +385,21 @@ const IMPOSSIBLE: &[(&str, &str)] = &[
          [[radio]]\nname = \"x\"\nkind = \"xbee\"\nport = \"x\"\nbaud = 9601\nreopen = { first = \"1m\" }\n",
     ),
     (
+        "forwarder_with_an_ip_address_on_a_wire",
+        "[[radio]]\nname = \"s\"\nkind = \"serial\"\nport = \"s\"\n\
+         [[forwarder]]\nname = \"f\"\nradio = \"s\"\nsource = \"10.0.0.1\"\n",
+    ),
+    (
         "modem_of_a_later_version",
         "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"lora-e5\"\nport = \"p\"\nregion = \"EU868\"\n",
     ),
     (
         "region_of_which_nothing_is_known",
         "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"other\"\n",
+    ),
+    (
+        "setting_that_only_the_driver_knows",
+        "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak4270\"\nport = \"p\"\nregion = \"EU868\"\nsync_word = 0x34\n",
     ),
     (
         "no_airtime",

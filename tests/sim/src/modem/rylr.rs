@@ -45,6 +45,18 @@ pub enum RylrModel {
     Rylr896,
 }
 
+impl RylrModel {
+    /// The sync word of a network: not documented; different for each, and for the two series, which do not hear each
+    /// other.
+    pub fn sync(self, network: u8) -> u16 {
+        let series = match self {
+            RylrModel::Rylr998 => 0x5000,
+            RylrModel::Rylr896 => 0x6000,
+        };
+        series + u16::from(network)
+    }
+}
+
 impl RylrConfig {
     /// One as sold, which says `+OK` when it takes a frame.
     pub fn new(model: RylrModel) -> RylrConfig {
@@ -133,18 +145,13 @@ impl Settings {
     }
 
     fn tuning(&self, model: RylrModel) -> Tuning {
-        // Not documented; different for each network, and for the two series, which do not hear each other.
-        let series = match model {
-            RylrModel::Rylr998 => 0x5000,
-            RylrModel::Rylr896 => 0x6000,
-        };
         Tuning::Lora(LoraTuning {
             frequency_hz: self.band_hz,
             spreading_factor: self.spreading_factor,
             bandwidth_hz: BANDWIDTHS[usize::from(self.bandwidth)],
             coding_rate: self.coding_rate + 4,
             preamble: self.preamble.into(),
-            sync: series + u16::from(self.network),
+            sync: model.sync(self.network),
             inverted_iq: false,
         })
     }

@@ -134,6 +134,16 @@ impl Carriage {
         self.wrap(broadcast, message)
     }
 
+    /// True if a gateway knows the sensor by this address.
+    pub fn is_address(&self, address: &[u8]) -> bool {
+        match (&self.carrier, &self.header) {
+            (Carrier::Xbee { own, .. }, _) => *address == own.to_be_bytes(),
+            (Carrier::Reyax { own, .. }, _) => *address == own.to_be_bytes(),
+            (_, Header::RadioHead { own, .. }) => *address == [*own],
+            (_, Header::Forwarder(_) | Header::None) => false,
+        }
+    }
+
     /// RadioHead's acknowledgement of a frame.
     pub fn encode_ack(&self, to: u8, id: u8) -> Option<Vec<u8>> {
         let Header::RadioHead { own, .. } = self.header else {
@@ -182,6 +192,29 @@ impl Carriage {
             broadcast,
             id,
         })
+    }
+
+    /// The datagram in a payload that this sensor sent itself, for who watches the air.
+    pub fn decode_own(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        let message = match &self.carrier {
+            Carrier::Plain => payload.to_vec(),
+            Carrier::Reyax { .. } => from_base64(payload.get(8..)?)?,
+            Carrier::Ebyte {
+                framing, checksum, ..
+            } => {
+                let content = framing.decode_one(&EbyteFrame::decode(payload)?.data)?;
+                checksum.strip(&content)?.to_vec()
+            }
+            Carrier::Xbee { .. } => AirFrame::decode(payload)?.data,
+        };
+        match &self.header {
+            Header::RadioHead { .. } => match &message[..] {
+                [_, _, _, flags, datagram @ ..] if flags & RADIOHEAD_ACK == 0 => Some(datagram.to_vec()),
+                _ => None,
+            },
+            Header::Forwarder(node) => message.get(3 + node.len()..).map(<[u8]>::to_vec),
+            Header::None => Some(message),
+        }
     }
 
     fn wrap(&self, broadcast: bool, message: Vec<u8>) -> Vec<u8> {
