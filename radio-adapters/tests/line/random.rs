@@ -102,7 +102,12 @@ impl World {
             match output {
                 DriverOutput::Write(octets) => {
                     assert!(self.open, "writes to a closed port");
-                    self.asked = Some(String::from_utf8(octets).expect("commands are text").trim().into());
+                    self.asked = Some(
+                        String::from_utf8(octets)
+                            .expect("commands are text")
+                            .trim()
+                            .into(),
+                    );
                 }
                 DriverOutput::Link(LinkEvent::Up(profile)) => {
                     assert!(!self.up);
