@@ -96,6 +96,9 @@ pub(crate) struct ModemArgs {
     pub(crate) fault: Vec<TimedFault>,
 
     /// Divide every time on air by this
+    ///
+    /// rak4270 and rylr do not tell when a frame is out, so that a gateway waits for the whole time all the same and
+    /// may miss answers that come too soon.
     #[arg(long, value_name = "X", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) time_scale: u32,
 
