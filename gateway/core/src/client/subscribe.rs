@@ -223,9 +223,9 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
         }
     } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;
-        cx.upstream
-            .subscribe(key, filter.name.clone(), filter.id, filter.wanted_qos());
+        let qos = filter.wanted_qos();
+        cx.upstream.subscribe(key, filter.name.clone(), filter.id, qos);
         filter.asked();
-        filter.pending = Pending::Subscribe;
+        filter.pending = Pending::Subscribe(qos);
     }
 }
