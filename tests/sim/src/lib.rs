@@ -721,12 +721,15 @@ impl World {
     }
 
     /// A client sleeps, and the gateway takes it for active: its DISCONNECT with a duration was lost and not repeated, or
-    /// a copy of its CONNECT came later. Nobody finds out, for its PINGREQs are those of an active client too (A16), so
-    /// it misses what is sent to it. Here somebody looks at the device.
+    /// a copy of its CONNECT came later. Who names itself when it wakes gets its messages all the same (A16). The
+    /// PINGREQs of others are those of an active client, so they miss what is sent to them, and nobody finds out. Here
+    /// somebody looks at the device.
     fn wake_the_overlooked(&mut self) {
         for ix in 0..self.clients.len() {
             let there = self.reference.presence(ClientIx(ix));
-            if self.clients[ix].client.presence() == Presence::Asleep && there == Presence::Active {
+            let unnamed = self.clients[ix].client.config.quirks.wakes_without_id;
+            let asleep = self.clients[ix].client.presence() == Presence::Asleep;
+            if unnamed && asleep && there == Presence::Active {
                 self.clients[ix].client.reconnect(self.now);
                 self.after_client(ix);
             }
@@ -750,8 +753,12 @@ impl World {
             let unsupervised = client.config.keep_alive == 0;
             let (here, there) = (client.presence(), self.reference.presence(*ix));
             let moved = here != Presence::Away && !self.reference.is_bound(*ix, &self.address(*ix));
-            // A late copy of a DISCONNECT with a duration, whose answer was lost: each PINGREQ is a wake-up (A69).
-            let overlooked = (here, there) == (Presence::Active, Presence::Asleep);
+            // A late copy of a DISCONNECT with a duration, whose answer was lost: each PINGREQ is a wake-up (A69). Or a
+            // DISCONNECT that was lost: each is answered as one (A16).
+            let overlooked = matches!(
+                (here, there),
+                (Presence::Active, Presence::Asleep) | (Presence::Asleep, Presence::Active)
+            );
             ((here != there && !overlooked) || moved) && !unsupervised
         });
         left.extend(at_odds.map(|(_, client)| format!("{} is at odds with the gateway", client.config.id)));

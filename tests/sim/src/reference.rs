@@ -29,6 +29,9 @@ use crate::{Address, ClientIx};
 /// Reading A60: rounds of sends after which a message is dropped.
 const ROUNDS: u32 = 6;
 
+/// Reading A16: PINGREQs in a row whose answer waits for a message.
+const PINGS_PUT_OFF: u32 = 2;
+
 /// Reading A71: longest time and most messages of one wake-up.
 const WAKE_TIME: Duration = Duration::from_secs(60);
 const WAKE_MESSAGES: usize = 100;
@@ -119,6 +122,10 @@ struct ClientModel {
     woken: Instant,
     /// The PINGREQ before it, if this one may as well be a repeat of that.
     woken_first: Instant,
+    /// PINGREQs with its id while active, since it last took a message (A16).
+    named_pings: u32,
+    /// When the last of them came, if its PINGRESP follows what waited then.
+    ping_put_off: Option<Instant>,
     /// PUBLISHes begun in this wake-up.
     wake_messages: usize,
     /// The last PINGRESP that ended a wake-up: its sleep timer starts there (§6.14).
@@ -242,6 +249,8 @@ struct DownExchange {
     msg_id: MsgId,
     payload: Option<Bytes>,
     topic: String,
+    /// When it was first sent.
+    began: Instant,
     sends: u32,
     /// Sends since the client was last heard.
     unheard: u32,
@@ -834,6 +843,7 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
+                client.end_ping()?;
                 client.end_wake(now)
             }
             Packet::WillTopicResp(_) => client.pay(MsgType::WillTopicResp, MsgId(0)),
@@ -1120,7 +1130,16 @@ impl Reference {
                 .is_some_and(|uplink| uplink.settled_ok > 0)
         };
         let late = exchange.previous.iter().any(settled);
-        if late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload)) {
+        let unclear = late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload));
+        if puback.return_code != ReturnCode::Accepted && !exchange.previous.is_empty() {
+            // Of the messages that had this id it may be about any.
+            for payload in exchange.previous.iter().chain([&exchange.payload]) {
+                if let Some(uplink) = self.uplinks.get_mut(payload) {
+                    uplink.any_order |= uplink.settled_ok == 0;
+                }
+            }
+        }
+        if unclear {
             return Ok(());
         }
         exchange.finished = true;
@@ -1129,7 +1148,7 @@ impl Reference {
         };
         if puback.return_code != ReturnCode::Accepted {
             uplink.order = None;
-            uplink.any_order = uplink.allowed > 1;
+            uplink.any_order |= uplink.allowed > 1;
             return Ok(());
         }
         ensure(
@@ -1671,6 +1690,8 @@ impl ClientModel {
             sleep_answer_due: false,
             woken: Instant::START,
             woken_first: Instant::START,
+            named_pings: 0,
+            ping_put_off: None,
             wake_messages: 0,
             asleep_since: Instant::START,
             clean: config.clean,
@@ -1775,6 +1796,7 @@ impl ClientModel {
             Phase::None | Phase::Setup | Phase::Lost => {}
         }
         self.sleep_answer_due = false;
+        self.ping_put_off = None;
         self.resumes_since = resumes.then_some(now);
         let strayed = self.stray.take().as_ref() == Some(from);
         let still_due = self.late_goodbye && self.phase == Phase::Setup;
@@ -1877,6 +1899,24 @@ impl ClientModel {
         self.will = None;
         self.wills_due.clear();
         self.emitted_order = [0; 2];
+    }
+
+    /// PINGRESP to an active client that named itself: it may sleep now, so it has got what waited (A16).
+    fn end_ping(&mut self) -> Check {
+        let Some(asked) = self.ping_put_off.take() else {
+            return Ok(());
+        };
+        let open =
+            |d: &&DownExchange| d.began < asked && !d.closed && !d.stale && !d.given_up(self.sends_per_round);
+        ensure(
+            self.down.as_ref().filter(open).is_none(),
+            "PINGRESP when everything is acknowledged",
+            || format!("{:?} to {}", self.down, self.id),
+        )?;
+        let kept = self.owed.iter().find(|(_, owed)| owed.since < asked);
+        ensure(kept.is_none(), "PINGRESP when nothing waits (A16)", || {
+            format!("{kept:?} for {}", self.id)
+        })
     }
 
     /// PINGRESP: the client sleeps again, and has got everything that waited when it woke.
@@ -1985,9 +2025,20 @@ impl ClientModel {
                     open.for_each(|asked| asked.given_back = true);
                 }
             }
-            Packet::Pingreq(_) => {
+            Packet::Pingreq(ping) => {
                 owe(MsgType::Pingresp, MsgId(0));
+                self.ping_put_off = None;
                 match self.phase {
+                    Phase::Active if ping.client_id.is_some() => {
+                        self.named_pings += 1;
+                        if self.named_pings <= PINGS_PUT_OFF {
+                            self.ping_put_off = Some(now);
+                        }
+                        if let Some(down) = &mut self.down {
+                            down.due = true;
+                            down.sends -= down.sends % self.sends_per_round;
+                        }
+                    }
                     Phase::Asleep => {
                         self.phase = Phase::Awake;
                         self.woken = now;
@@ -2081,6 +2132,7 @@ impl ClientModel {
                 self.sleep = Duration::from_secs(u64::from(seconds));
                 self.asleep_since = now;
                 self.sleep_answer_due = true;
+                self.ping_put_off = None;
                 self.interrupt();
             }
             Packet::Disconnect(_) => {
@@ -2160,6 +2212,9 @@ impl ClientModel {
             .filter(|d| d.kind == kind && d.msg_id == msg_id)
         {
             down.closed = true;
+            if kind != DownKind::Register {
+                self.named_pings = 0;
+            }
         }
     }
 
@@ -2296,6 +2351,7 @@ impl ClientModel {
             msg_id: next.msg_id,
             payload: next.payload.clone(),
             topic: next.topic.into(),
+            began: now,
             sends: 1,
             unheard: 1,
             last_sent: now,
