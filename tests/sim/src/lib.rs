@@ -30,6 +30,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
 use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
+pub mod admission;
 pub mod families;
 pub mod history;
 pub mod net;
@@ -37,6 +38,7 @@ pub mod reference;
 pub mod sim_broker;
 pub mod sim_client;
 
+use admission::Verdict;
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
 use sim_broker::{BrokerAction, BrokerConfig, Origin, SimBroker};
@@ -168,6 +170,8 @@ pub struct World {
     hash: FxHasher,
     trace: VecDeque<String>,
     settling: bool,
+    /// The gateway keeps some clients out.
+    selective: bool,
 }
 
 /// A client and its link.
@@ -182,6 +186,8 @@ struct Station {
     wakes_at: Option<Instant>,
     /// QoS 1 and 2 messages of its application since it last had power.
     submitted: Vec<Bytes>,
+    /// It will not come back, and another device may go on with its session.
+    retired: bool,
 }
 
 /// A forwarder and its link to the gateway.
@@ -274,6 +280,7 @@ impl World {
             hash: FxHasher::default(),
             trace: VecDeque::new(),
             settling: false,
+            selective: admission::is_selective(&config.gateway),
             config,
         };
         world.link_up();
@@ -313,6 +320,7 @@ impl World {
             down,
             wakes_at: None,
             submitted: Vec::new(),
+            retired: false,
         });
         self.announce(ix.0);
         ix
@@ -440,6 +448,12 @@ impl World {
         self.clients[ix.0].client.vanish();
         self.clients[ix.0].submitted.clear();
         self.forget_ids(ix);
+    }
+
+    /// A client loses power for good.
+    pub fn retire(&mut self, ix: ClientIx) {
+        self.vanish(ix);
+        self.clients[ix.0].retired = true;
     }
 
     /// A client loses power for a moment and connects again.
@@ -692,6 +706,14 @@ impl World {
         for forwarder in 0..self.forwarders.len() {
             self.switch_forwarder(ForwarderIx(forwarder), true);
         }
+        if !self.config.gateway.forwarders.is_empty() {
+            // Those that a forwarder has no room for would ask for ever.
+            for ix in 0..self.clients.len() {
+                if self.clients[ix].behind.is_some() {
+                    self.rebind(ClientIx(ix));
+                }
+            }
+        }
         if !self.broker.is_reachable() {
             self.broker_up();
         }
@@ -759,7 +781,7 @@ impl World {
                 (here, there),
                 (Presence::Active, Presence::Asleep) | (Presence::Asleep, Presence::Active)
             );
-            ((here != there && !overlooked) || moved) && !unsupervised
+            ((here != there && !overlooked) || moved) && !unsupervised && !self.clients[ix.0].retired
         });
         left.extend(at_odds.map(|(_, client)| format!("{} is at odds with the gateway", client.config.id)));
         let open = self.reference.open_tokens();
@@ -809,7 +831,15 @@ impl World {
     fn check_end(&mut self) -> Check {
         for (ix, station) in self.clients.iter().enumerate() {
             let client = &station.client;
-            let has = |payload: &Bytes| client.delivered.iter().any(|d| d.payload == *payload);
+            // What has one id is one client.
+            let same = self
+                .clients
+                .iter()
+                .filter(|other| other.client.config.id == client.config.id);
+            let has = |payload: &Bytes| {
+                same.clone()
+                    .any(|s| s.client.delivered.iter().any(|d| d.payload == *payload))
+            };
             let missing = self
                 .reference
                 .acknowledged_by(ClientIx(ix))
@@ -979,8 +1009,17 @@ impl World {
         match event {
             Event::ToGateway { from, datagram } => {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
-                self.reference.on_datagram(now, &from.addr, &datagram);
+                // Counting takes time in proportion to the clients.
+                let before = self.selective.then(|| self.refusals());
                 self.gateway.handle_datagram(now, LINK, &from, &datagram);
+                let verdict = before.map_or(Verdict::OPEN, |(refused, moved)| {
+                    let after = self.refusals();
+                    Verdict {
+                        refused: after.0 > refused,
+                        moved: after.1 > moved,
+                    }
+                });
+                self.reference.on_datagram(now, &from.addr, &datagram, verdict)?;
             }
             Event::ToClient {
                 client,
@@ -1033,6 +1072,12 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// CONNECTs refused for now, and clients that moved, so far.
+    fn refusals(&mut self) -> (u64, u64) {
+        let metrics = self.gateway.metrics();
+        (metrics.connects_congestion_total, metrics.takeovers_total)
     }
 
     fn drain(&mut self) -> Check {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::config::{ClientRule, GatewayConfig, Limits, WhenFull};
+use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, Limits, WhenFull};
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
 };
@@ -22,6 +22,7 @@ use sn_codec::{
     Regack, Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
+use crate::admission::{Challenge, ForwarderLimits, Verdict};
 use crate::sim_broker::Publication;
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
@@ -93,6 +94,9 @@ pub struct Reference {
     mtu: usize,
     shutting_down: bool,
     clients: Vec<ClientModel>,
+    /// Which of them each client of the world is; several may have one id.
+    models: Vec<usize>,
+    forwarders: ForwarderLimits,
     by_addr: FxHashMap<Address, usize>,
     uplinks: FxHashMap<Bytes, UplinkModel>,
     wills: FxHashMap<Bytes, usize>,
@@ -113,6 +117,7 @@ struct ClientModel {
     quirks: Quirks,
     sends_per_round: u32,
     bound: Option<Address>,
+    challenge: Option<Challenge>,
     phase: Phase,
     /// How long it said it would sleep.
     sleep: Duration,
@@ -311,6 +316,8 @@ struct UplinkModel {
 #[derive(Debug, Default)]
 struct MessageModel {
     topic: String,
+    /// When it came last.
+    since: Instant,
     publications: BTreeSet<Publication>,
     /// Further copies, one per filter, of which it is not sure whether they are for the same clients.
     uncertain_copies: usize,
@@ -348,10 +355,12 @@ impl Reference {
     /// A model of a gateway that has this configuration and one link.
     pub fn new(config: GatewayConfig, mtu: usize) -> Reference {
         Reference {
+            forwarders: ForwarderLimits::new(&config),
             config,
             mtu,
             shutting_down: false,
             clients: Vec::new(),
+            models: Vec::new(),
             by_addr: FxHashMap::default(),
             uplinks: FxHashMap::default(),
             wills: FxHashMap::default(),
@@ -367,22 +376,30 @@ impl Reference {
 
     // What the world announces.
 
-    /// A client exists.
+    /// A client exists. One with the id of another is the same to the gateway.
     pub fn add_client(&mut self, client: ClientIx, config: &ClientConfig) {
-        assert_eq!(client.0, self.clients.len(), "clients are added in order");
-        let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
-        self.clients.push(ClientModel::new(config, sends_per_round));
+        assert_eq!(client.0, self.models.len(), "clients are added in order");
+        let same = self.clients.iter().position(|model| *model.id == *config.id);
+        self.models.push(same.unwrap_or(self.clients.len()));
+        if same.is_none() {
+            let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
+            self.clients.push(ClientModel::new(config, sends_per_round));
+        }
     }
 
     /// A client may send from this address from now on; no other client ever does.
     pub fn add_address(&mut self, client: ClientIx, addr: Address) {
-        self.by_addr.insert(addr, client.0);
+        self.by_addr.insert(addr, self.models[client.0]);
+    }
+
+    fn model(&self, client: ClientIx) -> &ClientModel {
+        &self.clients[self.models[client.0]]
     }
 
     /// A client's application has a message.
     pub fn add_uplink(&mut self, client: ClientIx, uplink: &Uplink, topic: String) {
         let model = UplinkModel {
-            client: client.0,
+            client: self.models[client.0],
             topic,
             qos: uplink.qos,
             retain: uplink.retain,
@@ -398,16 +415,17 @@ impl Reference {
 
     /// A client has a will with this message.
     pub fn add_will(&mut self, client: ClientIx, message: Bytes) {
-        self.wills.insert(message, client.0);
+        self.wills.insert(message, self.models[client.0]);
     }
 
     /// From now on a client may take the id of one topic for that of another.
     pub fn confuse_ids(&mut self, client: ClientIx) {
-        self.clients[client.0].ids_collided = true;
+        self.clients[self.models[client.0]].ids_collided = true;
     }
 
     /// The gateway ended without a word, and another one is in its place that knows nothing.
     pub fn restart(&mut self) {
+        self.forwarders = ForwarderLimits::new(&self.config);
         self.conns.clear();
         self.tokens.clear();
         self.filters.clear();
@@ -426,39 +444,55 @@ impl Reference {
 
     // Inputs of the gateway.
 
-    /// A datagram is about to be handed to the gateway.
-    pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+    /// A datagram was handed to the gateway, and nothing taken from it since.
+    ///
+    /// # Errors
+    /// What the gateway made of it was not its to decide.
+    pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8], verdict: Verdict) -> Check {
+        self.pass_time(now);
+        let framed = Encapsulation::split(datagram).is_ok_and(|(encapsulation, _)| encapsulation.is_some());
+        if framed && !self.forwarders.takes_frame(now) {
+            return Ok(());
+        }
         let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
             Ok(decoded) => decoded,
             Err(error) => {
                 if let Some(answer) = error.answer {
                     self.on_bad_value(now, from, datagram, &answer);
                 }
-                return;
+                return Ok(());
             }
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
-        let Some(&ix) = self.by_addr.get(from) else { return };
+        let Some(&ix) = self.by_addr.get(from) else {
+            return Ok(());
+        };
         self.ingress += 1;
         self.clients[ix].end_of_setup(now, &self.config);
-        if let Packet::Connect(connect) = packet {
-            self.clients[ix].on_connect(now, from, connect);
+        if let Packet::Connect(connect) = packet
+            && !self.lets_connect(now, ix, from, connect, verdict)?
+        {
+            return Ok(());
+        }
+        if let Packet::Pingreq(ping) = packet
+            && ping.client_id == Some(&self.clients[ix].id)
+        {
+            self.lets_wake(ix, from, verdict)?;
         }
         let client = &mut self.clients[ix];
-        if let Packet::Pingreq(ping) = packet
-            && ping.client_id == Some(&client.id)
-            && matches!(client.phase, Phase::Asleep | Phase::Awake)
-        {
-            // A16: its network gave it another address while it slept.
-            client.bound = Some(from.clone());
-        }
         let bound = client.bound.as_ref() == Some(from);
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
         if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
         }
         if bound {
+            if !matches!(
+                packet,
+                Packet::SearchGw(_) | Packet::Advertise(_) | Packet::GwInfo(_)
+            ) {
+                client.challenge = None;
+            }
             let setting_up = client.phase == Phase::Setup && !client.handshake_done;
             client.fresh = match packet {
                 Packet::Connect(_) => true,
@@ -473,7 +507,7 @@ impl Reference {
         }
         if let Packet::Publish(publish) = packet {
             self.on_client_publish(ix, bound, publish);
-            return;
+            return Ok(());
         }
         if bound {
             let names = Names {
@@ -487,6 +521,115 @@ impl Reference {
                 asked.broker_was_away |= self.conns.get(&ConnId(0)).is_none_or(|conn| !conn.up);
             }
         }
+        Ok(())
+    }
+
+    /// What becomes true by time alone.
+    fn pass_time(&mut self, now: Instant) {
+        let max_age = self.config.sleep.max_age;
+        for client in &mut self.clients {
+            // A70: what waited too long is dropped.
+            let before = client.owed.len();
+            client.owed.retain(|_, owed| now < owed.since + max_age);
+            self.given_up += before - client.owed.len();
+            // A11: no answer from the old address.
+            if let Some(challenge) = client.challenge.take_if(|challenge| now >= challenge.until) {
+                let id = client.id.clone();
+                client.last_heard = challenge.until;
+                client.fresh = true;
+                client.on_connect(challenge.until, &challenge.from, challenge.connect(&id));
+            }
+        }
+    }
+
+    /// A CONNECT: true if the client is there from now on.
+    fn lets_connect(
+        &mut self,
+        now: Instant,
+        ix: usize,
+        from: &Address,
+        connect: Connect<'_>,
+        verdict: Verdict,
+    ) -> Result<bool, Violation> {
+        let (certain, possible) = self.nodes_besides(ix);
+        let max_nodes = self.forwarders.max_nodes().filter(|_| from.node.is_some());
+        let client = &mut self.clients[ix];
+        let behind = client.bound.as_ref().is_some_and(|bound| bound.node.is_some());
+        let elsewhere = client.bound.as_ref().is_some_and(|bound| bound != from);
+        let connected = elsewhere && client.phase.is_connected() && !client.gone;
+        let maybe_connected = elsewhere && !matches!(client.phase, Phase::None | Phase::Lost);
+        let told = || {
+            format!(
+                "{connect:?} from {from}, {:?} at {:?}, {possible} other nodes, {max_nodes:?} allowed",
+                client.phase, client.bound
+            )
+        };
+        let full = max_nodes.is_some_and(|max| possible >= max);
+        let (may_refuse, must_refuse) = match self.config.address_change {
+            AddressChange::Strict => (maybe_connected, connected),
+            AddressChange::Guarded => {
+                let other = client
+                    .challenge
+                    .as_ref()
+                    .is_some_and(|challenge| challenge.from != *from);
+                (other && elsewhere, other && elsewhere)
+            }
+            AddressChange::Open => (false, false),
+        };
+        if verdict.refused {
+            // A node that makes room by moving within the forwarder is let in.
+            ensure(may_refuse || full, "nobody is refused without a reason", told)?;
+            client.bad_connects += u32::from(!elsewhere);
+            return Ok(false);
+        }
+        ensure(!must_refuse, "a session stays where it is (A11)", told)?;
+        let crowded = max_nodes.is_some_and(|max| certain >= max) && !behind;
+        ensure(!crowded, "a forwarder has no more nodes than allowed (A82)", told)?;
+        if self.config.address_change == AddressChange::Guarded && connected && client.phase == Phase::Active
+        {
+            match &mut client.challenge {
+                Some(challenge) => {
+                    (challenge.will, challenge.clean_session) = (connect.will, connect.clean_session);
+                    challenge.duration = connect.duration;
+                }
+                None => client.challenge = Some(Challenge::new(now, from, connect, &self.config)),
+            }
+            return Ok(false);
+        }
+        client.challenge = None;
+        client.on_connect(now, from, connect);
+        Ok(true)
+    }
+
+    /// A PINGREQ with the client's id: its network may have given it another address while it slept (A16).
+    fn lets_wake(&mut self, ix: usize, from: &Address, verdict: Verdict) -> Check {
+        let (_, possible) = self.nodes_besides(ix);
+        let max_nodes = self.forwarders.max_nodes().filter(|_| from.node.is_some());
+        let client = &mut self.clients[ix];
+        let sleeps = matches!(client.phase, Phase::Asleep | Phase::Awake) && !client.gone;
+        if !sleeps || client.bound.as_ref() == Some(from) {
+            return Ok(());
+        }
+        let strict = self.config.address_change == AddressChange::Strict;
+        let full = max_nodes.is_some_and(|max| possible >= max);
+        let right = if verdict.moved { !strict } else { strict || full };
+        ensure(right, "a sleeper wakes where it is (A16)", || {
+            format!("{} at {from}: {verdict:?}", client.id)
+        })?;
+        if verdict.moved {
+            client.bound = Some(from.clone());
+        }
+        Ok(())
+    }
+
+    /// Other clients behind forwarders: those that are connected, and those whose record may still be bound there.
+    fn nodes_besides(&self, ix: usize) -> (usize, usize) {
+        let others = self.clients.iter().enumerate().filter(|(at, _)| *at != ix);
+        let behind = others
+            .map(|(_, client)| client)
+            .filter(|client| client.bound.as_ref().is_some_and(|bound| bound.node.is_some()));
+        let connected = |client: &&ClientModel| client.phase.is_connected() && !client.gone;
+        (behind.clone().filter(connected).count(), behind.count())
     }
 
     /// The layout of a message and a value that is none: its sender was heard all the same.
@@ -511,6 +654,7 @@ impl Reference {
             *client.due.entry((answer.msg_type(), msg_id)).or_insert(0) += 1;
             client.last_heard = now;
             client.fresh = false;
+            client.challenge = None;
         }
     }
 
@@ -614,6 +758,7 @@ impl Reference {
             } => {
                 let message = self.messages.entry(payload.clone()).or_default();
                 message.topic = topic.to_string();
+                message.since = now;
                 message.highest = message.highest.max(*qos);
                 message.retain_seen[usize::from(*retain)] = true;
                 let new = publication.is_none_or(|p| message.publications.insert(p));
@@ -759,6 +904,7 @@ impl Reference {
     /// # Errors
     /// The rule it breaks.
     pub fn on_transmit(&mut self, now: Instant, to: &Destination, datagram: &[u8]) -> Check {
+        self.pass_time(now);
         let (encapsulation, packet) = sn_codec::decode_message(datagram)
             .map_err(|error| Violation::new("datagrams decode", format!("{error}: {datagram:02x?}")))?;
         let header = encapsulation.map_or(0, |e| e.encoded_len());
@@ -848,8 +994,10 @@ impl Reference {
             }
             Packet::WillTopicResp(_) => client.pay(MsgType::WillTopicResp, MsgId(0)),
             Packet::WillMsgResp(_) => client.pay(MsgType::WillMsgResp, MsgId(0)),
-            // §6.11 allows it, A76 switches it off.
-            Packet::Pingreq(_) => Err(Violation::new("the gateway does not ping", what(client))),
+            // §6.11 allows it, A76 keeps it for one purpose.
+            Packet::Pingreq(_) => ensure(client.challenge.is_some(), "the gateway does not ping", || {
+                what(client)
+            }),
             Packet::Connack(_)
             | Packet::Disconnect(_)
             | Packet::GwInfo(_)
@@ -1070,7 +1218,14 @@ impl Reference {
         client.wake_messages += usize::from(!repeat);
         if !repeat && !payload.is_empty() {
             let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
+            let registered = client.down.as_ref().is_some_and(|d| d.kind == DownKind::Register);
             let started = client.started.entry(payload.clone()).or_default();
+            let age = message.map_or(Duration::ZERO, |message| now.since(message.since));
+            ensure(
+                age < self.config.sleep.max_age + LATE || registered || started.exchanges > 0,
+                "nothing too old is delivered (A70)",
+                || format!("{age:?}: {publish:?} to {}", client.id),
+            )?;
             started.exchanges += 1;
             let allowed = publications + started.interrupted;
             ensure(
@@ -1441,6 +1596,7 @@ impl Reference {
     /// # Errors
     /// The rule it breaks.
     pub fn on_notice(&mut self, now: Instant, notice: &Notice) -> Check {
+        self.pass_time(now);
         match notice {
             Notice::Lost { client, will } => {
                 let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
@@ -1465,6 +1621,7 @@ impl Reference {
                     format!("{:?} of {client}", model.will)
                 })?;
                 model.phase = Phase::Lost;
+                model.challenge = None;
                 model.interrupt();
                 model.wills_due.extend(model.will.clone().filter(|_| *will));
                 if model.clean {
@@ -1478,6 +1635,7 @@ impl Reference {
                     return Ok(());
                 };
                 // A78: only when the broker took a subscription back, or the gateway stops.
+                model.challenge = None;
                 model.sent_away = !model.said_goodbye && (refused || self.shutting_down);
                 ensure(
                     model.said_goodbye || model.sent_away,
@@ -1569,7 +1727,7 @@ impl Reference {
 
     /// Where a client is in its session, as far as the gateway can know.
     pub fn presence(&self, client: ClientIx) -> Presence {
-        match self.clients[client.0].phase {
+        match self.model(client).phase {
             Phase::None | Phase::Setup | Phase::Lost => Presence::Away,
             Phase::Active => Presence::Active,
             Phase::Asleep | Phase::Awake => Presence::Asleep,
@@ -1578,14 +1736,15 @@ impl Reference {
 
     /// The gateway sends to a client there.
     pub fn is_bound(&self, client: ClientIx, address: &Address) -> bool {
-        self.clients[client.0].bound.as_ref() == Some(address)
+        self.model(client).bound.as_ref() == Some(address)
     }
 
     /// Whoever was silent for too long is lost by now, so that its will is published when it should be.
     ///
     /// # Errors
     /// That is not so.
-    pub fn check_silence(&self, now: Instant) -> Check {
+    pub fn check_silence(&mut self, now: Instant) -> Check {
+        self.pass_time(now);
         let overdue = self.clients.iter().find(|c| {
             let since = match c.phase {
                 Phase::Active => c.last_heard,
@@ -1620,13 +1779,13 @@ impl Reference {
 
     /// A message came again to a client under another message id, so that a late copy of the first looks new.
     pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
-        let started = self.clients[client.0].started.get(payload);
+        let started = self.model(client).started.get(payload);
         started.is_some_and(|started| started.unknown_topic)
     }
 
     /// The messages that a client acknowledged.
     pub fn acknowledged_by(&self, client: ClientIx) -> impl Iterator<Item = &Bytes> {
-        let started = self.clients[client.0].started.iter();
+        let started = self.model(client).started.iter();
         started
             .filter(|(_, started)| started.acknowledged)
             .map(|(payload, _)| payload)
@@ -1685,6 +1844,7 @@ impl ClientModel {
             quirks: config.quirks,
             sends_per_round,
             bound: None,
+            challenge: None,
             phase: Phase::None,
             sleep: Duration::ZERO,
             sleep_answer_due: false,
@@ -1885,6 +2045,7 @@ impl ClientModel {
     fn restart(&mut self) {
         self.record_gone();
         self.bound = None;
+        self.challenge = None;
         self.phase = Phase::None;
         self.parameters = None;
         self.connacks_due = 0;
