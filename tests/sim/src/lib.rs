@@ -1106,7 +1106,7 @@ impl World {
                 Output::Broker(request) => {
                     self.note(|_| format!("gateway -> broker {request:?}"));
                     self.hash.write(format!("{request:?}").as_bytes());
-                    self.reference.on_request(&request)?;
+                    self.reference.on_request(self.now, &request)?;
                     self.broker
                         .handle_request(self.now, request, &mut self.rng)
                         .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;

@@ -500,10 +500,7 @@ impl Reference {
                 Packet::WillMsg(_) => client.fresh,
                 _ => client.fresh && setting_up,
             };
-            client.last_heard = now;
-            if let Some(down) = &mut client.down {
-                down.unheard = 0;
-            }
+            client.heard(now);
         }
         if let Packet::Publish(publish) = packet {
             self.on_client_publish(ix, bound, publish);
@@ -535,9 +532,9 @@ impl Reference {
             // A11: no answer from the old address.
             if let Some(challenge) = client.challenge.take_if(|challenge| now >= challenge.until) {
                 let id = client.id.clone();
-                client.last_heard = challenge.until;
-                client.fresh = true;
                 client.on_connect(challenge.until, &challenge.from, challenge.connect(&id));
+                client.heard(challenge.until);
+                client.fresh = true;
             }
         }
     }
@@ -1174,6 +1171,7 @@ impl Reference {
             .as_ref()
             .is_some_and(|d| !d.closed && d.msg_id == publish.msg_id);
         let repeat = qos != QoS::AtMostOnce && same;
+        let registered = client.down.as_ref().is_some_and(|d| d.kind == DownKind::Register);
         let released = same
             && client
                 .down
@@ -1218,7 +1216,6 @@ impl Reference {
         client.wake_messages += usize::from(!repeat);
         if !repeat && !payload.is_empty() {
             let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
-            let registered = client.down.as_ref().is_some_and(|d| d.kind == DownKind::Register);
             let started = client.started.entry(payload.clone()).or_default();
             let age = message.map_or(Duration::ZERO, |message| now.since(message.since));
             ensure(
@@ -1399,7 +1396,8 @@ impl Reference {
     ///
     /// # Errors
     /// The rule it breaks.
-    pub fn on_request(&mut self, request: &BrokerRequest) -> Check {
+    pub fn on_request(&mut self, now: Instant, request: &BrokerRequest) -> Check {
+        self.pass_time(now);
         self.published += 1;
         let told = || format!("{request:?}");
         match request {
@@ -1912,6 +1910,14 @@ impl ClientModel {
             exchange.finished = true;
             Some((msg_id?, payload.clone()))
         });
+    }
+
+    /// A datagram of the client came.
+    fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        if let Some(down) = &mut self.down {
+            down.unheard = 0;
+        }
     }
 
     /// What the client sends is processed.
