@@ -882,7 +882,8 @@ impl World {
                     && !self
                         .reference
                         .came_under_two_ids(ClientIx(ix), &delivered.payload);
-                if again && certain && routed == 1 && !delivered.retain && client.power_losses == 0 {
+                let remembers = client.power_losses == 0 && client.forgot_asleep == 0;
+                if again && certain && routed == 1 && !delivered.retain && remembers {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);
                     return Err(Violation::new("QoS 2 reaches the application once", detail));
                 }
