@@ -574,12 +574,12 @@ impl Gateway {
             };
             match (result, granted) {
                 (Some(Err(())), _) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Err(()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Err(()));
                     client.drop_subscription(&mut self.cx, key);
                 }
                 // Unsubscribed meanwhile: the SUBACK is owed all the same.
                 (_, granted) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Ok(granted.unwrap_or_default()));
                 }
             }
             self.after(now, asker.client);

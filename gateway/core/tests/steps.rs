@@ -518,6 +518,35 @@ fn answer_to_an_earlier_subscribe_does_not_take_qos_from_who_asked_for_more_sinc
 }
 
 #[test]
+fn subscribe_of_an_earlier_connection_does_not_answer_another_under_its_id() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let connect = common::connect("a", false, 60);
+    bench.connect_with(A, connect);
+    bench.packet(A, subscribe(MsgId(9), "cmd/#", QoS::ExactlyOnce));
+    let (early, _) = bench.subscribe_request();
+    // A device that starts anew and begins with the same ids.
+    bench.connect_with(B, connect);
+    bench.packet(B, subscribe(MsgId(9), "state/#", QoS::AtLeastOnce));
+    let (own, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token: early,
+        result: Ok(Some(QoS::ExactlyOnce)),
+    });
+    bench.expect(B, &[]);
+    bench.broker(BrokerEvent::Settled {
+        token: own,
+        result: Ok(Some(QoS::AtLeastOnce)),
+    });
+    let granted = Suback {
+        qos: QoS::AtLeastOnce,
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(9),
+        return_code: ReturnCode::Accepted,
+    };
+    bench.expect(B, &[Packet::Suback(granted)]);
+}
+
+#[test]
 fn subscriptions_are_renewed_when_the_broker_forgot_them() {
     let mut bench = Bench::up(GatewayConfig::default());
     bench.connect(A, "a");

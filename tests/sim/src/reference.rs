@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, Limits, WhenFull};
+use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, Limits, SleepRules, WhenFull};
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
 };
@@ -227,6 +227,8 @@ struct Asked {
     broker_was_away: bool,
     /// What the client held before, which an answer of congestion leaves to it.
     before: Option<Sub>,
+    /// It had asked for it before, acknowledged or not.
+    asked_before: bool,
     answered: bool,
     /// UNSUBSCRIBE came before the answer.
     given_back: bool,
@@ -524,6 +526,11 @@ impl Reference {
     /// What becomes true by time alone.
     fn pass_time(&mut self, now: Instant) {
         let max_age = self.config.sleep.max_age;
+        let guarded = self.config.address_change == AddressChange::Guarded;
+        // Looking at all clients each time would be slow where there are many.
+        if !guarded && max_age >= SleepRules::default().max_age {
+            return;
+        }
         for client in &mut self.clients {
             // A70: what waited too long is dropped.
             let before = client.owed.len();
@@ -1349,16 +1356,18 @@ impl Reference {
             named,
             broker_was_away,
             before,
+            asked_before,
             given_back,
             ..
         } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
-            match before.filter(|_| suback.return_code == ReturnCode::Congestion) {
+            let for_now = suback.return_code == ReturnCode::Congestion;
+            match before.filter(|_| for_now) {
                 Some(before) => {
                     client.maybe.insert(filter.clone());
                     client.subs.insert(filter, before);
                 }
-                None if client.subs.contains_key(&filter) => {}
+                None if client.subs.contains_key(&filter) || (for_now && asked_before) => {}
                 None => {
                     client.maybe.remove(&filter);
                 }
@@ -2165,7 +2174,7 @@ impl ClientModel {
                     *ever = (*ever).max(subscribe.qos);
                     // Another QoS may be granted from now on, so claims under the old one end.
                     let before = self.subs.remove(&filter);
-                    self.maybe.insert(filter.clone());
+                    let asked_before = !self.maybe.insert(filter.clone());
                     let named = matches!(subscribe.topic, TopicFilter::Name(_));
                     let asked = Asked {
                         filter,
@@ -2173,6 +2182,7 @@ impl ClientModel {
                         named,
                         broker_was_away: false,
                         before,
+                        asked_before,
                         answered: false,
                         given_back: false,
                     };
