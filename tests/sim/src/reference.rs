@@ -2053,6 +2053,7 @@ impl ClientModel {
     /// The gateway's record of the client is gone, and A35 holds within one record.
     fn record_gone(&mut self) {
         self.forget();
+        self.answers_register = false;
         self.stale_names.append(&mut self.names);
     }
 

@@ -95,6 +95,8 @@ pub(crate) struct Exchange {
     topic: TopicRef,
     /// Sends of the current step in the current round.
     sends: u8,
+    /// Those since the client was last heard.
+    unheard: u8,
     /// The PUBLISH went out at least once under this message id.
     published: bool,
     /// The last PUBLISH carried DUP.
@@ -234,6 +236,17 @@ impl Downlink {
         if self.parked {
             self.parked = false;
             self.repeat_now();
+        }
+    }
+
+    /// The client was heard: the next repeat comes Tretry after the last, for the longer waits are for those that are
+    /// silent (reading A60).
+    pub(crate) fn end_silence(&mut self, timers: &Timers) {
+        if let Some(exchange) = self.exchange_mut() {
+            let beyond_tretry = wait_after(timers, exchange.unheard).saturating_sub(timers.retry_first);
+            let earlier = |at: Instant| Instant::START + at.since(Instant::START + beyond_tretry);
+            exchange.retry_at = exchange.retry_at.map(earlier);
+            exchange.unheard = 0;
         }
     }
 
@@ -502,6 +515,7 @@ impl Client {
             msg_id,
             topic,
             sends: 0,
+            unheard: 0,
             published: known.is_some(),
             sent_dup: false,
             due: true,
@@ -608,9 +622,8 @@ impl Client {
         }
         exchange.due = false;
         exchange.sends += 1;
-        let timers = &cx.config.timers;
-        let factor = 1_u32 << (exchange.sends - 1).min(16);
-        exchange.retry_at = Some(now + timers.retry_first.saturating_mul(factor).min(timers.retry_max));
+        exchange.unheard = exchange.unheard.saturating_add(1);
+        exchange.retry_at = Some(now + wait_after(&cx.config.timers, exchange.unheard));
         true
     }
 
@@ -810,6 +823,12 @@ impl Client {
         cx.metrics.delivered_total += 1;
         self.drop_queued(cx, 0);
     }
+}
+
+/// The wait after so many sends to a client that is silent: Tretry, and twice as long each time.
+fn wait_after(timers: &Timers, unheard: u8) -> Duration {
+    let factor = 1_u32 << unheard.saturating_sub(1).min(16);
+    timers.retry_first.saturating_mul(factor).min(timers.retry_max)
 }
 
 impl Exchange {

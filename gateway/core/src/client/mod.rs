@@ -236,6 +236,7 @@ impl Client {
         if is_request(&packet) {
             self.down.unpause();
         }
+        self.down.end_silence(&cx.config.timers);
         self.down.resume();
     }
 
