@@ -12,6 +12,9 @@ use snipe_sim::history::{Failure, History};
 /// Histories of a plain test run: seconds, because the simulation is optimised in test builds too.
 const DEFAULT_HISTORIES: u64 = 10_000;
 
+/// Fewer histories may happen to carry nothing.
+const ENOUGH_TO_JUDGE: u64 = 100;
+
 /// Between two lines about how far a long campaign is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 
@@ -47,7 +50,7 @@ fn random_histories_keep_every_rule() {
     // A generator that does nothing would find nothing.
     let (done, worked) = (campaign.done.into_inner(), campaign.worked.into_inner());
     assert!(
-        worked * 2 > done,
+        worked * 2 > done || done < ENOUGH_TO_JUDGE,
         "only {worked} of {done} histories carried messages both ways"
     );
 }

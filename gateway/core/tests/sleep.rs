@@ -768,3 +768,23 @@ fn message_of_a_silent_client_waits_until_it_is_lost_and_in_its_session_afterwar
     let message = bench.heard_publish(A);
     assert_eq!((message.data, message.dup), (&b"1"[..], true));
 }
+
+#[test]
+fn regack_that_comes_after_falling_asleep_shows_that_the_client_answers() {
+    let (mut bench, filter) = sleeper(GatewayConfig::default());
+    bench.packet(A, Packet::Connect(connect("a", false, 60)));
+    bench.take(A);
+    bench.message(&[filter], "cmd/new", QOS1, false, b"1");
+    let heard = bench.heard(A);
+    let [Packet::Register(register)] = heard[..] else {
+        panic!("{heard:?}")
+    };
+    bench.sleep(A, 600);
+    bench.packet(A, regack(register));
+    // Awake again, its answers are lost for a whole round: that is loss and no habit, so names are still registered.
+    bench.pingreq(A, Some("a"));
+    bench.pass(seconds(200));
+    bench.take(A);
+    bench.message(&[filter], "cmd/newer", QOS1, false, b"2");
+    assert_eq!(bench.wake_and_take_all(A), ["1", "2"]);
+}

@@ -1201,8 +1201,11 @@ impl Reference {
                 told(&publish)
             })?;
             if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
-                client.ignores_register |= !down.closed && !down.stale && !client.answers_register;
+                let unanswered = !down.closed && !down.stale;
                 down.closed = true;
+                if unanswered {
+                    self.given_up += client.register_unanswered(None);
+                }
             }
         } else {
             let [high, low] = publish.msg_id.0.to_be_bytes();
@@ -2078,6 +2081,20 @@ impl ClientModel {
         self.emitted_order = [0; 2];
     }
 
+    /// A REGISTER was given up. Who never answered one is sent none any more, so what needs one is dropped (A40), and
+    /// perhaps what the REGISTER was for. Returns how many messages.
+    fn register_unanswered(&mut self, topic: Option<&str>) -> usize {
+        self.ignores_register |= !self.answers_register;
+        let skips = self.ignores_register;
+        let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+        let before = self.owed.len();
+        self.owed.retain(|_, owed| {
+            let needs_register = skips && unknown(&owed.topic);
+            Some(owed.topic.as_str()) != topic && !needs_register
+        });
+        before - self.owed.len()
+    }
+
     /// PINGRESP to an active client that named itself: it may sleep now, so it has got what waited (A16).
     fn end_ping(&mut self) -> Check {
         let Some(asked) = self.ping_put_off.take() else {
@@ -2115,11 +2132,8 @@ impl ClientModel {
             .as_ref()
             .filter(|d| d.kind == DownKind::Register && !d.closed)
         {
-            self.ignores_register = !self.answers_register;
-            let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
-            let (gone, skips) = (down.topic.clone(), self.ignores_register);
-            self.owed
-                .retain(|_, owed| owed.topic != gone && !(skips && unknown(&owed.topic)));
+            let topic = down.topic.clone();
+            self.register_unanswered(Some(&topic));
         }
         let long = now.since(self.woken_first) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
@@ -2284,6 +2298,8 @@ impl ClientModel {
                 self.on_client_puback(puback);
             }
             Packet::Regack(mut regack) if active => {
+                self.answers_register = true;
+                self.ignores_register = false;
                 if self.quirks.swaps_acks {
                     (regack.topic_id, regack.msg_id) = swapped(regack.topic_id, regack.msg_id);
                 }
@@ -2292,7 +2308,6 @@ impl ClientModel {
                     && down.msg_id == regack.msg_id
                     && !down.closed
                 {
-                    self.answers_register = true;
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
@@ -2502,11 +2517,8 @@ impl ClientModel {
             })?;
             // A40, A60: without an answer the message is dropped.
             if down.kind == DownKind::Register {
-                self.ignores_register = !self.answers_register;
                 let topic = down.topic.clone();
-                let before = self.owed.len();
-                self.owed.retain(|_, owed| owed.topic != topic);
-                given_up = before - self.owed.len();
+                given_up = self.register_unanswered(Some(&topic));
             } else if let Some(payload) = &down.payload {
                 given_up = usize::from(self.owed.remove(payload).is_some());
             }
