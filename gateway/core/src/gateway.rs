@@ -327,10 +327,11 @@ impl Gateway {
             _ => return self.on_stranger(now, via()),
         };
         if let Some(client) = self.clients.get_mut(ix) {
+            let client_id = Some(id);
             client.on_packet(
                 &mut self.cx,
                 now,
-                Packet::Pingreq(sn_codec::Pingreq { client_id: None }),
+                Packet::Pingreq(sn_codec::Pingreq { client_id }),
             );
         }
         self.after(now, ix);
@@ -566,15 +567,12 @@ impl Gateway {
         let Some(filter) = self.cx.subscriptions.get_mut(key) else {
             return;
         };
-        filter.pending = Pending::Nothing;
+        let pending = core::mem::replace(&mut filter.pending, Pending::Nothing);
         let askers = filter.take_asking();
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
-                filter.active = Some(granted);
-                for subscriber in &mut filter.subscribers {
-                    subscriber.granted = subscriber.asked.min(granted);
-                }
+                filter.granted(granted, pending);
                 self.cx.subscriptions.start_retained_window(now, key);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
@@ -636,12 +634,12 @@ impl Gateway {
             };
             match (result, granted) {
                 (Some(Err(())), _) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Err(()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Err(()));
                     client.drop_subscription(&mut self.cx, key);
                 }
                 // Unsubscribed meanwhile: the SUBACK is owed all the same.
                 (_, granted) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Ok(granted.unwrap_or_default()));
                 }
             }
             self.after(now, asker.client);

@@ -282,7 +282,7 @@ impl Client {
         match packet {
             Packet::Publish(publish) => self.on_publish(cx, now, publish),
             Packet::Puback(puback) => self.on_puback(cx, now, puback),
-            Packet::Pubrec(msg_id) => self.on_pubrec(cx, msg_id),
+            Packet::Pubrec(msg_id) => self.on_pubrec(cx, now, msg_id),
             Packet::Pubrel(msg_id) => self.on_pubrel(cx, now, msg_id),
             Packet::Pubcomp(msg_id) => self.on_pubcomp(cx, msg_id),
             Packet::Register(register) => self.on_register(cx, register),
@@ -292,7 +292,7 @@ impl Client {
             Packet::WillTopicUpd(topic) => self.on_will_topic_upd(cx, topic),
             Packet::WillMsgUpd(message) => self.on_will_msg_upd(cx, message),
             // Answered here whatever the broker does (reading A75).
-            Packet::Pingreq(_) if matches!(self.state, State::Active) => self.reply(cx, Reply::Pingresp),
+            Packet::Pingreq(ping) if matches!(self.state, State::Active) => self.on_ping(cx, ping),
             Packet::Pingreq(_) => self.wake(cx, now),
             Packet::Pingresp => {}
             Packet::Disconnect(disconnect) => self.on_disconnect(cx, disconnect),
@@ -306,6 +306,7 @@ impl Client {
         if is_request(&packet) {
             self.down.unpause();
         }
+        self.down.end_silence();
         self.down.resume();
     }
 
