@@ -324,6 +324,7 @@ impl Downlink {
         {
             exchange.due = true;
             exchange.sends = exchange.sends.saturating_sub(1);
+            exchange.unheard = exchange.unheard.saturating_sub(1);
             (exchange.in_flight, exchange.retry_at) = (None, None);
         }
     }
