@@ -50,6 +50,8 @@ pub(crate) struct Client {
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
+    /// The state it is counted in.
+    pub(crate) counted: StateKind,
     /// The flags of its CONNECT.
     pub(crate) clean: bool,
     pub(crate) asked_for_will: bool,
@@ -76,7 +78,35 @@ pub(crate) struct Client {
     /// Its link is down: it cannot be heard of, and is not expired.
     pub(crate) cut_off: bool,
     /// How it was received last.
-    pub(crate) facts: RadioFacts,
+    pub(crate) facts: LastFacts,
+}
+
+/// [`RadioFacts`] in half the room: the end of each range stands for "not known".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastFacts {
+    rssi_dbm: i16,
+    snr_db: i8,
+    hops: u8,
+}
+
+impl From<RadioFacts> for LastFacts {
+    fn from(facts: RadioFacts) -> Self {
+        LastFacts {
+            rssi_dbm: facts.rssi_dbm.unwrap_or(i16::MIN),
+            snr_db: facts.snr_db.unwrap_or(i8::MIN),
+            hops: facts.hops.unwrap_or(u8::MAX),
+        }
+    }
+}
+
+impl From<LastFacts> for RadioFacts {
+    fn from(last: LastFacts) -> Self {
+        RadioFacts {
+            rssi_dbm: Some(last.rssi_dbm).filter(|rssi| *rssi != i16::MIN),
+            snr_db: Some(last.snr_db).filter(|snr| *snr != i8::MIN),
+            hops: Some(last.hops).filter(|hops| *hops != u8::MAX),
+        }
+    }
 }
 
 /// The states of §6.14, Figure 4, and those of a handshake.
@@ -98,7 +128,33 @@ pub(crate) enum State {
     Gone,
 }
 
+/// A state without what belongs to it; a record that is to be removed counts as disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateKind {
+    Active,
+    Asleep,
+    Awake,
+    Setup,
+    Disconnected,
+    Lost,
+}
+
+impl StateKind {
+    pub(crate) const COUNT: usize = 6;
+}
+
 impl State {
+    pub(crate) fn kind(&self) -> StateKind {
+        match self {
+            State::Active => StateKind::Active,
+            State::Asleep { .. } => StateKind::Asleep,
+            State::Awake(_) => StateKind::Awake,
+            State::Setup(_) => StateKind::Setup,
+            State::Disconnected | State::Gone => StateKind::Disconnected,
+            State::Lost => StateKind::Lost,
+        }
+    }
+
     /// Active, asleep or awake: messages of the client are processed and answered (reading A49).
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self, State::Active | State::Asleep { .. } | State::Awake(_))
@@ -181,6 +237,7 @@ impl Client {
             id_hash,
             via: None,
             state: State::Disconnected,
+            counted: StateKind::Disconnected,
             clean: true,
             asked_for_will: false,
             keep_alive: 0,
@@ -197,7 +254,7 @@ impl Client {
             resting: false,
             line: None,
             cut_off: false,
-            facts: RadioFacts::default(),
+            facts: LastFacts::from(RadioFacts::default()),
         }
     }
 
@@ -211,7 +268,7 @@ impl Client {
         if matches!(self.state, State::Setup(_)) {
             // A connection that this handshake resumes was heard of too, should the handshake be given up.
             self.last_seen = now;
-            self.facts = cx.facts;
+            self.facts = cx.facts.into();
             return match packet {
                 Packet::WillTopic(topic) => self.on_will_topic(cx, now, topic),
                 Packet::WillMsg(message) => self.on_will_msg(cx, now, message),
@@ -319,7 +376,7 @@ impl Client {
     /// A well-formed message came from the client: its timers start again.
     pub(crate) fn seen(&mut self, cx: &Context, now: Instant) {
         self.last_seen = now;
-        self.facts = cx.facts;
+        self.facts = cx.facts.into();
         self.fresh = false;
         self.cut_off = false;
     }
