@@ -14,6 +14,7 @@ Usage: tests/run.sh [COMMAND]
                  SNIPE_WORLD_SEED=S runs only that one
   mqtt [N]       the embedded broker: normative statements (also against mosquitto), mosquitto's tools,
                  foreign clients, N times the messages over cut connections (default 1)
+  noise [MB]     frames in so many MB of serial noise, for each kind of line (default 1024)
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
   --help         this text
@@ -151,6 +152,10 @@ case "${1:-}" in
             --test interop --test differential --test cuts
         say "the same statements against mosquitto"
         SNIPE_MQTT_BROKER=mosquitto cargo test --locked -p broker --test mqtt_3_1_1 --test mqtt_5
+        ;;
+    noise)
+        say "frames in noise"
+        SNIPE_NOISE_MB=${2:-1024} cargo test --locked -p system-tests --test noise -- --nocapture
         ;;
     arm)
         setup_arm

@@ -37,6 +37,7 @@ pub mod field;
 pub mod history;
 pub mod modem;
 pub mod net;
+pub mod noise;
 #[cfg(unix)]
 pub mod pty;
 pub mod reference;
