@@ -78,6 +78,10 @@ pub(super) fn site(args: &ModemArgs) -> Result<Site, String> {
         let mut sensor = SensorConfig::new(args.seed.wrapping_add(u64::from(index)), carriage);
         sensor.speed_up = args.time_scale;
         sensor.back_off = exchange / 4;
+        if args.kind == ModemKind::Raw {
+            // An nRF24 hears 130 µs after it sent.
+            sensor.turnaround = Duration::from_micros(200);
+        }
         let mut client = ClientConfig::new(&format!("sensor-{}", index + 1));
         client.keep_alive = keep_alive(args);
         client.retry = exchange.max(Duration::from_secs(1)) * 3;

@@ -163,12 +163,8 @@ impl Live {
 
     fn on_event(&mut self, now: Instant, event: SiteEvent) -> io::Result<()> {
         match &event {
-            SiteEvent::ToHost(octets) => {
-                // A port that nobody has open keeps nothing.
-                if self.open {
-                    self.pty.write(octets);
-                }
-            }
+            // A port that nobody has open keeps nothing.
+            SiteEvent::ToHost(octets) if self.open => self.pty.write(octets),
             SiteEvent::Unplugged => {
                 self.pty.unplug();
                 self.open = false;
@@ -177,7 +173,14 @@ impl Live {
             SiteEvent::Replugged => {
                 self.pty.plug()?;
             }
-            _ => {}
+            SiteEvent::ToHost(_)
+            | SiteEvent::Tuned(_)
+            | SiteEvent::Up { .. }
+            | SiteEvent::Down { .. }
+            | SiteEvent::Damaged { .. }
+            | SiteEvent::Delivered { .. }
+            | SiteEvent::Behind { .. }
+            | SiteEvent::Note(_) => {}
         }
         self.printer.event(now, &event);
         Ok(())

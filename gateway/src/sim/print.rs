@@ -126,11 +126,7 @@ impl Printer {
             }
             SiteEvent::Delivered { sensor, message } => {
                 let payload = message.payload.escape_ascii();
-                self.print(
-                    now,
-                    &name(*sensor),
-                    &format!("got {} = {payload}", message.topic),
-                );
+                self.print(now, &name(*sensor), &format!("got {} = {payload}", message.topic));
             }
             SiteEvent::Behind { sensor } => {
                 self.print(
