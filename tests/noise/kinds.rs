@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use gateway_core::airtime::Lora;
+use gateway_core::peer::LinkAddr;
 use radio_adapters::driver::Driver;
 use radio_adapters::raw::RawSerial;
 use radio_adapters::settings::{
@@ -18,6 +19,9 @@ use snipe_sim::modem::rn::{Rn, RnConfig, RnModel};
 use snipe_sim::modem::rylr::{Rylr, RylrConfig, RylrModel};
 use snipe_sim::modem::xbee::{Radio, Xbee, XbeeConfig};
 use snipe_sim::sensor::{Carriage, Carrier, Header};
+
+/// The node, where its address has eight octets.
+const NODE: u64 = 0x0013_A200_40B0_0001;
 
 /// A kind of line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +130,7 @@ impl Kind {
     /// A datagram as a node sends it.
     pub(crate) fn on_the_air(self, datagram: &[u8]) -> Vec<u8> {
         let carriage = match self {
-            Kind::Xbee { .. } => Carriage::xbee(11, 0x0013_A200_40B0_0001, 0x1234),
+            Kind::Xbee { .. } => Carriage::xbee(11, NODE, 0x1234),
             Kind::Rylr998 | Kind::Rylr896 => Carriage {
                 tuning: tuning(),
                 carrier: Carrier::Reyax { own: 5, gateway: 1 },
@@ -135,6 +139,18 @@ impl Kind {
             _ => Carriage::radiohead(tuning(), 5),
         };
         carriage.encode(false, 0, datagram)
+    }
+
+    /// The node's address.
+    pub(crate) fn node(self) -> LinkAddr {
+        let xbee = NODE.to_be_bytes();
+        let octets: &[u8] = match self {
+            Kind::LengthPrefix | Kind::Slip | Kind::Cobs | Kind::Hdlc | Kind::Kiss => return LinkAddr::Wire,
+            Kind::Xbee { .. } => &xbee,
+            Kind::Rak3172 | Kind::Rak4270 | Kind::Rn2483 => &[5],
+            Kind::Rylr998 | Kind::Rylr896 => &[0, 5],
+        };
+        LinkAddr::Radio(octets.iter().copied().collect())
     }
 
     /// What noise is made of until there are frames.

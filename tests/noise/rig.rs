@@ -2,7 +2,8 @@
 
 use core::time::Duration;
 
-use gateway_core::io::LinkEvent;
+use gateway_core::io::{Destination, LinkEvent, TxTicket};
+use gateway_core::peer::{LocalEnd, Route};
 use gateway_core::time::Instant;
 use radio_adapters::driver::{Driver, DriverOutput};
 use snipe_sim::ether::{AirEvent, AirRequest};
@@ -13,6 +14,12 @@ use crate::kinds::Kind;
 /// Octets of a datagram after which its number stands.
 const HEAD: [u8; 7] = [15, 0x0C, 0x61, 0, 1, 0, 0];
 
+/// Steps that are kept: enough for the beginning of a session.
+const RECORDED_MAX: usize = 8192;
+
+/// When the port is opened.
+const START: Instant = Instant::from_micros(1_000_000);
+
 pub(crate) struct Rig {
     kind: Kind,
     driver: Box<dyn Driver>,
@@ -21,6 +28,8 @@ pub(crate) struct Rig {
     /// The line's speed on our side.
     baud: u32,
     up: bool,
+    /// It takes a datagram.
+    credit: bool,
     /// When what the modem sends has left its antenna.
     sent: Option<Instant>,
     /// What the modem has said unasked since it was last looked at.
@@ -30,6 +39,36 @@ pub(crate) struct Rig {
     /// One more than the last number.
     offered: u64,
     pub(crate) reopens: u64,
+    record: Record,
+}
+
+/// What the driver was told, as the steps of a fuzz target (`radio-adapters/src/fuzz.rs`).
+struct Record {
+    steps: Vec<u8>,
+    until: Instant,
+}
+
+impl Record {
+    fn octets(&mut self, now: Instant, octets: &[u8]) {
+        self.time(now);
+        for piece in octets.chunks(0x80) {
+            self.steps.push(piece.len() as u8 - 1);
+            self.steps.extend(piece);
+        }
+    }
+
+    fn datagram(&mut self, now: Instant, twenties: u8) {
+        self.time(now);
+        self.steps.push(0xA0 | twenties);
+    }
+
+    /// In powers of two of microseconds.
+    fn time(&mut self, now: Instant) {
+        let micros = now.since(self.until).as_micros();
+        let powers = (0..32).filter(|power| micros >> power & 1 == 1);
+        self.steps.extend(powers.map(|power| 0x80 | power));
+        self.until = now;
+    }
 }
 
 impl Rig {
@@ -38,14 +77,19 @@ impl Rig {
             kind,
             driver: kind.driver(),
             modem: kind.modem(),
-            now: Instant::from_micros(1_000_000),
+            now: START,
             baud: kind.baud(),
             up: false,
+            credit: false,
             sent: None,
             said: Vec::new(),
             arrived: Vec::new(),
             offered: 0,
             reopens: 0,
+            record: Record {
+                steps: Vec::new(),
+                until: START,
+            },
         };
         if let Some(modem) = &mut rig.modem {
             modem.power_on(rig.now);
@@ -71,9 +115,39 @@ impl Rig {
     pub(crate) fn line_brings(&mut self, octets: &[u8]) {
         let time = octets.len() as u64 * 10_000_000 / u64::from(self.kind.baud());
         self.now = self.now + Duration::from_micros(time);
-        self.driver.received(self.now, octets);
+        self.driver_hears(octets);
         self.settle();
         self.pass(Duration::ZERO);
+    }
+
+    fn driver_hears(&mut self, octets: &[u8]) {
+        if RECORDED_MAX > self.record.steps.len() {
+            self.record.octets(self.now, octets);
+        }
+        self.driver.received(self.now, octets);
+    }
+
+    /// Sends a datagram of so many times twenty octets to the node.
+    pub(crate) fn transmit(&mut self, twenties: u8) {
+        self.record.datagram(self.now, twenties);
+        let node = Destination::Peer(Route {
+            addr: self.kind.node(),
+            local: LocalEnd::default(),
+        });
+        self.credit = false;
+        let datagram = vec![1; usize::from(twenties) * 20];
+        self.driver.transmit(self.now, &node, &datagram, TxTicket(0));
+        self.settle();
+    }
+
+    /// The datagram has left, and another may be sent.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.credit
+    }
+
+    /// What the driver was told.
+    pub(crate) fn recorded(&self) -> &[u8] {
+        &self.record.steps
     }
 
     /// A node's datagram of this number.
@@ -163,7 +237,8 @@ impl Rig {
                 }
             }
             DriverOutput::Received { datagram, .. } => self.arrived(&datagram),
-            DriverOutput::Link(LinkEvent::Up(_)) => self.up = true,
+            DriverOutput::Link(LinkEvent::Up(_)) => (self.up, self.credit) = (true, true),
+            DriverOutput::Link(LinkEvent::Credit(_)) => self.credit = true,
             DriverOutput::Link(LinkEvent::Down) => self.up = false,
             DriverOutput::Reopen => {
                 self.reopens += 1;
@@ -180,12 +255,12 @@ impl Rig {
         match output {
             ModemOutput::Reply(octets) => {
                 if modem.baud() == self.baud {
-                    self.driver.received(self.now, &octets);
+                    self.driver_hears(&octets);
                 }
             }
             ModemOutput::Event(octets) => {
                 if modem.baud() == self.baud {
-                    self.driver.received(self.now, &octets);
+                    self.driver_hears(&octets);
                     self.said.extend(octets);
                 }
             }
