@@ -11,9 +11,11 @@ Usage: tests/run.sh [COMMAND]
   e2e [FILTER]   only the tests of the real binary, those whose name contains FILTER
   world [N]      N random histories of the simulated world (default 1,000,000) on all cores;
                  SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_MINUTES=M ends after M minutes,
-                 SNIPE_WORLD_SEED=S runs only that one
+                 SNIPE_WORLD_SEED=S runs only that one, SNIPE_WORLD_FAILURES=F ends after F failing ones (1),
+                 SNIPE_WORLD_THREADS=T takes no more than T cores
   mqtt [N]       the embedded broker: normative statements (also against mosquitto), mosquitto's tools,
                  foreign clients, N times the messages over cut connections (default 1)
+  noise [MB]     frames in so many MB of serial noise, for each kind of line (default 1024)
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
   --help         this text
@@ -151,6 +153,10 @@ case "${1:-}" in
             --test interop --test differential --test cuts
         say "the same statements against mosquitto"
         SNIPE_MQTT_BROKER=mosquitto cargo test --locked -p broker --test mqtt_3_1_1 --test mqtt_5
+        ;;
+    noise)
+        say "frames in noise"
+        SNIPE_NOISE_MB=${2:-1024} cargo test --locked -p system-tests --test noise -- --nocapture
         ;;
     arm)
         setup_arm

@@ -4,6 +4,8 @@
 
 pub mod driver;
 pub mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 pub mod header;
 pub mod line;
 pub mod modems;

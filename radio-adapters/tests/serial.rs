@@ -24,7 +24,7 @@ use rustix::termios::{ControlModes, InputModes, LocalModes};
 use tokio::sync::mpsc;
 use tokio::time;
 
-use pty::{Pty, Socket};
+use pty::Socket;
 
 const LINK: LinkId = LinkId(3);
 const SEARCHGW: &[u8] = &[3, 1, 1];
@@ -166,16 +166,22 @@ async fn a_port_that_takes_nothing_is_opened_again() {
     let mut radio = Radio::spawn_driver(port(&socket), Box::new(driver));
     radio.up().await;
 
-    // The terminal takes some 64 KiB, and then nothing more.
-    for _ in 0..3 {
-        radio.send(1, &[0x55; 60_000]);
-    }
+    fill(&radio);
 
-    let down = time::timeout(Duration::from_secs(15), async {
-        while radio.event().await != LinkEvent::Down {}
-    });
-    down.await.expect("a stuck port is given up");
+    while radio.event().await != LinkEvent::Down {}
     radio.up().await;
+}
+
+#[tokio::test]
+async fn what_waits_for_a_stuck_port_is_bounded() {
+    let socket = Socket::new();
+    let _pty = socket.plug();
+    let mut radio = Radio::spawn_driver(port(&socket), Box::new(Chatty::default()));
+    radio.up().await;
+
+    radio.send(1, &[0x55; 200_000]);
+
+    while radio.event().await != LinkEvent::Down {}
 }
 
 #[tokio::test]
@@ -186,9 +192,7 @@ async fn other_radios_go_on_while_a_port_is_stuck() {
     let mut radio = Radio::spawn(raw(&well));
     blocked.up().await;
     radio.up().await;
-    for _ in 0..3 {
-        blocked.send(1, &[0x55; 60_000]);
-    }
+    fill(&blocked);
 
     for _ in 0..20 {
         pty.write(&encode(Framing::Cobs, SEARCHGW)).await;
@@ -288,45 +292,57 @@ async fn what_keeps_a_port_from_being_opened_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_probe_says_what_a_modem_is_or_why_not() {
+async fn a_probe_says_what_a_modem_is() {
     let socket = Socket::new();
-    let pty = socket.plug();
-    let settings = port(&socket);
-    let timeout = Duration::from_millis(300);
+    let _pty = socket.plug();
 
-    let raw_line = Box::new(RawSerial::new(raw(&socket)));
-    let found = probe(&settings, raw_line, timeout).await.unwrap();
+    let driver = Box::new(RawSerial::new(raw(&socket)));
+    let found = probe(&port(&socket), driver, Duration::from_secs(5))
+        .await
+        .unwrap();
+
     assert_eq!(found.identity.identity, "serial line, cobs");
+    // It leaves the port to others.
+    check_port(&port(&socket)).await.unwrap();
+}
 
-    let ask = || probe(&settings, Box::new(Asking::default()), timeout);
-    let silent = ask().await.unwrap_err();
+#[tokio::test]
+async fn a_probe_says_why_it_cannot() {
+    let socket = Socket::new();
+    let missing = probe_asking(&socket).await;
+    assert!(
+        matches!(missing, ProbeError::Port(PortError::Missing(_))),
+        "{missing}"
+    );
+
+    let _pty = socket.plug();
+    let silent = probe_asking(&socket).await;
     assert!(matches!(silent, ProbeError::Silent(_)), "{silent}");
 
-    let (gibberish, ()) = tokio::join!(ask(), async {
-        pty.read(1).await;
-        pty.write(b"???").await;
-    });
-    let gibberish = gibberish.unwrap_err();
+    let gibberish = probe_answered(b"???").await;
     assert!(
         matches!(gibberish, ProbeError::Gibberish { octets: 3, .. }),
         "{gibberish}"
     );
 
-    let (refused, ()) = tokio::join!(ask(), async {
+    let refused = probe_answered(b"N").await;
+    assert!(matches!(refused, ProbeError::Refused(_)), "{refused}");
+}
+
+async fn probe_asking(socket: &Socket) -> ProbeError {
+    let driver = Box::new(Asking::default());
+    let result = probe(&port(socket), driver, Duration::from_millis(300)).await;
+    result.unwrap_err()
+}
+
+async fn probe_answered(answer: &[u8]) -> ProbeError {
+    let socket = Socket::new();
+    let pty = socket.plug();
+    let (error, ()) = tokio::join!(probe_asking(&socket), async {
         pty.read(1).await;
-        pty.write(b"N").await;
+        pty.write(answer).await;
     });
-    assert!(matches!(refused, Err(ProbeError::Refused(_))), "{refused:?}");
-
-    // It leaves the port to others.
-    check_port(&settings).await.unwrap();
-
-    socket.unplug(pty);
-    let missing = ask().await.unwrap_err();
-    assert!(
-        matches!(missing, ProbeError::Port(PortError::Missing(_))),
-        "{missing}"
-    );
+    error
 }
 
 /// A running radio, seen from the core.
@@ -396,6 +412,13 @@ impl Radio {
             }],
         };
         self.sender.as_ref().unwrap().send(batch).unwrap();
+    }
+}
+
+/// Sends more than a terminal takes when nobody reads, and less than the task keeps.
+fn fill(radio: &Radio) {
+    for _ in 0..10 {
+        radio.send(1, &[0x55; 6000]);
     }
 }
 

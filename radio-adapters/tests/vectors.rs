@@ -3,6 +3,8 @@
 //! A family of vectors belongs to one module of `vectors/`, which says how each of them is checked. A vector that
 //! nobody claims fails the test; what no driver speaks is named, with the reason.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -23,6 +25,8 @@ mod framing;
 mod header;
 #[path = "vectors/line.rs"]
 mod line;
+#[path = "vectors/others.rs"]
+mod others;
 #[path = "vectors/xbee.rs"]
 mod xbee;
 
@@ -38,6 +42,9 @@ const FAMILIES: &[(&str, Check)] = &[
     ("forwarder-encapsulation", header::check_forwarder),
     ("hdlc", framing::check_hdlc),
     ("kiss", framing::check_kiss),
+    ("la66", others::check_la66),
+    ("lora-e5", others::check_lora_e5),
+    ("loralink", others::check_loralink),
     ("radiohead", header::check_radiohead),
     ("rak-old", line::check_rak3172),
     ("rak-rui3", line::check_rak3172),
@@ -51,9 +58,6 @@ const FAMILIES: &[(&str, Check)] = &[
 
 /// Families that no driver speaks, how many vectors they have, and why.
 const UNSPOKEN: &[(&str, usize, &str)] = &[
-    ("la66", 1, "no driver for the Dragino LA66 yet"),
-    ("lora-e5", 4, "no driver for the Seeed LoRa-E5 yet"),
-    ("loralink", 7, "no driver for ty4tw's LoRaLink modems yet"),
     (
         "meshtastic",
         1,

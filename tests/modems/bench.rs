@@ -1,4 +1,4 @@
-//! One driver, one line, one modem, and nobody else on its air.
+//! One driver, one modem, and nobody else on its air.
 
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
@@ -6,9 +6,10 @@ use std::collections::{BTreeSet, VecDeque};
 use gateway_core::io::{Destination, LinkEvent, LinkProfile, RadioFacts, TxTicket};
 use gateway_core::peer::{LinkAddr, LocalEnd, Route};
 use gateway_core::time::Instant;
-use radio_adapters::driver::{Driver, DriverOutput, Report};
+use radio_adapters::driver::{Driver, Report};
 use snipe_sim::ether::{AirEvent, AirRequest};
-use snipe_sim::modem::{Fault, SimModem, Uart, UartOutput};
+use snipe_sim::modem::{Fault, SimModem};
+use snipe_sim::virtual_line::{LineEvent, VirtualLine};
 
 /// Before a port that is gone is tried again.
 const REOPEN: Duration = Duration::from_millis(500);
@@ -18,14 +19,9 @@ const REOPEN: Duration = Duration::from_millis(500);
 /// It checks what a driver owes at all times: credit that adds up, and one end for each datagram.
 pub(crate) struct Bench {
     pub(crate) now: Instant,
-    pub(crate) driver: Box<dyn Driver>,
-    pub(crate) line: Uart,
-    /// The speed of a port that is opened.
-    baud: u32,
+    line: VirtualLine,
     /// How long a frame is on the air.
     airtime: Duration,
-    open: bool,
-    open_at: Option<Instant>,
     air: VecDeque<(Instant, AirEvent)>,
     /// Of the link, while it is up.
     pub(crate) profile: Option<LinkProfile>,
@@ -38,7 +34,6 @@ pub(crate) struct Bench {
     pub(crate) reports: Vec<Report>,
     /// Frames that left the modem's antenna.
     pub(crate) aired: Vec<(Instant, Vec<u8>)>,
-    pub(crate) reopened: usize,
 }
 
 impl Bench {
@@ -51,12 +46,8 @@ impl Bench {
     ) -> Bench {
         let mut bench = Bench {
             now: Instant::from_micros(1_000_000),
-            driver,
-            line: Uart::new(modem, baud, 7),
-            baud,
+            line: VirtualLine::new(driver, modem, baud, REOPEN),
             airtime,
-            open: false,
-            open_at: Some(Instant::from_micros(1_000_000)),
             air: VecDeque::new(),
             profile: None,
             credit: 0,
@@ -67,10 +58,14 @@ impl Bench {
             received: Vec::new(),
             reports: Vec::new(),
             aired: Vec::new(),
-            reopened: 0,
         };
-        bench.line.power_on(bench.now);
+        bench.line.plug_in(bench.now, Duration::ZERO);
         bench
+    }
+
+    /// Times the port was opened after the first.
+    pub(crate) fn reopened(&self) -> u64 {
+        self.line.opens.saturating_sub(1)
     }
 
     /// Hands a datagram over, for which there must be credit.
@@ -79,7 +74,7 @@ impl Bench {
         let ticket = TxTicket(self.next_ticket);
         self.next_ticket += 1;
         self.under_way.insert(ticket.0);
-        self.driver.transmit(self.now, to, datagram, ticket);
+        self.line.transmit(self.now, to, datagram, ticket);
         self.collect();
         ticket
     }
@@ -108,11 +103,11 @@ impl Bench {
         while !done(self) {
             assert!(
                 self.step(end),
-                "it did not happen: {:?}, credit {}, {:?} under way, {:?}",
+                "it did not happen: {:?}, credit {}, {:?} under way, {:#?}",
                 self.reports,
                 self.credit,
                 self.under_way,
-                self.driver
+                self.line
             );
         }
     }
@@ -144,89 +139,35 @@ impl Bench {
 
     /// Goes to the next thing to do before `end`; false if there is none.
     fn step(&mut self, end: Instant) -> bool {
-        let driver = self.open.then(|| self.driver.poll_timeout()).flatten();
         let air = self.air.front().map(|(at, _)| *at);
-        let next = [driver, self.line.poll_timeout(), air, self.open_at];
-        let Some(next) = next.into_iter().flatten().min().filter(|next| *next <= end) else {
+        let next = self.line.poll_timeout().into_iter().chain(air).min();
+        let Some(next) = next.filter(|next| *next <= end) else {
             return false;
         };
         self.now = self.now.max(next);
-        if self.open_at.is_some_and(|at| at <= self.now) {
-            self.try_open();
-        }
-        while let Some((_, event)) = self.air.pop_front_if(|(at, _)| *at <= self.now) {
-            self.line.handle_air(self.now, event);
+        while self.air.front().is_some_and(|(at, _)| *at <= self.now) {
+            if let Some((_, event)) = self.air.pop_front() {
+                self.line.handle_air(self.now, event);
+            }
         }
         self.line.handle_timeout(self.now);
         self.collect();
-        if self.open && self.driver.poll_timeout().is_some_and(|at| at <= self.now) {
-            self.driver.handle_timeout(self.now);
-            self.collect();
-            let again = self.driver.poll_timeout();
-            assert!(
-                again.is_none_or(|at| at > self.now),
-                "it wants {again:?} again: {:?}",
-                self.driver
-            );
-        }
         true
     }
 
-    fn try_open(&mut self) {
-        if self.line.is_plugged() {
-            self.open_at = None;
-            self.open = true;
-            self.line.set_host_baud(self.baud);
-            self.driver.opened(self.now);
-            self.collect();
-        } else {
-            self.open_at = Some(self.now + REOPEN);
-        }
-    }
-
-    fn close(&mut self) {
-        if self.open {
-            self.open = false;
-            self.line.host_closed();
-            self.driver.closed(self.now);
-            self.open_at = Some(self.now + REOPEN);
-        }
-    }
-
-    /// Carries out what the driver and the line want.
     fn collect(&mut self) {
-        loop {
-            if let Some(output) = self.driver.poll_output() {
-                self.carry_out(output);
-            } else if let Some(output) = self.line.poll_output() {
-                match output {
-                    UartOutput::ToHost(octets) if self.open => self.driver.received(self.now, &octets),
-                    UartOutput::ToHost(_) | UartOutput::Replugged | UartOutput::Note(_) => {}
-                    UartOutput::Unplugged => self.close(),
-                    UartOutput::Air(request) => self.on_air(request),
-                }
-            } else {
-                return;
+        while let Some(event) = self.line.poll_event() {
+            match event {
+                LineEvent::Received {
+                    from,
+                    facts,
+                    datagram,
+                } => self.received.push((from, facts, datagram)),
+                LineEvent::Link(event) => self.on_link(event),
+                LineEvent::Report(report) => self.reports.push(report),
+                LineEvent::Air(request) => self.on_air(request),
+                LineEvent::Note(_) => {}
             }
-        }
-    }
-
-    fn carry_out(&mut self, output: DriverOutput) {
-        match output {
-            DriverOutput::Write(octets) => self.line.handle_octets(self.now, &octets),
-            DriverOutput::SetBaud(baud) => self.line.set_host_baud(baud),
-            DriverOutput::Break(_) => self.line.handle_break(self.now),
-            DriverOutput::Received {
-                from,
-                facts,
-                datagram,
-            } => self.received.push((from, facts, datagram)),
-            DriverOutput::Reopen => {
-                self.reopened += 1;
-                self.close();
-            }
-            DriverOutput::Report(report) => self.reports.push(report),
-            DriverOutput::Link(event) => self.on_link(event),
         }
     }
 

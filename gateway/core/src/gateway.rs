@@ -327,10 +327,11 @@ impl Gateway {
             _ => return self.on_stranger(now, via()),
         };
         if let Some(client) = self.clients.get_mut(ix) {
+            let client_id = Some(id);
             client.on_packet(
                 &mut self.cx,
                 now,
-                Packet::Pingreq(sn_codec::Pingreq { client_id: None }),
+                Packet::Pingreq(sn_codec::Pingreq { client_id }),
             );
         }
         self.after(now, ix);
@@ -566,15 +567,12 @@ impl Gateway {
         let Some(filter) = self.cx.subscriptions.get_mut(key) else {
             return;
         };
-        filter.pending = Pending::Nothing;
+        let pending = core::mem::replace(&mut filter.pending, Pending::Nothing);
         let askers = filter.take_asking();
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
-                filter.active = Some(granted);
-                for subscriber in &mut filter.subscribers {
-                    subscriber.granted = subscriber.asked.min(granted);
-                }
+                filter.granted(granted, pending);
                 self.cx.subscriptions.start_retained_window(now, key);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
@@ -636,12 +634,12 @@ impl Gateway {
             };
             match (result, granted) {
                 (Some(Err(())), _) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Err(()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Err(()));
                     client.drop_subscription(&mut self.cx, key);
                 }
                 // Unsubscribed meanwhile: the SUBACK is owed all the same.
                 (_, granted) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Ok(granted.unwrap_or_default()));
                 }
             }
             self.after(now, asker.client);
@@ -820,18 +818,6 @@ impl Gateway {
         self.cx.upstream.measure(metrics);
         metrics.filters = self.cx.subscriptions.len() as u64;
         metrics.clients = self.clients.len() as u64;
-        let mut states = [0_u64; 6];
-        for (_, client) in self.clients.iter() {
-            let at = match client.state {
-                State::Active => 0,
-                State::Asleep { .. } => 1,
-                State::Awake(_) => 2,
-                State::Setup(_) => 3,
-                State::Disconnected | State::Gone => 4,
-                State::Lost => 5,
-            };
-            states[at] += 1;
-        }
         [
             metrics.clients_active,
             metrics.clients_asleep,
@@ -839,7 +825,7 @@ impl Gateway {
             metrics.clients_connecting,
             metrics.clients_disconnected,
             metrics.clients_lost,
-        ] = states;
+        ] = self.clients.states();
         metrics
     }
 
@@ -854,6 +840,7 @@ impl Gateway {
             return;
         };
         client.end_wake_if_drained(&mut self.cx, now);
+        let recount = client.state.kind() != client.counted;
         match client.state {
             State::Gone => {
                 client.drop_subscriptions(&mut self.cx);
@@ -863,6 +850,9 @@ impl Gateway {
             }
             State::Disconnected | State::Lost => self.clients.rest(ix),
             _ => {}
+        }
+        if recount {
+            self.clients.recount(ix);
         }
         let Some(client) = self.clients.get_mut(ix) else {
             return;

@@ -68,7 +68,8 @@ struct Busy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pending {
     Nothing,
-    Subscribe,
+    /// With this QoS.
+    Subscribe(QoS),
     Unsubscribe,
 }
 
@@ -109,6 +110,18 @@ impl Filter {
             .map(|subscriber| subscriber.asked)
             .max()
             .unwrap_or_default()
+    }
+
+    /// The broker answered what was under way.
+    pub(crate) fn granted(&mut self, granted: QoS, pending: Pending) {
+        self.active = Some(granted);
+        for subscriber in &mut self.subscribers {
+            // Who asked for more since then is not answered yet, unless the broker gives less than it was asked for.
+            let asked_since = pending == Pending::Subscribe(granted) && granted < subscriber.asked;
+            if !asked_since {
+                subscriber.granted = subscriber.asked.min(granted);
+            }
+        }
     }
 
     /// Adds a client, or replaces what it asked for before.

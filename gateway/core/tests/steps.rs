@@ -487,6 +487,66 @@ fn subscription_is_accepted_while_the_broker_is_away_and_carried_out_later() {
 }
 
 #[test]
+fn answer_to_an_earlier_subscribe_does_not_take_qos_from_who_asked_for_more_since() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.connect(B, "b");
+    bench.packet(A, subscribe(MsgId(9), "cmd", QoS::AtMostOnce));
+    let (early, filter) = bench.subscribe_request();
+    // Its answer is still to come when the connection drops; meanwhile B is granted QoS 1 (reading A31).
+    bench.broker_down();
+    bench.packet(B, subscribe(MsgId(9), "cmd", QoS::AtLeastOnce));
+    bench.broker_up(true);
+    bench.broker(BrokerEvent::Settled {
+        token: early,
+        result: Ok(Some(QoS::AtMostOnce)),
+    });
+    bench.take(B);
+    bench.message(&[filter], "cmd", QoS::AtLeastOnce, false, b"go");
+    let message = bench.heard_publish(B);
+    assert_eq!(message.qos, PublishQoS::Level(QoS::AtLeastOnce));
+    // A broker that gives less than it was asked for is another matter.
+    let (late, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token: late,
+        result: Ok(Some(QoS::AtMostOnce)),
+    });
+    bench.puback(B, message);
+    bench.message(&[filter], "cmd", QoS::AtLeastOnce, false, b"go");
+    let message = bench.heard_publish(B);
+    assert_eq!(message.qos, PublishQoS::Level(QoS::AtMostOnce));
+}
+
+#[test]
+fn subscribe_of_an_earlier_connection_does_not_answer_another_under_its_id() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let connect = common::connect("a", false, 60);
+    bench.connect_with(A, connect);
+    bench.packet(A, subscribe(MsgId(9), "cmd/#", QoS::ExactlyOnce));
+    let (early, _) = bench.subscribe_request();
+    // A device that starts anew and begins with the same ids.
+    bench.connect_with(B, connect);
+    bench.packet(B, subscribe(MsgId(9), "state/#", QoS::AtLeastOnce));
+    let (own, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token: early,
+        result: Ok(Some(QoS::ExactlyOnce)),
+    });
+    bench.expect(B, &[]);
+    bench.broker(BrokerEvent::Settled {
+        token: own,
+        result: Ok(Some(QoS::AtLeastOnce)),
+    });
+    let granted = Suback {
+        qos: QoS::AtLeastOnce,
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(9),
+        return_code: ReturnCode::Accepted,
+    };
+    bench.expect(B, &[Packet::Suback(granted)]);
+}
+
+#[test]
 fn subscriptions_are_renewed_when_the_broker_forgot_them() {
     let mut bench = Bench::up(GatewayConfig::default());
     bench.connect(A, "a");

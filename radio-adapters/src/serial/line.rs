@@ -110,7 +110,7 @@ impl Line {
 
     /// Nothing waits, and the line has carried everything.
     pub(super) fn is_idle(&self) -> bool {
-        self.steps.is_empty() && Instant::now() >= self.carried
+        self.steps.is_empty() && Instant::now() >= self.carried && port::unsent(&self.port) == 0
     }
 
     /// When [`Line::settle`] has something to do or to say.

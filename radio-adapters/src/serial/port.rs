@@ -84,9 +84,16 @@ pub(super) async fn open(settings: &PortSettings) -> Result<SerialStream, PortEr
 /// Closes the port and forgets what was not sent: the system would wait half a minute for a modem that takes nothing.
 pub(super) async fn close(port: SerialStream) {
     let closed = tokio::task::spawn_blocking(move || {
-        let _ = port.clear(ClearBuffer::All); // A port that is gone has no buffers.
+        if unsent(&port) > 0 {
+            let _ = port.clear(ClearBuffer::Output); // A port that is gone has no buffers.
+        }
     });
     let _ = closed.await;
+}
+
+/// Octets that the system still has to send.
+pub(super) fn unsent(port: &SerialStream) -> u32 {
+    port.bytes_to_write().unwrap_or(0)
 }
 
 /// Changes the speed; a modem's answer at the old one may be lost.

@@ -196,11 +196,11 @@ impl Task {
 
     /// The gateway stops, and what was to be sent is sent, or took too long.
     fn stopped(&self, line: &Line) -> bool {
-        let sent = self.in_flight.is_empty() && line.is_idle();
+        let sent = || self.in_flight.is_empty() && line.is_idle();
         self.inputs.is_closed()
             || self
                 .closing
-                .is_some_and(|end| sent || time::Instant::now() >= end)
+                .is_some_and(|end| sent() || time::Instant::now() >= end)
     }
 
     /// Hands datagrams to the driver; true if it wants the port opened again.

@@ -1,59 +1,60 @@
 //! A serial port whose other end is in the test.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tempfile::TempDir;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::time;
 
 /// A port can be plugged in and out; its path stays the same, as in `/dev/serial/by-id`.
-pub struct Socket {
+pub(crate) struct Socket {
     directory: TempDir,
 }
 
 impl Socket {
     /// Nothing is plugged in.
-    pub fn new() -> Socket {
+    pub(crate) fn new() -> Socket {
         Socket {
             directory: tempfile::tempdir().unwrap(),
         }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("port")
     }
 
     /// Plugs in a new port.
-    pub fn plug(&self) -> Pty {
-        let pty = Pty::open();
-        symlink(&pty.path, self.path()).unwrap();
+    pub(crate) fn plug(&self) -> Pty {
+        let (pty, path) = Pty::open();
+        symlink(path, self.path()).unwrap();
         pty
     }
 
     /// Takes the port out.
-    pub fn unplug(&self, pty: Pty) {
+    pub(crate) fn unplug(&self, pty: Pty) {
         std::fs::remove_file(self.path()).unwrap();
         drop(pty);
     }
 }
 
 /// The modem's end of a serial line.
-pub struct Pty {
-    master: AsyncFd<File>,
-    path: PathBuf,
+pub(crate) struct Pty {
+    // Tokio's pipes take anything that can be waited for.
+    receiver: Receiver,
+    sender: Sender,
+    /// Held open: a terminal that nobody has open tells its other end that it is closed, and never again otherwise.
+    terminal: File,
 }
 
 impl Pty {
-    fn open() -> Pty {
+    fn open() -> (Pty, PathBuf) {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -65,62 +66,43 @@ impl Pty {
         modes.make_raw();
         tcsetattr(&terminal, OptionalActions::Now, &modes).unwrap();
         rustix::fs::fcntl_setfl(&master, OFlags::NONBLOCK).unwrap();
-        Pty {
-            master: AsyncFd::new(File::from(master)).unwrap(),
-            path,
-        }
+        let master = File::from(master);
+        let pty = Pty {
+            receiver: Receiver::from_file_unchecked(master.try_clone().unwrap()).unwrap(),
+            sender: Sender::from_file_unchecked(master).unwrap(),
+            terminal,
+        };
+        (pty, path)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub async fn write(&self, mut octets: &[u8]) {
+    pub(crate) async fn write(&self, mut octets: &[u8]) {
         while !octets.is_empty() {
-            let write = |mut master: &File| master.write(octets);
-            let written = self.master.async_io(Interest::WRITABLE, write).await.unwrap();
-            octets = &octets[written..];
-        }
-    }
-
-    /// As many octets, within ten seconds.
-    pub async fn read(&self, count: usize) -> Vec<u8> {
-        let mut octets = Vec::new();
-        while octets.len() < count {
-            let mut buffer = vec![0; count - octets.len()];
-            let read = time::timeout(Duration::from_secs(10), self.read_some(&mut buffer));
-            let len = read
-                .await
-                .unwrap_or_else(|_| panic!("{count} octets expected, only {octets:02x?} came"));
-            octets.extend(&buffer[..len]);
-        }
-        octets
-    }
-
-    async fn read_some(&self, buffer: &mut [u8]) -> usize {
-        loop {
-            let read = |mut master: &File| match master.read(buffer) {
-                // EIO: nobody has the other end open.
-                Err(error) if error.raw_os_error() == Some(5) => Ok(None),
-                result => result.map(Some),
-            };
-            match self.master.async_io(Interest::READABLE, read).await.unwrap() {
-                Some(len) => return len,
-                None => time::sleep(Duration::from_millis(2)).await,
+            self.sender.writable().await.unwrap();
+            match self.sender.try_write(octets) {
+                Ok(written) => octets = &octets[written..],
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
             }
         }
     }
 
-    /// Nothing comes for so long.
-    pub async fn is_silent(&self, duration: Duration) -> bool {
-        let mut buffer = [0; 64];
-        time::timeout(duration, self.read_some(&mut buffer))
-            .await
-            .is_err()
+    /// As many octets, within ten seconds.
+    pub(crate) async fn read(&self, count: usize) -> Vec<u8> {
+        let mut octets = Vec::new();
+        while octets.len() < count {
+            let readable = time::timeout(Duration::from_secs(10), self.receiver.readable()).await;
+            let readable = readable.unwrap_or_else(|_| panic!("of {count} octets came {octets:02x?}"));
+            readable.unwrap();
+            let mut buffer = vec![0; count - octets.len()];
+            match self.receiver.try_read(&mut buffer) {
+                Ok(len) => octets.extend(&buffer[..len]),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock, "{error}"),
+            }
+        }
+        octets
     }
 
     /// How the driver has set up the port.
-    pub fn modes(&self) -> io::Result<Termios> {
-        Ok(tcgetattr(self.master.get_ref().as_fd())?)
+    pub(crate) fn modes(&self) -> io::Result<Termios> {
+        Ok(tcgetattr(&self.terminal)?)
     }
 }

@@ -91,7 +91,7 @@ impl Client {
             msg_id,
             asked,
         });
-        self.open.open_subscribe(msg_id, wanted.topic_id);
+        self.open.open_subscribe(msg_id, wanted.topic_id, key);
         if up {
             // Messages that overtake the SUBACK wait for it (reading A57).
             self.down.hold(now, &cx.config.timers);
@@ -100,13 +100,19 @@ impl Client {
             // Accepted and carried out when the broker returns (reading A31).
             filter.forget_asker(self.ix);
             filter.ask_again = true;
-            self.on_subscribed(cx, msg_id, Ok(asked));
+            self.on_subscribed(cx, key, msg_id, Ok(asked));
         }
     }
 
     /// The broker answered a SUBSCRIBE of this client, or accepted itself: `Err` is its no.
-    pub(crate) fn on_subscribed(&mut self, cx: &mut Context, msg_id: MsgId, granted: Result<QoS, ()>) {
-        let Some(request) = self.open.close_subscribe(msg_id) else {
+    pub(crate) fn on_subscribed(
+        &mut self,
+        cx: &mut Context,
+        filter: FilterKey,
+        msg_id: MsgId,
+        granted: Result<QoS, ()>,
+    ) {
+        let Some(request) = self.open.close_subscribe(msg_id, filter) else {
             return;
         };
         if !self.open.any_subscribe() {
@@ -223,9 +229,9 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
         }
     } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;
-        cx.upstream
-            .subscribe(key, filter.name.clone(), filter.id, filter.wanted_qos());
+        let qos = filter.wanted_qos();
+        cx.upstream.subscribe(key, filter.name.clone(), filter.id, qos);
         filter.asked();
-        filter.pending = Pending::Subscribe;
+        filter.pending = Pending::Subscribe(qos);
     }
 }

@@ -9,6 +9,7 @@ use sn_codec::{MsgId, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 use super::{Client, Reply};
 use crate::context::Context;
 use crate::io::{Notice, Refusal};
+use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
 
@@ -39,7 +40,8 @@ pub(crate) struct OpenRequest {
     pub(crate) msg_id: MsgId,
     /// What the answer echoes.
     pub(crate) topic_id: TopicId,
-    /// Tells a repeat from another message under the same id. Any id will do, 0 too (reading A45).
+    /// Tells a repeat from another message under the same id, and a SUBSCRIBE from another by its filter. Any id will
+    /// do, 0 too (reading A45).
     digest: u32,
 }
 
@@ -77,17 +79,20 @@ impl OpenRequests {
             .any(|request| request.kind == RequestKind::Subscribe)
     }
 
-    pub(crate) fn open_subscribe(&mut self, msg_id: MsgId, topic_id: TopicId) {
+    pub(crate) fn open_subscribe(&mut self, msg_id: MsgId, topic_id: TopicId, filter: FilterKey) {
         self.requests.push(OpenRequest {
             kind: RequestKind::Subscribe,
             msg_id,
             topic_id,
-            digest: 0,
+            digest: filter,
         });
     }
 
-    pub(crate) fn close_subscribe(&mut self, msg_id: MsgId) -> Option<OpenRequest> {
-        let is = |request: &OpenRequest| request.kind == RequestKind::Subscribe && request.msg_id == msg_id;
+    /// The answer may be to a SUBSCRIBE of an earlier connection: then none, or another, is open under its id.
+    pub(crate) fn close_subscribe(&mut self, msg_id: MsgId, filter: FilterKey) -> Option<OpenRequest> {
+        let is = |request: &OpenRequest| {
+            request.kind == RequestKind::Subscribe && request.msg_id == msg_id && request.digest == filter
+        };
         self.requests
             .iter()
             .position(is)
