@@ -56,14 +56,15 @@ fn carries_every_exchange(kind: Kind, broker: BrokerKind) {
     bench.sensor(0, |sensor, now| sensor.connect(now));
     bench.wait(0, "connected", |client| client.is_active());
 
-    for (payload, level) in [
-        ("zero", QoS::AtMostOnce),
-        ("one", QoS::AtLeastOnce),
-        ("two", QoS::ExactlyOnce),
-    ] {
+    for (payload, level) in [("one", QoS::AtLeastOnce), ("two", QoS::ExactlyOnce)] {
         publish(&bench, payload, level);
         up.expect(Message::new("up/a", payload, level as u8));
+        wait_for_outcome(&bench, payload);
     }
+    // Half-duplex modems are deaf for a while after each answer, and nobody repeats QoS 0.
+    let zero = publication("zero", QoS::AtMostOnce);
+    bench.sensor_after(Duration::from_secs(1), 0, |sensor, now| sensor.act(now, zero));
+    up.expect(Message::new("up/a", "zero", 0));
     subscribe(&bench, 0, "down/a");
     for (qos, payload) in ["nil", "uno", "due"].into_iter().enumerate() {
         broker.publish("down/a", payload, qos as u8);
@@ -166,13 +167,17 @@ fn started(kind: Kind, broker: BrokerKind) -> (Remote, Broker, Gateway, Subscrib
 }
 
 fn publish(bench: &Remote, payload: &'static str, level: QoS) {
-    let uplink = Uplink {
+    let action = publication(payload, level);
+    bench.sensor(0, |sensor, now| sensor.act(now, action));
+}
+
+fn publication(payload: &'static str, level: QoS) -> Action {
+    Action::Publish(Uplink {
         topic: TopicForm::from("up/a"),
         qos: PublishQoS::Level(level),
         retain: false,
         payload: Bytes::from(payload),
-    };
-    bench.sensor(0, move |sensor, now| sensor.act(now, Action::Publish(uplink)));
+    })
 }
 
 #[track_caller]

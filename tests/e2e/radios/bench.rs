@@ -45,7 +45,7 @@ pub(crate) struct Bench {
     modem: StationId,
     ether: Ether,
     sensors: Vec<(Sensor, StationId)>,
-    faults: Agenda<Fault>,
+    agenda: Agenda<Order>,
     open: bool,
     started: Clock,
 }
@@ -122,7 +122,21 @@ impl Remote {
 
     /// Something will go wrong with the modem.
     pub(crate) fn fault_after(&self, time: Duration, fault: Fault) {
-        self.ask(move |bench, now| bench.faults.add(now + time, fault));
+        self.later(time, move |bench, now| bench.uart.fault(now, fault));
+    }
+
+    /// Does something with a sensor after this time.
+    pub(crate) fn sensor_after(
+        &self,
+        time: Duration,
+        index: usize,
+        order: impl FnOnce(&mut Sensor, Instant) + Send + 'static,
+    ) {
+        self.later(time, move |bench, now| order(&mut bench.sensors[index].0, now));
+    }
+
+    fn later(&self, time: Duration, order: impl FnOnce(&mut Bench, Instant) + Send + 'static) {
+        self.ask(move |bench, now| bench.agenda.add(now + time, Box::new(order)));
     }
 }
 
@@ -151,7 +165,7 @@ impl Bench {
                 .map(|index| (kind.sensor(index), ether.join()))
                 .collect(),
             ether,
-            faults: Agenda::default(),
+            agenda: Agenda::default(),
             open: false,
             started: Clock::now(),
         };
@@ -193,7 +207,7 @@ impl Bench {
         let others = [
             self.uart.poll_timeout(),
             self.ether.poll_timeout(),
-            self.faults.next(),
+            self.agenda.next(),
         ];
         sensors.chain(others.into_iter().flatten()).min()
     }
@@ -201,8 +215,8 @@ impl Bench {
     fn step(&mut self) {
         self.read();
         let now = self.now();
-        while let Some((_, fault)) = self.faults.pop_due(now) {
-            self.uart.fault(now, fault);
+        while let Some((_, order)) = self.agenda.pop_due(now) {
+            order(self, now);
         }
         self.ether.handle_timeout(now);
         // Who turns round listens before anybody sends, however late this is.
