@@ -8,6 +8,7 @@ use super::answer::Answer;
 use super::dialect::{BeforeSend, Meaning, Reception};
 use super::engine::{Engine, Phase, Role, STARTED};
 use super::lines::trimmed;
+use super::recover::Resume;
 use crate::driver::{DriverOutput, DropReason, Report};
 use crate::header::Content;
 
@@ -62,7 +63,10 @@ impl Engine {
     fn on_started(&mut self, now: Instant) {
         let soon = now + STARTED;
         match self.phase {
-            Phase::Closed | Phase::Probing { .. } => {}
+            Phase::Closed
+            | Phase::Probing {
+                then: Resume::SetUp, ..
+            } => {}
             Phase::Starting { until } => {
                 self.phase = Phase::Starting {
                     until: until.min(soon),
@@ -74,7 +78,11 @@ impl Engine {
                 self.restarting = true;
                 self.pause = Some(self.pause.map_or(soon, |pause| pause.min(soon)));
             }
-            Phase::Configuring { .. }
+            // It was silent because it was about to start: what it was set to is gone.
+            Phase::Probing {
+                then: Resume::Listen, ..
+            }
+            | Phase::Configuring { .. }
             | Phase::Receiving
             | Phase::Sending
             | Phase::OnAir { .. }
