@@ -151,11 +151,13 @@ pub enum DropReason {
     TooLong,
     /// To send: the modem refused it.
     Refused,
+    /// To send: an acknowledgement of the link header for which no airtime was left.
+    DutyCycle,
 }
 
 impl DropReason {
     /// Every reason, in declaration order: `reason as usize` is its index here.
-    pub const ALL: [DropReason; 11] = [
+    pub const ALL: [DropReason; 12] = [
         DropReason::Overrun,
         DropReason::Escape,
         DropReason::Checksum,
@@ -167,6 +169,7 @@ impl DropReason {
         DropReason::Duplicate,
         DropReason::TooLong,
         DropReason::Refused,
+        DropReason::DutyCycle,
     ];
 
     /// The stable name used in counters and logs.
@@ -183,6 +186,7 @@ impl DropReason {
             DropReason::Duplicate => "duplicate",
             DropReason::TooLong => "oversize",
             DropReason::Refused => "modem_refused",
+            DropReason::DutyCycle => "duty_cycle",
         }
     }
 }

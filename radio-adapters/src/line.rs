@@ -13,12 +13,14 @@
 //! - After each datagram there is time for an answer before the next credit: twice the turnaround and the airtime of
 //!   the longest acknowledgement. After a reception nothing is sent before the turnaround is over.
 //! - Lines that answer nothing count at once, whatever command waits for its answer.
+//! - Acknowledgements of the RadioHead header, of which the core knows nothing, have a quarter of the duty cycle of
+//!   their own, and the profile says so; those that find none left are not sent.
 //! - What arrives before the modem is set up may come from another network, and is dropped.
 //!
 //! # A new dialect
 //! Write a file in `line/` with a `Dialect`: its `Table` holds the commands that set the modem up, make it listen and
 //! make it stop, and how it behaves; `read` says what a line means; `send` writes the command that sends. Add the modem
-//! to [`LoraDriver`], to its `abilities`, and to [`dialect`] below. Two that were weighed against the engine:
+//! to [`LoraDriver`], to its `abilities`, and to the function `dialect` below. Two that were weighed against the engine:
 //!
 //! - Seeed LoRa-E5 (TEST mode): `setup` is `AT+LOWPOWER=OFF` (may be refused), `AT+MODE=TEST`, `AT+TEST=STOP` and
 //!   `AT+TEST=RFCFG,…`, `listen` is `AT+TEST=RXLRPKT`, `stop` nothing and `before_send` nothing, because any TEST command ends
@@ -30,8 +32,11 @@
 //!   `AT+RXMOD=65535,0`. `Data:` is kept until `Rssi=` comes. `txDone` may come before or after `OK`: the engine waits for
 //!   both in either order.
 
+mod acks;
+mod answer;
 mod dialect;
 mod engine;
+mod hear;
 mod lines;
 mod profile;
 mod rak3172;

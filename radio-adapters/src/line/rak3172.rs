@@ -191,7 +191,7 @@ fn value<'a>(line: &'a str, asked: Option<&str>) -> Option<&'a str> {
 
 /// What `AT+P2P=?` gives; the bandwidth in kHz or as an index.
 fn settings(value: &str) -> Option<[u32; 6]> {
-    let mut fields = value.split(':').map(|field| number::<u32>(field));
+    let mut fields = value.split(':').map(number::<u32>);
     let mut settings = [0; 6];
     for setting in &mut settings {
         *setting = fields.next()??;

@@ -224,3 +224,49 @@ fn received(line: &[u8]) -> Option<Meaning> {
     };
     Some(from_base64(data).map_or(Meaning::Foreign, reception))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reception_is_read_by_its_length() {
+        // As the module's guide has it, with commas, with a line end.
+        let lines: [(&str, u16, &[u8]); 3] = [
+            ("+RCV=50,5,HELLO,-99,40\r\n", 50, b"HELLO"),
+            ("+RCV=7,9,a,b,-1,2,,-47,12\r\n", 7, b"a,b,-1,2,"),
+            ("+RCV=7,4,a\r\nb,-47,12\r\n", 7, b"a\r\nb"),
+        ];
+        for (line, from, data) in lines {
+            let octets = line.as_bytes();
+            assert_eq!(cut(octets), Some(Cut::At(0..octets.len())));
+            let Parsed::Head(head) = Head::parse(octets) else {
+                panic!("{line} has no head");
+            };
+            assert_eq!(
+                (head.from, &octets[head.data..head.data + head.len]),
+                (from, data)
+            );
+            for part in RECEIVED.len()..octets.len() {
+                assert_eq!(
+                    cut(&octets[..part]),
+                    Some(Cut::More),
+                    "{line}, {part} octets of it"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn length_that_cannot_be_right_is_none() {
+        for line in [
+            "+RCV=7,241,a",
+            "+RCV=7,x,a",
+            "+RCV=70000,1,a",
+            "+RCV=7,1,ab",
+            "+RCV=1,2,ab,-1,-2345678901234567",
+        ] {
+            assert_eq!(cut(line.as_bytes()), None, "{line}");
+        }
+    }
+}

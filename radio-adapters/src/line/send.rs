@@ -6,8 +6,9 @@ use gateway_core::io::{Destination, LinkEvent, TxTicket};
 use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
 
+use super::answer::Answer;
 use super::dialect::{Completion, Step};
-use super::engine::{Answer, BUSY_FIRST, BUSY_TIMES, Engine, Phase, Role};
+use super::engine::{BUSY_FIRST, BUSY_TIMES, Engine, Phase, Role};
 use super::recover::Resume;
 use crate::driver::{DropReason, Recovery, Report};
 
@@ -86,9 +87,13 @@ impl Engine {
     }
 
     /// Queues an acknowledgement of the link header, before all else.
-    pub(super) fn acknowledge(&mut self, octets: &[u8]) {
+    pub(super) fn acknowledge(&mut self, now: Instant, octets: &[u8]) {
         let acks = self.waiting.iter().filter(|frame| frame.ticket.is_none()).count();
         if acks < ACKS_WAITING {
+            if !self.acks.take(now, self.time_on_air(octets.len())) {
+                self.report(Report::Dropped(DropReason::DutyCycle));
+                return;
+            }
             let frame = Frame {
                 ticket: None,
                 to: 0,

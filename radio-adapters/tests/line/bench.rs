@@ -62,7 +62,7 @@ impl Bench {
     /// The port is open, the modem not asked yet.
     pub(crate) fn open(settings: &LoraSettings) -> Bench {
         let mut bench = Bench {
-            driver: line::driver(settings).unwrap(),
+            driver: line::driver(settings).expect("settings that it takes"),
             now: Instant::from_micros(1_000_000),
             outputs: VecDeque::new(),
             reports: Vec::new(),

@@ -336,6 +336,7 @@ fn radiohead_frames_are_acknowledged_before_any_answer() {
             address: 0,
             acks: true,
         },
+        duty_cycle_ppm: None,
         ..rak3172()
     };
     let mut bench = Bench::ready(&settings, RAK3172);
@@ -347,6 +348,24 @@ fn radiohead_frames_are_acknowledged_before_any_answer() {
     bench.talk(&[("AT+PSEND=05002A8021", "OK|+EVT:TXP2P DONE")]);
     bench.talk(&[("AT+PSEND=05000000030500", "OK|+EVT:TXP2P DONE")]);
     bench.expect_link(sent(9));
+}
+
+#[test]
+fn acknowledgements_have_a_part_of_the_duty_cycle() {
+    let settings = LoraSettings {
+        header: LinkHeader::RadioHead {
+            address: 0,
+            acks: true,
+        },
+        ..rak3172()
+    };
+    let mut bench = Bench::ready(&settings, RAK3172);
+    assert_eq!(bench.profile.as_ref().unwrap().duty_cycle.unwrap().ppm, 7_500);
+    bench.line("+EVT:RXP2P:-61:11:00052A00030101");
+    bench.expect_received();
+    bench.wait(Duration::from_secs(1));
+    bench.expect_nothing();
+    assert_eq!(bench.reports[1..], [Report::Dropped(DropReason::DutyCycle)]);
 }
 
 #[test]

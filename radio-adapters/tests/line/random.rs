@@ -102,7 +102,12 @@ impl World {
             match output {
                 DriverOutput::Write(octets) => {
                     assert!(self.open, "writes to a closed port");
-                    self.asked = Some(String::from_utf8(octets).unwrap().trim().into());
+                    self.asked = Some(
+                        String::from_utf8(octets)
+                            .expect("commands are text")
+                            .trim()
+                            .into(),
+                    );
                 }
                 DriverOutput::Link(LinkEvent::Up(profile)) => {
                     assert!(!self.up);
@@ -208,6 +213,7 @@ proptest! {
         let settings = LoraSettings {
             header: LinkHeader::RadioHead { address: 0, acks: true },
             ask_signal: signal,
+            duty_cycle_ppm: None,
             ..settings(driver)
         };
         let mut world = World {

@@ -9,7 +9,7 @@ use crate::bench::settings;
 fn refused(modem: LoraDriver, change: fn(&mut LoraSettings)) -> String {
     let mut settings = settings(modem);
     change(&mut settings);
-    driver(&settings).unwrap_err().to_string()
+    driver(&settings).expect_err("it does not take them").to_string()
 }
 
 #[test]

@@ -252,7 +252,7 @@ impl World {
         };
         for address in 1..=2 {
             let settings = kind.settings(address);
-            let mut driver = line::driver(&settings).unwrap();
+            let mut driver = line::driver(&settings).expect("settings that it takes");
             if let (1, Some(after)) = (address, reopen) {
                 driver = Box::new(Reopening {
                     driver,
