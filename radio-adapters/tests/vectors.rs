@@ -3,6 +3,8 @@
 //! A family of vectors belongs to one module of `vectors/`, which says how each of them is checked. A vector that
 //! nobody claims fails the test; what no driver speaks is named, with the reason.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;

@@ -1,5 +1,7 @@
 //! The XBee driver, step by step, on a modem that says what the test wants.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -100,7 +100,7 @@ fn a_frame_cut_off_by_silence_is_told_and_forgotten() {
         let mut deframer = Deframer::new(mode, LIMIT);
         let mut events = Vec::new();
         deframer.feed(&[0x7E, 0x00, 0x10, 0x90, 0x00], |event| {
-            events.push(event.map(<[u8]>::to_vec))
+            events.push(event.map(<[u8]>::to_vec));
         });
         assert!(deframer.is_partial());
         deframer.gap(|event| events.push(event.map(<[u8]>::to_vec)));

@@ -145,8 +145,10 @@ impl Bench {
             return false;
         };
         self.now = self.now.max(next);
-        while let Some((_, event)) = self.air.pop_front_if(|(at, _)| *at <= self.now) {
-            self.line.handle_air(self.now, event);
+        while self.air.front().is_some_and(|(at, _)| *at <= self.now) {
+            if let Some((_, event)) = self.air.pop_front() {
+                self.line.handle_air(self.now, event);
+            }
         }
         self.line.handle_timeout(self.now);
         self.collect();
