@@ -51,7 +51,7 @@ fn log_lines_that_are_explained_are_written() {
         "radio-adapters/src/serial/port.rs",
         "gateway/src/telemetry.rs",
     ]
-    .map(|file| read(file))
+    .map(read)
     .concat();
     let page = page();
     let (_, section) = page.split_once("\n## Troubleshooting\n").unwrap();

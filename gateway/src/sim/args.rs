@@ -20,40 +20,54 @@ pub(crate) enum SimCommand {
 }
 
 const AFTER_HELP: &str = "\
-The modem appears as a serial port at PATH. Give that path to the gateway, and it finds a modem there that behaves
-by its maker's manual: it takes its time, answers with errors, is deaf while it sends. Around it are sensors, each an
-MQTT-SN client that connects, subscribes to sim/ID/set and publishes to sim/ID/value. They share one air: a frame that
-overlaps with another is lost, as in the field. Each event is a line: what the sensors send (->) and get (<-), with
-its time on air.
+The modem appears as a serial port at PATH. Give that path to the gateway, and it finds a modem
+there that behaves by its maker's manual: it takes its time, answers with errors, is deaf while
+it sends. Around it are sensors, each an MQTT-SN client that connects, subscribes to sim/ID/set
+and publishes to sim/ID/value. They share one air: frames that overlap are lost, as in the field.
+Each event is a line: what a sensor sends (->) and gets (<-), with its time on air.
 
 Try a LoRa gateway without hardware, in three terminals:
   snipe sim modem --kind rak3172 --pty /tmp/lora0 --nodes 5
-  snipe --set 'radio=[{name=\"lora0\", kind=\"lora\", driver=\"rak3172\", port=\"/tmp/lora0\", region=\"EU868\"}]'
+  snipe --config lora.toml         with port = \"/tmp/lora0\" in configs/examples/lora-rak3172.toml
   snipe sub -t 'sim/#' -v          and: snipe pub -t sim/sensor-1/set -m on
 
-What the sensors are set to must be what the gateway's configuration says: the radio options below have the same
-defaults. If they differ, nobody hears anybody, as in the field; the line \"tuned\" says how the modem listens.
+What the sensors are set to must be what the gateway's configuration says: the radio options have
+the same defaults. If they differ, nobody hears anybody, as in the field, and a line says so.
 
-Commands, typed while it runs (or --fault with a time, to be repeated exactly):
-  unplug 5s    the plug is pulled, and put back after 5 s        reboot       the modem starts again
-  hang         it is silent until reboot or unplug               busy 2s      it says that it is busy
-  garbage 300  300 random octets reach the gateway               slow 1200    the line runs at 1200 baud; slow off
-  drop-reply   its next answer is lost                           dup-event    its next event comes twice
-  split on     octets arrive one by one; split off               lose-sent    it forgets to say that a frame is out
-  bad-frame    a damaged frame is reported                       stale-error, race-stop   what an RN2483 does
-  status       what became of each sensor and of the frames      quit
+Commands, typed while it runs (or --fault with a time, to repeat it exactly):
+  unplug 5s      the plug is pulled, and put back after 5 s
+  reboot         the modem starts again
+  hang           it is silent until reboot or unplug
+  busy 2s        it says that it is busy
+  garbage 300    300 random octets reach the gateway
+  slow 1200      the line runs at 1200 baud; slow off ends it
+  split on       octets arrive one by one; split off ends it
+  drop-reply     its next answer is lost
+  dup-event      its next event comes twice
+  lose-sent      it forgets to say that a frame is out
+  bad-frame      a damaged frame is reported
+  stale-error    rn2483: an error that is none comes before the next ok
+  race-stop      rn2483: the next frame is told when reception is stopped
+  status         what became of each sensor and of the frames
+  quit
 
 Examples:
-  snipe sim modem --kind rn2483 --pty /tmp/lora0 --sf 12 --time-scale 10    SF12 without the wait
-  snipe sim modem --kind rylr998 --pty /tmp/lora0 --loss 20% --seed 7       one frame in five is lost
-  snipe sim modem --kind rak3172 --pty /tmp/lora0 --fault unplug=10s@30s    30 s after the start
-  snipe sim modem --kind xbee --pty /tmp/xbee0 --nodes 20 --sleep 30s       sleeping XBee nodes
-  snipe sim modem --kind e22 --pty /tmp/e22                                 configs/examples/serial-e22.toml
-  snipe sim modem --kind raw --pty /tmp/uart0 --framing slip                an Arduino with a radio behind it";
+  snipe sim modem --kind rn2483 --pty /tmp/lora0 --sf 12 --time-scale 10
+                                   SF12 without the wait
+  snipe sim modem --kind rylr998 --pty /tmp/lora0 --loss 20% --seed 7
+                                   one frame in five is lost
+  snipe sim modem --kind rak3172 --pty /tmp/lora0 --fault unplug=10s@30s
+                                   30 s after the start the plug is pulled
+  snipe sim modem --kind xbee --pty /tmp/xbee0 --nodes 20 --sleep 30s
+                                   sleeping clients on XBee
+  snipe sim modem --kind e22 --pty /tmp/e22
+                                   for configs/examples/serial-e22.toml
+  snipe sim modem --kind raw --pty /tmp/uart0 --framing slip
+                                   an Arduino with a radio behind it";
 
 /// Arguments of `snipe sim modem`.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_long_help = AFTER_HELP)]
 pub(crate) struct ModemArgs {
     /// Which modem
     #[arg(long, value_enum)]
@@ -96,6 +110,9 @@ pub(crate) struct ModemArgs {
     pub(crate) fault: Vec<TimedFault>,
 
     /// Divide every time on air by this
+    ///
+    /// rak4270 and rylr do not tell when a frame is out, so that a gateway waits for the whole time all the same and
+    /// may miss answers that come too soon.
     #[arg(long, value_name = "X", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) time_scale: u32,
 
@@ -134,9 +151,9 @@ pub(crate) struct Variant {
     #[arg(long)]
     pub(crate) ok_when_sent: bool,
 
-    /// raw, e22: where frames begin and end on the line
-    #[arg(long, value_enum, default_value = "cobs")]
-    pub(crate) framing: FramingName,
+    /// raw, e22: where frames begin and end on the line (default: cobs)
+    #[arg(long, value_enum)]
+    pub(crate) framing: Option<FramingName>,
 
     /// raw, e22: checksum of each frame (default: none; e22 crc16-x25)
     #[arg(long, value_enum)]
@@ -293,4 +310,36 @@ fn octet(text: &str) -> Result<u8, String> {
         None => text.parse().ok(),
     };
     value.ok_or_else(|| "expected an octet such as 0x12".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use snipe_sim::modem::Fault;
+
+    #[test]
+    fn faults_have_a_time() {
+        let fault = "unplug=10s@30s".parse::<TimedFault>().unwrap();
+        assert_eq!(fault.at, Duration::from_secs(30));
+        assert_eq!(fault.fault, Fault::Unplug(Duration::from_secs(10)));
+        for wrong in ["reboot", "reboot@", "reboot@0s", "explode@5s", "@5s"] {
+            wrong.parse::<TimedFault>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages() {
+        assert_eq!(percent("12.5%"), Ok(0.125));
+        for wrong in ["5", "101%", "-1%", "NaN%", "%"] {
+            percent(wrong).expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn octets_are_decimal_or_hexadecimal() {
+        assert_eq!((octet("0x34"), octet("18")), (Ok(0x34), Ok(18)));
+        for wrong in ["0x", "0x100", "256", "-1", ""] {
+            octet(wrong).expect_err(wrong);
+        }
+    }
 }

@@ -44,6 +44,7 @@ struct Kind {
 
 /// The site that the options describe.
 pub(super) fn site(args: &ModemArgs) -> Result<Site, String> {
+    check_options(args)?;
     let kind = kind(args)?;
     if kind.header == HeaderName::None && args.nodes > 1 {
         return Err("without a header (--header none) there can be one sensor: --nodes 1".to_owned());
@@ -77,6 +78,10 @@ pub(super) fn site(args: &ModemArgs) -> Result<Site, String> {
         let mut sensor = SensorConfig::new(args.seed.wrapping_add(u64::from(index)), carriage);
         sensor.speed_up = args.time_scale;
         sensor.back_off = exchange / 4;
+        if args.kind == ModemKind::Raw {
+            // An nRF24 hears 130 µs after it sent.
+            sensor.turnaround = Duration::from_micros(200);
+        }
         let mut client = ClientConfig::new(&format!("sensor-{}", index + 1));
         client.keep_alive = keep_alive(args);
         client.retry = exchange.max(Duration::from_secs(1)) * 3;
@@ -242,11 +247,7 @@ fn carriage(args: &ModemArgs, tuning: Tuning, header: HeaderName, index: u16) ->
     let header = match header {
         _ if told_by_the_module => Header::None,
         HeaderName::Radiohead => Header::RadioHead {
-            // 0 is the gateway's by default, and 255 everyone's.
-            own: (index + 1) as u8
-                + u8::from(
-                    u16::from(args.radio.header_address) <= index + 1 && args.radio.header_address != 0,
-                ),
+            own: radiohead_address(args.radio.header_address, index),
             gateway: args.radio.header_address,
             reliable: args.radio.header_acks,
         },
@@ -260,8 +261,49 @@ fn carriage(args: &ModemArgs, tuning: Tuning, header: HeaderName, index: u16) ->
     }
 }
 
-fn framing(name: FramingName) -> Framing {
-    match name {
+/// 255 is everyone's, and one is the gateway's.
+fn radiohead_address(gateway: u8, index: u16) -> u8 {
+    let own = (index + 1) as u8;
+    if gateway != 0 && own >= gateway {
+        own + 1
+    } else {
+        own
+    }
+}
+
+/// Options that say nothing about this kind of modem are mistakes.
+fn check_options(args: &ModemArgs) -> Result<(), String> {
+    let kind = args.kind;
+    let rak3172 = kind == ModemKind::Rak3172;
+    let rak4270 = kind == ModemKind::Rak4270;
+    let rn = matches!(kind, ModemKind::Rn2483 | ModemKind::Rn2903);
+    let rylr = matches!(kind, ModemKind::Rylr998 | ModemKind::Rylr896);
+    let framed = matches!(kind, ModemKind::Raw | ModemKind::E22);
+    let variant = &args.modem;
+    for (given, fits, option) in [
+        (variant.firmware.is_some(), rak3172 || rn, "--firmware"),
+        (variant.factory, rak3172 || rak4270, "--factory"),
+        (variant.own_usb, rak3172, "--own-usb"),
+        (variant.ok_when_sent, rak4270 || rylr, "--ok-when-sent"),
+        (variant.framing.is_some(), framed, "--framing"),
+        (variant.crc.is_some(), framed, "--crc"),
+        (variant.baud.is_some(), kind != ModemKind::E22, "--baud"),
+        (args.radio.network_id.is_some(), rylr, "--network-id"),
+        (
+            args.radio.header.is_some(),
+            framed || rak3172 || rak4270 || rn,
+            "--header",
+        ),
+    ] {
+        if given && !fits {
+            return Err(format!("{option} is not for this kind of modem"));
+        }
+    }
+    Ok(())
+}
+
+fn framing(name: Option<FramingName>) -> Framing {
+    match name.unwrap_or(FramingName::Cobs) {
         FramingName::Cobs => Framing::Cobs,
         FramingName::Slip => Framing::Slip,
         FramingName::Hdlc => Framing::Hdlc,
@@ -275,5 +317,77 @@ fn checksum(name: CrcName) -> Checksum {
         CrcName::None => Checksum::None,
         CrcName::X25 => Checksum::X25,
         CrcName::Xmodem => Checksum::Xmodem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Parser, ValueEnum};
+
+    use super::*;
+    use crate::sim::args::{SimArgs, SimCommand};
+
+    #[test]
+    fn every_kind_of_modem_starts_with_its_sensors() {
+        for kind in ModemKind::value_variants() {
+            let name = kind.to_possible_value().unwrap();
+            let site = built(&format!("--kind {}", name.get_name())).unwrap();
+            assert_eq!(site.sensors().count(), 3, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn options_that_do_not_fit_are_refused() {
+        for (options, reason) in [
+            (
+                "--kind rak3172 --firmware 9",
+                "no such firmware: 9 (rui5, rui3, 1.0.4)",
+            ),
+            (
+                "--kind rn2483 --firmware 1.0",
+                "no such firmware: 1.0 (three numbers, such as 1.0.5)",
+            ),
+            (
+                "--kind xbee --firmware 1",
+                "--firmware is not for this kind of modem",
+            ),
+            ("--kind e22 --baud 9600", "--baud is not for this kind of modem"),
+            (
+                "--kind rylr998 --header none",
+                "--header is not for this kind of modem",
+            ),
+            (
+                "--kind rak3172 --header none",
+                "without a header (--header none) there can be one sensor: --nodes 1",
+            ),
+        ] {
+            assert_eq!(built(options).map(|_| ()), Err(reason.to_owned()), "{options}");
+        }
+        assert!(built("--kind rak3172 --header none --nodes 1").is_ok());
+    }
+
+    #[test]
+    fn no_sensor_has_the_gateways_address() {
+        for gateway in [0, 1, 7, 254] {
+            let own: Vec<u8> = (0..250).map(|index| radiohead_address(gateway, index)).collect();
+            assert!(
+                !own.contains(&gateway) && !own.contains(&255),
+                "{gateway}: {own:?}"
+            );
+            assert!(own.is_sorted_by(|a, b| a < b));
+        }
+    }
+
+    #[derive(Debug, Parser)]
+    struct TestCli {
+        #[command(flatten)]
+        sim: SimArgs,
+    }
+
+    fn built(options: &str) -> Result<Site, String> {
+        let line = format!("snipe modem --pty /dev/null {options}");
+        let cli = TestCli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        let SimCommand::Modem(args) = &cli.sim.command;
+        site(args)
     }
 }

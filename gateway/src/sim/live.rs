@@ -55,6 +55,7 @@ impl Live {
         for timed in &args.fault {
             faults.add(Instant::START + timed.at, timed.fault);
         }
+        let printer = Printer::new(args, site.sensors_tuning());
         let mut live = Live {
             site,
             pty,
@@ -64,7 +65,7 @@ impl Live {
             faults,
             commands,
             stop,
-            printer: Printer::new(args),
+            printer,
         };
         live.printer.ready(&args.pty, &terminal);
         live.site.power_on(live.now());
@@ -162,12 +163,8 @@ impl Live {
 
     fn on_event(&mut self, now: Instant, event: SiteEvent) -> io::Result<()> {
         match &event {
-            SiteEvent::ToHost(octets) => {
-                // A port that nobody has open keeps nothing.
-                if self.open {
-                    self.pty.write(octets);
-                }
-            }
+            // A port that nobody has open keeps nothing.
+            SiteEvent::ToHost(octets) if self.open => self.pty.write(octets),
             SiteEvent::Unplugged => {
                 self.pty.unplug();
                 self.open = false;
@@ -176,7 +173,14 @@ impl Live {
             SiteEvent::Replugged => {
                 self.pty.plug()?;
             }
-            _ => {}
+            SiteEvent::ToHost(_)
+            | SiteEvent::Tuned(_)
+            | SiteEvent::Up { .. }
+            | SiteEvent::Down { .. }
+            | SiteEvent::Damaged { .. }
+            | SiteEvent::Delivered { .. }
+            | SiteEvent::Behind { .. }
+            | SiteEvent::Note(_) => {}
         }
         self.printer.event(now, &event);
         Ok(())

@@ -23,12 +23,14 @@ use crate::tools::describe::OneLine;
 pub(super) struct Printer {
     verbose: bool,
     title: String,
+    /// How the sensors are set.
+    sensors: Option<Tuning>,
     /// How the modem listened last, so that nothing is said twice.
     tuned: Option<Tuning>,
 }
 
 impl Printer {
-    pub(super) fn new(args: &ModemArgs) -> Printer {
+    pub(super) fn new(args: &ModemArgs, sensors: Option<Tuning>) -> Printer {
         let kind = clap::ValueEnum::to_possible_value(&args.kind);
         let kind = kind.map_or_else(String::new, |kind| kind.get_name().to_owned());
         let many = if args.nodes == 1 { "" } else { "s" };
@@ -39,6 +41,7 @@ impl Printer {
         Printer {
             verbose: args.verbose,
             title: format!("{kind} with {} sensor{many}{scale}", args.nodes),
+            sensors,
             tuned: None,
         }
     }
@@ -84,6 +87,14 @@ impl Printer {
             SiteEvent::Tuned(Some(tuning)) => {
                 if self.tuned.replace(*tuning) != Some(*tuning) {
                     self.print(now, "modem", &format!("listens at {}", tuned(tuning)));
+                    if let Some(sensors) = self.sensors.filter(|sensors| !tuning.is_heard_by(sensors)) {
+                        let sensors = tuned(&sensors);
+                        self.print(
+                            now,
+                            "modem",
+                            &format!("cannot hear the sensors, which are at {sensors}"),
+                        );
+                    }
                 }
             }
             // Between two receptions, or for good: what follows says which.
@@ -115,11 +126,7 @@ impl Printer {
             }
             SiteEvent::Delivered { sensor, message } => {
                 let payload = message.payload.escape_ascii();
-                self.print(
-                    now,
-                    &name(*sensor),
-                    &format!("got {payload} on {}", message.topic),
-                );
+                self.print(now, &name(*sensor), &format!("got {} = {payload}", message.topic));
             }
             SiteEvent::Behind { sensor } => {
                 self.print(

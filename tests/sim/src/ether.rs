@@ -410,7 +410,7 @@ impl Tuning {
     }
 
     /// A radio set to this gets frames sent with `other`.
-    fn is_heard_by(&self, other: &Tuning) -> bool {
+    pub fn is_heard_by(&self, other: &Tuning) -> bool {
         match (self, other) {
             (Tuning::Lora(a), Tuning::Lora(b)) => {
                 a.channel() == b.channel() && a.sync == b.sync && a.inverted_iq == b.inverted_iq

@@ -164,3 +164,142 @@ impl Drop for Pty {
         self.unplug();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+    use std::time::Instant;
+
+    #[test]
+    fn octets_pass_unchanged_both_ways() {
+        let mut port = TestPort::new("octets");
+        let driver = port.open();
+        let all: Vec<u8> = (0..=255).collect();
+        rustix::io::write(&driver, &all).unwrap();
+        assert_eq!(port.read(256), all);
+        port.pty.write(&all);
+        let mut buffer = [0; 512];
+        let read = rustix::io::read(&driver, &mut buffer).unwrap();
+        assert_eq!(&buffer[..read], all);
+    }
+
+    #[test]
+    fn speed_is_the_one_that_the_driver_set() {
+        let port = TestPort::new("speed");
+        let driver = port.open();
+        for baud in [9_600, 57_600, 115_200, 12_345] {
+            let mut settings = tcgetattr(&driver).unwrap();
+            settings.set_speed(baud).unwrap();
+            tcsetattr(&driver, OptionalActions::Now, &settings).unwrap();
+            assert_eq!(port.pty.baud(), Some(baud));
+        }
+    }
+
+    #[test]
+    fn driver_that_goes_is_noticed_and_may_come_back() {
+        let mut port = TestPort::new("goes");
+        let mut buffer = [0; 8];
+        assert_eq!(port.pty.read(&mut buffer).unwrap(), PtyRead::Closed);
+        let driver = port.open();
+        assert_eq!(port.pty.read(&mut buffer).unwrap(), PtyRead::Nothing);
+        drop(driver);
+        assert_eq!(port.pty.read(&mut buffer).unwrap(), PtyRead::Closed);
+        let driver = port.open();
+        rustix::io::write(&driver, b"AT\r\n").unwrap();
+        assert_eq!(port.read(4), b"AT\r\n");
+    }
+
+    #[test]
+    fn unplugged_port_is_gone_and_comes_back_under_its_path() {
+        let mut port = TestPort::new("unplug");
+        let driver = port.open();
+        port.pty.unplug();
+        assert!(!port.path.exists() && !port.path.is_symlink());
+        assert_eq!(port.pty.baud(), None);
+        let mut buffer = [0; 8];
+        let read = rustix::io::read(&driver, &mut buffer);
+        assert!(matches!(read, Ok(0) | Err(Errno::IO)), "{read:?}");
+        assert_eq!(rustix::io::write(&driver, b"x"), Err(Errno::IO));
+        port.pty.plug().unwrap();
+        let driver = port.open();
+        rustix::io::write(&driver, b"AT\r\n").unwrap();
+        assert_eq!(port.read(4), b"AT\r\n");
+    }
+
+    #[test]
+    fn driver_that_does_not_read_blocks_nobody() {
+        let mut port = TestPort::new("blocks");
+        let _driver = port.open();
+        for _ in 0..1000 {
+            port.pty.write(&[0x55; 4096]);
+        }
+    }
+
+    #[test]
+    fn waiting_for_nobody_takes_its_time() {
+        let port = TestPort::new("wait");
+        let start = Instant::now();
+        for _ in 0..10 {
+            port.pty.wait(Duration::from_millis(50)).unwrap();
+        }
+        assert!(start.elapsed() >= Duration::from_millis(50), "a busy loop");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let path = path("file");
+        fs::write(&path, "precious").unwrap();
+        let error = Pty::new(&path).expect_err("a file is there");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn link_goes_with_its_port() {
+        let port = TestPort::new("drop");
+        let path = port.path.clone();
+        assert!(path.is_symlink());
+        drop(port);
+        assert!(!path.is_symlink());
+    }
+
+    struct TestPort {
+        pty: Pty,
+        path: PathBuf,
+    }
+
+    impl TestPort {
+        fn new(name: &str) -> TestPort {
+            let path = path(name);
+            let mut pty = Pty::new(&path).unwrap();
+            pty.plug().unwrap();
+            TestPort { pty, path }
+        }
+
+        fn open(&self) -> OwnedFd {
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+            open(self.path.as_path(), flags, Mode::empty()).unwrap()
+        }
+
+        /// So many octets from the driver.
+        fn read(&mut self, octets: usize) -> Vec<u8> {
+            let mut got = Vec::new();
+            let mut buffer = [0; 512];
+            while got.len() < octets {
+                match self.pty.read(&mut buffer).unwrap() {
+                    PtyRead::Octets(read) => got.extend_from_slice(&buffer[..read]),
+                    PtyRead::Nothing => self.pty.wait(Duration::from_secs(5)).unwrap(),
+                    PtyRead::Closed => panic!("closed after {} octets", got.len()),
+                }
+            }
+            got
+        }
+    }
+
+    /// Tests of one process run at the same time, and those of several may.
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("snipe-pty-{}-{name}", std::process::id()))
+    }
+}

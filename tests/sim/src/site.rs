@@ -218,6 +218,11 @@ impl Site {
         self.events.pop_front()
     }
 
+    /// How the sensors' radios are set, if there are any; it is the same for all.
+    pub fn sensors_tuning(&self) -> Option<Tuning> {
+        Some(self.nodes.first()?.sensor.carriage().tuning)
+    }
+
     /// What happened on the air.
     pub fn air(&self) -> AirTotals {
         self.ether.totals

@@ -1,7 +1,7 @@
 //! Digi XBee modules, with the network behind them.
 //!
 //! The module speaks API frames (AP 1 and 2), transparently (AP 0) and, after `+++`, AT commands, as Digi's manuals of
-//! the S2C have it. What becomes of a transmission is decided by the model of the [`network`]; what reaches a peer goes
+//! the S2C have it. What becomes of a transmission is decided by the model of the [`Network`]; what reaches a peer goes
 //! to the ether as an [`AirFrame`], and peers send the same way.
 
 mod air;
