@@ -34,9 +34,13 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 const LEVEL: TopicId = TopicId(1);
 const COMMAND: TopicId = TopicId(2);
 
-/// Tretry and Nretry on both sides, as it is advised for a gateway at 1 %.
+/// Tretry of the nodes, as it is advised where the gateway has 1 %.
+const NODE_RETRY: Duration = Duration::from_secs(60);
+
+/// Tretry and Nretry of the gateway. It takes its Tretry for theirs, and what is older is not sent any more: a little
+/// less, or answers reach nodes that have just given up.
 const RETRY: Retry = Retry {
-    first: Duration::from_secs(60),
+    first: Duration::from_secs(45),
     max: Duration::from_secs(240),
     count: 3,
 };
@@ -117,7 +121,7 @@ impl Scene {
         let client = ClientConfig {
             keep_alive: 7200,
             // At 1 % the gateway may have to wait: an impatient client costs more than it gains.
-            retry: RETRY.first,
+            retry: NODE_RETRY,
             wait: Duration::from_secs(self.rng.random_range(300..900)),
             predefined: [
                 (LEVEL, format!("field/{id}/level")),
@@ -137,7 +141,7 @@ impl Scene {
             ..SensorConfig::new(self.rng.random(), carriage)
         };
         let path = Path {
-            rssi_dbm: self.rng.random_range(-120..-70),
+            rssi_dbm: self.rng.random_range(-115..-70),
             snr_db: self.rng.random_range(-5..10),
             loss: 0.01,
         };
@@ -267,7 +271,12 @@ fn field_config(population: &Population) -> FieldConfig {
         gateway,
         broker: BrokerConfig::default(),
         radios: vec![radio(NEAR), radio(FAR)],
-        path: Path::default(),
+        // Nodes near the ground hear each other badly.
+        path: Path {
+            rssi_dbm: -128,
+            snr_db: -12,
+            loss: 0.0,
+        },
     }
 }
 

@@ -305,3 +305,27 @@ pub(crate) fn hours(scene: &Scene) {
         }
     }
 }
+
+/// TEMP
+pub(crate) fn story(scene: &Scene, node: usize, from: u64, to: u64) {
+    let s = &scene.field.sensors[node];
+    println!("{} delivered {}", s.client.describe(), scene.delivered(node));
+    for a in &scene.field.aired {
+        if a.sensor == Some(SensorIx(node)) {
+            let t = a.on_air.start.as_micros() / 1_000_000;
+            if t >= from && t < to {
+                println!(
+                    "{t} {} {:?}",
+                    if a.up { "up" } else { "  down" },
+                    Packet::decode(&a.datagram)
+                );
+            }
+        }
+    }
+    for a in &scene.field.arrived {
+        let t = a.at.as_micros() / 1_000_000;
+        if a.sensor == SensorIx(node) && t >= from && t < to {
+            println!("arrived {t} {:?}", Packet::decode(&a.datagram));
+        }
+    }
+}

@@ -358,6 +358,13 @@ impl Budget {
         }
     }
 
+    /// What may be sent in an hour.
+    pub(crate) fn per_hour(&self) -> Duration {
+        let hours = self.window.as_micros().max(1);
+        let micros = u128::from(self.limit) * 3_600_000_000 / hours;
+        Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
+
     /// Parts per million of the window that were used.
     pub(crate) fn used_ppm(&self, now: Instant) -> u32 {
         let over = self.ended.iter().take_while(|ended| ended.until <= now);

@@ -17,7 +17,7 @@ use crate::io::{
 use crate::limiter::Seldom;
 use crate::link_metrics::{Class, Histogram, LinkMetrics, NotSent};
 use crate::peer::{LinkAddr, LinkId, Route};
-use crate::schedule::{Lines, Owed, Stray};
+use crate::schedule::{Fair, Lines, Owed, Stray};
 use crate::time::Instant;
 
 /// Octets of the usual answer: PUBACK and REGACK.
@@ -32,6 +32,9 @@ const UNSENT_MAX: u32 = 16;
 
 /// The rest.
 const REST: Duration = Duration::from_secs(1);
+
+/// Until answers to clients that have had their share are looked at again; taste.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Between two notices of a link about its duty cycle; taste.
 const DUTY_CYCLE_NOTICE: Duration = Duration::from_secs(600);
@@ -377,8 +380,8 @@ impl Links {
         Some((sent.what, sent.len))
     }
 
-    /// It never did. Returns what it was.
-    pub(crate) fn unsent(&mut self, now: Instant, id: LinkId, ticket: TxTicket) -> Option<What> {
+    /// It never did. Returns what it was and its time on air.
+    pub(crate) fn unsent(&mut self, now: Instant, id: LinkId, ticket: TxTicket) -> Option<(What, Duration)> {
         let link = self.get_mut(id)?;
         let unsent = link.land(ticket)?;
         if let Some(budget) = &mut link.budget {
@@ -391,7 +394,7 @@ impl Links {
             link.unsent = 0;
             link.rests_until = Some(now + REST);
         }
-        Some(unsent.what)
+        Some((unsent.what, unsent.airtime))
     }
 
     /// How long to wait for an answer to a datagram that has just left, beyond what is configured: three round trips,
@@ -506,6 +509,13 @@ impl Link {
                 .is_some_and(|profile| profile.airtime != Airtime::Free)
     }
 
+    /// Whether clients take turns by airtime.
+    pub(crate) fn fair(&self) -> Option<Fair> {
+        self.costs().then(|| Fair {
+            all: self.budget.as_ref().map(Budget::per_hour),
+        })
+    }
+
     /// True if it reports what it sent.
     pub(crate) fn confirms(&self) -> bool {
         self.profile.as_ref().is_some_and(|profile| profile.confirms_tx)
@@ -555,6 +565,11 @@ impl Link {
     fn land(&mut self, ticket: TxTicket) -> Option<InFlight> {
         let at = self.in_flight.iter().position(|sent| sent.ticket == ticket)?;
         self.in_flight.remove(at)
+    }
+
+    /// Everyone has had its share: looks again before long.
+    pub(crate) fn look_again(&mut self, now: Instant) {
+        self.wake_at = Some(now + LOOK_AGAIN);
     }
 
     /// Something waits for the duty cycle: what is to be told, once in a while.

@@ -21,8 +21,14 @@ use crate::time::Instant;
 /// Answers to peers without a session that may wait on one link.
 const STRAYS_MAX: usize = 1024;
 
-/// Clients whose share is remembered in one class, before those are forgotten that have less than their share.
-const SHARES_MAX: usize = 1024;
+/// Clients whose airtime is remembered in one class.
+const SHARES_MAX: usize = 4096;
+
+/// Stands for all peers without a session.
+const STRANGERS: ClientIx = ClientIx(u32::MAX);
+
+/// How long airtime is remembered: the window of EN 300 220-2.
+const PERIOD: Duration = Duration::from_secs(3600);
 
 /// What waits on a link.
 #[derive(Debug, Default)]
@@ -74,6 +80,15 @@ pub(crate) enum Turn {
     Stray,
     Reply(usize),
     Client(Line, usize),
+    /// Answers wait, and each of the clients has had its share.
+    Enough,
+}
+
+/// Turns go by airtime.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fair {
+    /// What there is for all in an hour; `None` is no limit.
+    pub(crate) all: Option<Duration>,
 }
 
 impl Lines {
@@ -103,12 +118,27 @@ impl Lines {
         self.clients[line as usize].retain(|other| *other != client);
     }
 
-    /// Whose turn it is. With `fair` it goes by the airtime that clients have had.
-    pub(crate) fn next(&self, fair: bool) -> Option<Turn> {
-        if !self.strays.is_empty() && (self.stray_next || self.replies.is_empty()) {
-            return Some(Turn::Stray);
+    /// Whose turn it is. With `fair` it goes by the airtime that clients have had; all peers without a session together
+    /// count as one client.
+    pub(crate) fn next(&self, now: Instant, fair: Option<Fair>) -> Option<Turn> {
+        if !self.strays.is_empty() {
+            let first = match fair {
+                None => self.stray_next,
+                Some(_) => {
+                    let least = self
+                        .reply_turns
+                        .least(now, self.replies.iter().map(|owed| owed.client));
+                    least.is_none_or(|(_, had)| self.reply_turns.had(now, STRANGERS) <= had)
+                }
+            };
+            if first && self.has_enough(now, fair, STRANGERS) {
+                return Some(Turn::Enough);
+            }
+            if first || self.replies.is_empty() {
+                return Some(Turn::Stray);
+            }
         }
-        if let Some(reply) = self.next_reply(fair) {
+        if let Some(reply) = self.next_reply(now, fair) {
             return Some(reply);
         }
         let line = [Line::Awake, Line::Exchange, Line::Qos0]
@@ -116,46 +146,78 @@ impl Lines {
             .find(|line| !self.clients[*line as usize].is_empty())?;
         let waiting = &self.clients[line as usize];
         let at = match fair {
-            true => self.client_turns[line as usize].least(waiting.iter().copied())?,
-            false => 0,
+            Some(_) => {
+                let turns = &self.client_turns[line as usize];
+                turns.least(now, waiting.iter().copied())?.0
+            }
+            None => 0,
         };
         Some(Turn::Client(line, at))
     }
 
     /// The answer to a client whose turn it is.
-    pub(crate) fn next_reply(&self, fair: bool) -> Option<Turn> {
-        if self.replies.is_empty() {
-            return None;
+    pub(crate) fn next_reply(&self, now: Instant, fair: Option<Fair>) -> Option<Turn> {
+        let first = self.replies.front()?;
+        if fair.is_none() {
+            return Some(Turn::Reply(0));
         }
-        let at = match fair {
-            true => self
-                .reply_turns
-                .least(self.replies.iter().map(|owed| owed.client))?,
-            false => 0,
-        };
-        Some(Turn::Reply(at))
+        let clients = self.replies.iter().map(|owed| owed.client);
+        let (at, _) = self.reply_turns.least(now, clients)?;
+        let client = self.replies.get(at).unwrap_or(first).client;
+        let enough = self.has_enough(now, fair, client);
+        Some(if enough { Turn::Enough } else { Turn::Reply(at) })
     }
 
-    /// An answer to a peer without a session, or to a client, had its turn.
-    pub(crate) fn took_turn(&mut self, stray: bool) {
-        self.stray_next = !stray;
+    fn has_enough(&self, now: Instant, fair: Option<Fair>, client: ClientIx) -> bool {
+        let all = fair.and_then(|fair| fair.all);
+        all.is_some_and(|all| self.reply_turns.had(now, client) >= self.reply_turns.even_share(now, all))
     }
 
-    /// A client was answered.
-    pub(crate) fn answered(&mut self, client: ClientIx, airtime: Duration) {
-        self.reply_turns.had(client, airtime);
+    /// A client, or for `None` a peer without a session, was answered.
+    pub(crate) fn answered(&mut self, now: Instant, client: Option<ClientIx>, airtime: Duration) {
+        self.stray_next = client.is_some();
+        if !airtime.is_zero() {
+            self.reply_turns.add(now, client.unwrap_or(STRANGERS), airtime);
+        }
+    }
+
+    /// It was not, after all.
+    pub(crate) fn not_answered(&mut self, now: Instant, client: ClientIx, airtime: Duration) {
+        self.reply_turns.take_back(now, client, airtime);
     }
 
     /// A client was sent something.
-    pub(crate) fn served(&mut self, line: Line, client: ClientIx, airtime: Duration) {
-        self.client_turns[line as usize].had(client, airtime);
+    pub(crate) fn served(&mut self, now: Instant, line: Line, client: ClientIx, airtime: Duration) {
+        self.client_turns[line as usize].add(now, client, airtime);
+    }
+
+    /// It was not, after all.
+    pub(crate) fn not_served(&mut self, now: Instant, line: Line, client: ClientIx, airtime: Duration) {
+        self.client_turns[line as usize].take_back(now, client, airtime);
+    }
+
+    /// Takes out the answers to clients that would come too late.
+    pub(crate) fn drop_late_replies(&mut self, now: Instant, patience: Duration, mut late: impl FnMut(Owed)) {
+        let turns = &mut self.reply_turns;
+        self.replies.retain(|owed| {
+            let in_time = now < owed.since + patience;
+            if !in_time {
+                turns.went_without(now, owed.client);
+                late(*owed);
+            }
+            in_time
+        });
     }
 
     /// Takes out the answers to peers without a session that would come too late, and says how many.
     pub(crate) fn drop_late_strays(&mut self, now: Instant, patience: Duration) -> usize {
         let before = self.strays.len();
         self.strays.retain(|stray| now < stray.since + patience);
-        before - self.strays.len()
+        let late = before - self.strays.len();
+        if late > 0 {
+            self.reply_turns.went_without(now, STRANGERS);
+        }
+        late
     }
 
     pub(crate) fn clients_waiting(&self) -> usize {
@@ -196,36 +258,95 @@ impl Stray {
     }
 }
 
-/// Turns by airtime: who has had the least goes next. Who waited for nothing does not save it up: he begins where the
-/// others are (start-time fair queueing).
+/// Turns by airtime: who has had the least of it lately goes next.
 #[derive(Debug, Default)]
 struct Turns {
-    /// Where each client would begin, in µs of airtime.
-    begins: FxHashMap<ClientIx, u64>,
-    /// Where the last one began.
-    at: u64,
+    had: FxHashMap<ClientIx, Had>,
+    /// Somebody went without an answer then.
+    short_since: Option<Instant>,
+}
+
+/// The airtime of one client, in µs, in this period and the one before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Had {
+    period: u64,
+    now: u64,
+    before: u64,
+}
+
+impl Had {
+    fn roll(&mut self, period: u64) {
+        if period != self.period {
+            let before = if period == self.period + 1 { self.now } else { 0 };
+            *self = Had {
+                period,
+                now: 0,
+                before,
+            };
+        }
+    }
+}
+
+/// Number of the period, and how much of it is over in 1/1024.
+fn period(now: Instant) -> (u64, u64) {
+    let length = PERIOD.as_micros() as u64;
+    let micros = now.as_micros();
+    (micros / length, (micros % length) * 1024 / length)
 }
 
 impl Turns {
-    fn begin(&self, client: ClientIx) -> u64 {
-        self.begins.get(&client).copied().unwrap_or_default().max(self.at)
+    /// What the client has had within about the last period.
+    fn had(&self, now: Instant, client: ClientIx) -> u64 {
+        let (period, over) = period(now);
+        let mut had = self.had.get(&client).copied().unwrap_or_default();
+        had.roll(period);
+        had.now + had.before / 1024 * (1024 - over)
     }
 
     /// The place of the first client that has had the least.
-    fn least(&self, clients: impl Iterator<Item = ClientIx>) -> Option<usize> {
-        let places = clients.enumerate();
-        places
-            .min_by_key(|(_, client)| self.begin(*client))
-            .map(|(at, _)| at)
+    fn least(&self, now: Instant, clients: impl Iterator<Item = ClientIx>) -> Option<(usize, u64)> {
+        let places = clients.map(|client| self.had(now, client)).enumerate();
+        places.min_by_key(|(_, had)| *had)
     }
 
-    fn had(&mut self, client: ClientIx, airtime: Duration) {
-        let begin = self.begin(client);
-        self.at = begin;
-        if self.begins.len() >= SHARES_MAX {
-            self.begins.retain(|_, other| *other > begin);
+    fn entry(&mut self, now: Instant, client: ClientIx) -> &mut Had {
+        let (period, _) = period(now);
+        if self.had.len() >= SHARES_MAX && !self.had.contains_key(&client) {
+            self.had
+                .retain(|_, had| had.period + 1 >= period && had.now + had.before > 0);
+            if self.had.len() >= SHARES_MAX {
+                self.had.clear(); // They begin anew, all of them.
+            }
         }
-        let micros = airtime.as_micros() as u64;
-        self.begins.insert(client, begin.saturating_add(micros));
+        let had = self.had.entry(client).or_default();
+        had.roll(period);
+        had
+    }
+
+    fn add(&mut self, now: Instant, client: ClientIx, airtime: Duration) {
+        self.entry(now, client).now += airtime.as_micros() as u64;
+    }
+
+    fn take_back(&mut self, now: Instant, client: ClientIx, airtime: Duration) {
+        let had = self.entry(now, client);
+        had.now = had.now.saturating_sub(airtime.as_micros() as u64);
+    }
+
+    /// A client went without: it counts as one of those that share.
+    fn went_without(&mut self, now: Instant, client: ClientIx) {
+        self.entry(now, client);
+        self.short_since = Some(now);
+    }
+
+    /// Where some go without, nobody has more than an even share of `all`, even if nobody else asks at the moment: who
+    /// asks often would have it all.
+    fn even_share(&self, now: Instant, all: Duration) -> u64 {
+        let short = self.short_since.is_some_and(|since| now.since(since) < PERIOD);
+        let among = self.had.len().max(1) as u64;
+        if short {
+            all.as_micros() as u64 / among
+        } else {
+            u64::MAX
+        }
     }
 }

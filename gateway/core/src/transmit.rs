@@ -10,7 +10,7 @@ use crate::io::{Destination, Output, TxTicket};
 use crate::link_metrics::NotSent;
 use crate::links::{Admission, Via, What};
 use crate::peer::LinkId;
-use crate::schedule::{Line, Owed, Stray, Turn};
+use crate::schedule::{Fair, Line, Owed, Stray, Turn};
 use crate::time::Instant;
 
 /// What came of a turn.
@@ -44,19 +44,23 @@ impl Gateway {
             if !link.ready(now) {
                 return None;
             }
-            let costs = link.costs();
-            if costs {
+            let fair = link.fair();
+            if fair.is_some() {
                 self.drop_late(now, id);
             }
             let link = self.cx.links.get_mut(id)?;
-            let turned = match link.lines.next(costs) {
+            let turned = match link.lines.next(now, fair) {
                 Some(Turn::Stray) => match self.transmit_stray(now, id, buf) {
                     // What may use less of the duty cycle must not keep back what may use more.
-                    Turned::Waits => self.transmit_next_reply(now, id, costs, buf),
+                    Turned::Waits => self.transmit_next_reply(now, id, fair, buf),
                     turned => turned,
                 },
                 Some(Turn::Reply(at)) => self.transmit_reply(now, id, at, buf),
                 Some(Turn::Client(line, at)) => self.transmit_delivery(now, id, line, at, buf),
+                Some(Turn::Enough) => {
+                    link.look_again(now);
+                    return None;
+                }
                 None => return self.transmit_beacon(now, id, buf),
             };
             match turned {
@@ -80,14 +84,12 @@ impl Gateway {
         };
         let mut late = link.lines.drop_late_strays(now, patience);
         let clients = &mut self.clients;
-        link.lines.replies.retain(|owed| {
-            let in_time = now < owed.since + patience;
-            if !in_time && let Some(client) = clients.get_mut(owed.client).filter(|c| c.serial == owed.serial)
-            {
+        link.lines.drop_late_replies(now, patience, |owed| {
+            let client = clients.get_mut(owed.client);
+            if let Some(client) = client.filter(|client| client.serial == owed.serial) {
                 client.owed = client.owed.saturating_sub(1);
                 late += 1;
             }
-            in_time
         });
         link.count_dropped(NotSent::NotAfter, late);
     }
@@ -114,7 +116,8 @@ impl Gateway {
         encode(&mut self.cx, &stray.via, stray.radius, &stray.answer, buf);
         let to = Destination::Peer(stray.via.route.clone());
         if let Some(link) = self.cx.links.get_mut(id) {
-            link.lines.took_turn(true);
+            let airtime = link.airtime(len);
+            link.lines.answered(now, None, airtime);
             if link.confirms() {
                 self.cx.links.follow(now, id, ticket, len, What::Stray(stray));
             }
@@ -122,9 +125,15 @@ impl Gateway {
         Turned::Sent(transmit(id, to, len, ticket))
     }
 
-    fn transmit_next_reply(&mut self, now: Instant, id: LinkId, fair: bool, buf: &mut Vec<u8>) -> Turned {
+    fn transmit_next_reply(
+        &mut self,
+        now: Instant,
+        id: LinkId,
+        fair: Option<Fair>,
+        buf: &mut Vec<u8>,
+    ) -> Turned {
         let link = self.cx.links.get(id);
-        match link.and_then(|link| link.lines.next_reply(fair)) {
+        match link.and_then(|link| link.lines.next_reply(now, fair)) {
             Some(Turn::Reply(at)) => self.transmit_reply(now, id, at, buf),
             _ => Turned::Waits,
         }
@@ -169,11 +178,8 @@ impl Gateway {
         encode(&mut self.cx, via, 0, &packet, buf);
         let to = Destination::Peer(via.route.clone());
         if let Some(link) = self.cx.links.get_mut(id) {
-            link.lines.took_turn(false);
-            if link.costs() {
-                let airtime = link.airtime(len);
-                link.lines.answered(owed.client, airtime);
-            }
+            let airtime = link.airtime(len);
+            link.lines.answered(now, Some(owed.client), airtime);
             if link.confirms() {
                 self.cx.links.follow(now, id, ticket, len, What::Reply(owed));
             }
@@ -240,7 +246,7 @@ impl Gateway {
         if let Some(link) = self.cx.links.get_mut(id) {
             if link.costs() {
                 let airtime = link.airtime(len);
-                link.lines.served(line, ix, airtime);
+                link.lines.served(now, line, ix, airtime);
             }
             if let Some(what) = follow {
                 self.cx.links.follow(now, id, ticket, len, what);
@@ -279,8 +285,24 @@ impl Gateway {
 
     /// A datagram never left: it is to be sent again, before anything else of its class, and nobody was silent.
     pub(crate) fn on_unsent(&mut self, now: Instant, id: LinkId, ticket: TxTicket) {
-        if let Some(what) = self.cx.links.unsent(now, id, ticket) {
-            self.take_back(now, id, Some(ticket), what);
+        let Some((what, airtime)) = self.cx.links.unsent(now, id, ticket) else {
+            return;
+        };
+        let client = what.client().map(|(ix, _)| ix);
+        let answer = matches!(what, What::Reply(_));
+        self.take_back(now, id, Some(ticket), what);
+        let Some(link) = self.cx.links.get_mut(id) else {
+            return;
+        };
+        if let Some(ix) = client
+            && link.costs()
+        {
+            let line = self.clients.get(ix).and_then(|client| client.line);
+            match line {
+                _ if answer => link.lines.not_answered(now, ix, airtime),
+                Some(line) => link.lines.not_served(now, line, ix, airtime),
+                None => {}
+            }
         }
     }
 

@@ -89,6 +89,7 @@ fn sleeper(bench: &mut Bench, port: u16) {
     );
     bench.sent.clear();
     bench.notices.clear();
+    bench.tickets.clear();
 }
 
 fn resident() -> usize {

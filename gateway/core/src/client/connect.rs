@@ -347,7 +347,7 @@ impl Client {
             State::Disconnected | State::Lost | State::Gone => None,
         };
         self.last_seen = now;
-        self.facts = cx.facts;
+        self.facts = cx.facts.into();
         self.leave_setup(cx);
         self.end_connection(cx);
         if resumes.is_none() {
@@ -406,7 +406,7 @@ impl Client {
                 clean: connect.clean_session,
                 resumed,
                 buffered: self.down.len(),
-                facts: self.facts,
+                facts: self.facts.into(),
             };
             cx.notice(notice);
         }

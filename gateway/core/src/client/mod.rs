@@ -76,7 +76,35 @@ pub(crate) struct Client {
     /// Its link is down: it cannot be heard of, and is not expired.
     pub(crate) cut_off: bool,
     /// How it was received last.
-    pub(crate) facts: RadioFacts,
+    pub(crate) facts: LastFacts,
+}
+
+/// [`RadioFacts`] in half the room: the end of each range stands for "not known".
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LastFacts {
+    rssi_dbm: i16,
+    snr_db: i8,
+    hops: u8,
+}
+
+impl From<RadioFacts> for LastFacts {
+    fn from(facts: RadioFacts) -> Self {
+        LastFacts {
+            rssi_dbm: facts.rssi_dbm.unwrap_or(i16::MIN),
+            snr_db: facts.snr_db.unwrap_or(i8::MIN),
+            hops: facts.hops.unwrap_or(u8::MAX),
+        }
+    }
+}
+
+impl From<LastFacts> for RadioFacts {
+    fn from(last: LastFacts) -> Self {
+        RadioFacts {
+            rssi_dbm: Some(last.rssi_dbm).filter(|rssi| *rssi != i16::MIN),
+            snr_db: Some(last.snr_db).filter(|snr| *snr != i8::MIN),
+            hops: Some(last.hops).filter(|hops| *hops != u8::MAX),
+        }
+    }
 }
 
 /// The states of §6.14, Figure 4, and those of a handshake.
@@ -197,7 +225,7 @@ impl Client {
             resting: false,
             line: None,
             cut_off: false,
-            facts: RadioFacts::default(),
+            facts: LastFacts::from(RadioFacts::default()),
         }
     }
 
@@ -211,7 +239,7 @@ impl Client {
         if matches!(self.state, State::Setup(_)) {
             // A connection that this handshake resumes was heard of too, should the handshake be given up.
             self.last_seen = now;
-            self.facts = cx.facts;
+            self.facts = cx.facts.into();
             return match packet {
                 Packet::WillTopic(topic) => self.on_will_topic(cx, now, topic),
                 Packet::WillMsg(message) => self.on_will_msg(cx, now, message),
@@ -319,7 +347,7 @@ impl Client {
     /// A well-formed message came from the client: its timers start again.
     pub(crate) fn seen(&mut self, cx: &Context, now: Instant) {
         self.last_seen = now;
-        self.facts = cx.facts;
+        self.facts = cx.facts.into();
         self.fresh = false;
         self.cut_off = false;
     }

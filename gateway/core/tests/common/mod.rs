@@ -11,7 +11,7 @@ use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output,
-    StoreRequest, Token,
+    StoreRequest, Token, TxTicket,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -39,11 +39,17 @@ pub struct Bench {
     pub sent: Vec<(u16, Vec<u8>)>,
     pub requests: Vec<BrokerRequest>,
     pub stores: Vec<StoreRequest>,
+    /// Of the datagrams sent, in order.
+    pub tickets: Vec<TxTicket>,
     pub notices: Vec<Notice>,
 }
 
 impl Bench {
     pub fn new(config: GatewayConfig) -> Bench {
+        Bench::with_link(config, LinkProfile::default())
+    }
+
+    pub fn with_link(config: GatewayConfig, profile: LinkProfile) -> Bench {
         let now = Instant::from_micros(1_000_000);
         let mut bench = Bench {
             gateway: Gateway::new(config, 7, now),
@@ -51,14 +57,19 @@ impl Bench {
             sent: vec![],
             requests: vec![],
             stores: vec![],
+            tickets: vec![],
             notices: vec![],
         };
-        let profile = LinkProfile::default();
         bench.gateway.handle_link(now, LINK, LinkEvent::Up(profile));
         bench.drain();
         bench.requests.clear();
         bench.notices.clear();
         bench
+    }
+
+    pub fn link(&mut self, event: LinkEvent) {
+        self.gateway.handle_link(self.now, LINK, event);
+        self.drain();
     }
 
     /// With the broker connected.
@@ -119,7 +130,8 @@ impl Bench {
         let mut buf = Vec::new();
         while let Some(output) = self.gateway.poll_output(self.now, &mut buf) {
             match output {
-                Output::Transmit { to, len, .. } => {
+                Output::Transmit { to, len, ticket, .. } => {
+                    self.tickets.push(ticket);
                     let port = match to {
                         Destination::Peer(Route {
                             addr: LinkAddr::Udp(addr),
