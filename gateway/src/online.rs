@@ -49,13 +49,18 @@ pub(crate) fn check(settings: &Settings) -> ExitCode {
     // A look-up of a name may still be under way.
     runtime.shutdown_background();
     tell(&found);
+    ExitCode::from(code(&found))
+}
+
+/// What a missing permission asks for is another thing to do than what anything else does.
+fn code(found: &[Found]) -> u8 {
     let failures = || found.iter().filter_map(|found| found.verdict.as_ref().err());
     if failures().any(|failure| failure.no_permission) {
-        ExitCode::from(EXIT_NO_PERMISSION)
+        EXIT_NO_PERMISSION
     } else if failures().next().is_some() {
-        ExitCode::from(EXIT_UNAVAILABLE)
+        EXIT_UNAVAILABLE
     } else {
-        ExitCode::SUCCESS
+        0
     }
 }
 
@@ -108,14 +113,19 @@ fn ask_udp(udp: &UdpConfig) -> Result<String, Failure> {
 async fn ask_modem(kind: &RadioKind, port: &PortSettings) -> Result<Probed, Failure> {
     let driver = links::driver(kind).map_err(failure)?;
     let driver = driver.ok_or_else(|| failure("it is on no serial line"))?;
-    probe(port, driver, PATIENCE).await.map_err(|error| Failure {
+    let probed = probe(port, driver, PATIENCE).await;
+    probed.map_err(|error| not_asked(&error, port))
+}
+
+fn not_asked(error: &ProbeError, port: &PortSettings) -> Failure {
+    Failure {
         no_permission: matches!(error, ProbeError::Port(PortError::Permission { .. })),
-        text: match &error {
+        text: match error {
             // These name the port themselves.
             ProbeError::Port(_) => error.to_string(),
             _ => format!("{}: {error}", port.path.display()),
         },
-    })
+    }
 }
 
 fn modem(probed: &Probed) -> String {
@@ -152,5 +162,52 @@ fn tell(found: &[Found]) {
         for doubt in doubts {
             println!("  {what:width$}  note    {doubt}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(verdict: Result<String, Failure>) -> Found {
+        Found {
+            what: "r".into(),
+            verdict,
+            doubts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_missing_permission_names_the_group_and_has_a_code_of_its_own() {
+        let port = PortSettings {
+            path: "/dev/ttyUSB0".into(),
+            baud: 9600,
+            hardware_flow: false,
+            reopen_first: Duration::from_secs(1),
+            reopen_max: Duration::from_secs(1),
+        };
+        let denied = ProbeError::Port(PortError::Permission {
+            path: port.path.clone(),
+            group: Some("dialout".into()),
+        });
+        let silent = ProbeError::Silent(PATIENCE);
+
+        let failure = not_asked(&denied, &port);
+
+        assert!(
+            failure.text.starts_with("/dev/ttyUSB0: no permission;"),
+            "{}",
+            failure.text
+        );
+        assert!(failure.text.contains("usermod -aG dialout"), "{}", failure.text);
+        let others = || found(Err(not_asked(&silent, &port)));
+        assert_eq!(code(&[others(), found(Err(failure))]), 77);
+        assert_eq!(code(&[found(Ok("here".into())), others()]), 69);
+        assert_eq!(code(&[found(Ok("here".into()))]), 0);
+        assert!(
+            not_asked(&silent, &port)
+                .text
+                .starts_with("/dev/ttyUSB0: the modem did not answer within 20s")
+        );
     }
 }

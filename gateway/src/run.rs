@@ -513,3 +513,55 @@ fn unix_micros() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_micros() as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn required(places: &[usize]) -> Required {
+        Required {
+            radios: places.iter().map(|at| (*at, format!("r{at}"))).collect(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_unless_required() {
+        let (_up, watched) = watch::channel(vec![false, false]);
+        let start = tokio::time::Instant::now();
+        assert_eq!(required(&[]).missing(watched).await, None);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn required_radios_are_waited_for_until_all_work() {
+        let (up, watched) = watch::channel(vec![false, false, false]);
+        let start = tokio::time::Instant::now();
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            up.send_modify(|up| up[2] = true);
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            up.send_modify(|up| up[0] = true);
+        };
+        let (missing, ()) = tokio::join!(
+            async { (required(&[0, 2]).missing(watched).await, start.elapsed()) },
+            later
+        );
+        assert_eq!(missing, (None, Duration::from_secs(7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_do_not_come_up_in_time_are_named() {
+        let (up, watched) = watch::channel(vec![false, false]);
+        up.send_modify(|up| up[0] = true);
+        let start = tokio::time::Instant::now();
+        let missing = required(&[0, 1]).missing(watched).await;
+        assert_eq!(
+            (missing, start.elapsed()),
+            (Some(vec!["r1".to_owned()]), REQUIRED_WAIT)
+        );
+        assert!(
+            Required::explained(&["r1".into()])
+                .starts_with("snipe: required, but not there after 30 s: radio r1;")
+        );
+    }
+}

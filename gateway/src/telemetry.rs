@@ -579,10 +579,10 @@ mod tests {
 
     #[test]
     fn rows_of_one_name_are_one_row() {
-        let row = |name: &str, value| (name.to_owned(), value);
-        let mut rows = vec![row("a", 1), row("b", 2), row("a", 3)];
+        let named = |name: &str, value| (name.to_owned(), value);
+        let mut rows = vec![named("a", 1), named("b", 2), named("a", 3)];
         summed(&mut rows);
-        assert_eq!(rows, [row("a", 4), row("b", 2)]);
+        assert_eq!(rows, [named("a", 4), named("b", 2)]);
     }
 
     #[test]

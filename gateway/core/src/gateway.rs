@@ -820,18 +820,6 @@ impl Gateway {
         self.cx.upstream.measure(metrics);
         metrics.filters = self.cx.subscriptions.len() as u64;
         metrics.clients = self.clients.len() as u64;
-        let mut states = [0_u64; 6];
-        for (_, client) in self.clients.iter() {
-            let at = match client.state {
-                State::Active => 0,
-                State::Asleep { .. } => 1,
-                State::Awake(_) => 2,
-                State::Setup(_) => 3,
-                State::Disconnected | State::Gone => 4,
-                State::Lost => 5,
-            };
-            states[at] += 1;
-        }
         [
             metrics.clients_active,
             metrics.clients_asleep,
@@ -839,7 +827,7 @@ impl Gateway {
             metrics.clients_connecting,
             metrics.clients_disconnected,
             metrics.clients_lost,
-        ] = states;
+        ] = self.clients.states();
         metrics
     }
 
@@ -854,6 +842,7 @@ impl Gateway {
             return;
         };
         client.end_wake_if_drained(&mut self.cx, now);
+        let recount = client.state.kind() != client.counted;
         match client.state {
             State::Gone => {
                 client.drop_subscriptions(&mut self.cx);
@@ -863,6 +852,9 @@ impl Gateway {
             }
             State::Disconnected | State::Lost => self.clients.rest(ix),
             _ => {}
+        }
+        if recount {
+            self.clients.recount(ix);
         }
         let Some(client) = self.clients.get_mut(ix) else {
             return;

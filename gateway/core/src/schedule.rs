@@ -173,9 +173,22 @@ impl Lines {
         all.is_some_and(|all| self.reply_turns.had(now, client) >= self.reply_turns.even_share(now, all))
     }
 
+    /// Takes an answer out of its line; the first is taken out faster than any.
+    pub(crate) fn remove_reply(&mut self, at: usize) {
+        self.stray_next = true;
+        let _ = match at {
+            0 => self.replies.pop_front(),
+            _ => self.replies.remove(at),
+        };
+    }
+
+    pub(crate) fn pop_stray(&mut self) -> Option<Stray> {
+        self.stray_next = false;
+        self.strays.pop_front()
+    }
+
     /// A client, or for `None` a peer without a session, was answered.
     pub(crate) fn answered(&mut self, now: Instant, client: Option<ClientIx>, airtime: Duration) {
-        self.stray_next = client.is_some();
         if !airtime.is_zero() {
             self.reply_turns.add(now, client.unwrap_or(STRANGERS), airtime);
         }

@@ -98,7 +98,7 @@ impl Gateway {
         let Some(link) = self.cx.links.get_mut(id) else {
             return Turned::Waits;
         };
-        let Some(stray) = link.lines.strays.pop_front() else {
+        let Some(stray) = link.lines.pop_stray() else {
             return Turned::Nothing;
         };
         let (len, share) = (stray.len(), stray.share());
@@ -168,7 +168,7 @@ impl Gateway {
         }
         client.owed = client.owed.saturating_sub(1);
         if let Some(link) = self.cx.links.get_mut(id) {
-            link.lines.replies.remove(at);
+            link.lines.remove_reply(at);
         }
         if let Admission::Refused(reason) = admission {
             let via = via.clone();
@@ -178,8 +178,10 @@ impl Gateway {
         encode(&mut self.cx, via, 0, &packet, buf);
         let to = Destination::Peer(via.route.clone());
         if let Some(link) = self.cx.links.get_mut(id) {
-            let airtime = link.airtime(len);
-            link.lines.answered(now, Some(owed.client), airtime);
+            if link.costs() {
+                let airtime = link.airtime(len);
+                link.lines.answered(now, Some(owed.client), airtime);
+            }
             if link.confirms() {
                 self.cx.links.follow(now, id, ticket, len, What::Reply(owed));
             }

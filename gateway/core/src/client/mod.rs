@@ -50,6 +50,8 @@ pub(crate) struct Client {
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
+    /// The state it is counted in.
+    pub(crate) counted: StateKind,
     /// The flags of its CONNECT.
     pub(crate) clean: bool,
     pub(crate) asked_for_will: bool,
@@ -126,7 +128,33 @@ pub(crate) enum State {
     Gone,
 }
 
+/// A state without what belongs to it; a record that is to be removed counts as disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateKind {
+    Active,
+    Asleep,
+    Awake,
+    Setup,
+    Disconnected,
+    Lost,
+}
+
+impl StateKind {
+    pub(crate) const COUNT: usize = 6;
+}
+
 impl State {
+    pub(crate) fn kind(&self) -> StateKind {
+        match self {
+            State::Active => StateKind::Active,
+            State::Asleep { .. } => StateKind::Asleep,
+            State::Awake(_) => StateKind::Awake,
+            State::Setup(_) => StateKind::Setup,
+            State::Disconnected | State::Gone => StateKind::Disconnected,
+            State::Lost => StateKind::Lost,
+        }
+    }
+
     /// Active, asleep or awake: messages of the client are processed and answered (reading A49).
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self, State::Active | State::Asleep { .. } | State::Awake(_))
@@ -209,6 +237,7 @@ impl Client {
             id_hash,
             via: None,
             state: State::Disconnected,
+            counted: StateKind::Disconnected,
             clean: true,
             asked_for_will: false,
             keep_alive: 0,
