@@ -13,6 +13,7 @@ Usage: tests/run.sh [COMMAND]
                  SNIPE_WORLD_FIRST=K begins with seed K, SNIPE_WORLD_MINUTES=M ends after M minutes,
                  SNIPE_WORLD_SEED=S runs only that one, SNIPE_WORLD_FAILURES=F ends after F failing ones (1),
                  SNIPE_WORLD_THREADS=T takes no more than T cores
+  field [DAYS]   a LoRa gateway under 1 % duty cycle among 220 nodes, so many simulated days (default 30)
   mqtt [N]       the embedded broker: normative statements (also against mosquitto), mosquitto's tools,
                  foreign clients, N times the messages over cut connections (default 1)
   noise [MB]     frames in so many MB of serial noise, for each kind of line (default 1024)
@@ -145,6 +146,10 @@ case "${1:-}" in
         say "simulating"
         SNIPE_WORLD_HISTORIES=${2:-1000000} cargo test --locked -p system-tests --test world -- \
             --nocapture random_histories
+        ;;
+    field)
+        say "days in the field"
+        SNIPE_FIELD_DAYS=${2:-30} cargo test --locked -p system-tests --test field -- --nocapture
         ;;
     mqtt)
         setup

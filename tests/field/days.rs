@@ -10,8 +10,9 @@ use snipe_sim::modem::Fault;
 use crate::population::{FAR, HOUR, NEAR, Population, Scene};
 use crate::report::{assert_answers_first, assert_lawful, longest_drought};
 
-/// 200 nodes at SF9 and 20 at SF12, a message an hour each. A restart costs each node a DISCONNECT and a CONNACK, which
-/// at 80 % load takes hours to work off; nobody waits longer than this for an answer.
+/// The longest that a node may be without an answer. A restart costs each of them a DISCONNECT and a CONNACK, nearly
+/// twice its PUBACK, and at 80 % load there is a fifth of the airtime to work that off: it takes seven hours until the
+/// last one has its session again, and the gateway is killed three times a day here.
 const DROUGHT: Duration = Duration::from_secs(10 * 3600);
 
 #[test]
@@ -39,9 +40,6 @@ fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
     }
     scene.run_until(end);
 
-    if std::env::var("HOURS").is_ok() {
-        crate::report::hours(&scene);
-    }
     let worst = assert_lawful(&scene.field);
     // It is no feat to be lawful in silence.
     assert!(
@@ -51,9 +49,6 @@ fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
     let commands = assert_answers_first(&scene.field);
     assert!(commands > 30, "only {commands} commands were sent");
     let (drought, node) = longest_drought(&scene);
-    if drought >= DROUGHT {
-        crate::report::story(&scene, node.0, 20_000, 30_000);
-    }
     assert!(drought < DROUGHT, "{node:?} had no answer for {drought:?}");
     let nodes = 0..scene.said.len();
     let said: usize = nodes.clone().map(|node| scene.said[node].len()).sum();
@@ -76,11 +71,8 @@ fn ten_times_the_load_is_lawful_and_evenly_shared() {
     });
     let restart = Instant::START + 5 * HOUR;
     scene.field.plan(restart, Chore::Restart(Duration::from_secs(5)));
-    scene.run_until(Instant::START + 12 * HOUR);
+    scene.run_until(Instant::START + 24 * HOUR);
 
-    if std::env::var("HOURS").is_ok() {
-        crate::report::hours(&scene);
-    }
     let worst = assert_lawful(&scene.field);
     assert!(
         worst.iter().all(|worst| *worst > Duration::from_secs(30)),
@@ -91,15 +83,9 @@ fn ten_times_the_load_is_lawful_and_evenly_shared() {
         let shares: Vec<u64> = nodes.map(|node| scene.delivered(node) as u64).collect();
         let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
         println!("{link:?}: least {least}, most {most}, Jain {:.3}", jain(&shares));
-        assert!(jain(&shares) > 0.8, "{shares:?}");
-        if *least == 0 {
-            let n = (0..scene.said.len())
-                .filter(|n| scene.field.link_of(SensorIx(*n)) == link)
-                .find(|n| scene.delivered(*n) == 0)
-                .unwrap();
-            crate::report::story(&scene, n, 0, 30_000);
-        }
-        assert!(*least > 0, "{shares:?}");
+        // Jain's index: 0.9 is what there is if one of ten has nothing and the others have the same.
+        assert!(jain(&shares) > 0.9, "{shares:?}");
+        assert!(*most < 4 * least, "{shares:?}");
     }
     assert_acknowledged_is_delivered(&scene);
 }

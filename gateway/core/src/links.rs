@@ -354,6 +354,8 @@ impl Links {
             link.credit = link.credit.saturating_sub(1);
         }
         link.blocked_since = None;
+        // What waited for the duty cycle is looked at again once this has left.
+        link.wake_at = None;
         if !link.costs() {
             return ticket;
         }
@@ -525,6 +527,7 @@ impl Link {
     pub(crate) fn fair(&self) -> Option<Fair> {
         self.costs().then(|| Fair {
             all: self.budget.as_ref().map(Budget::per_hour),
+            answer: self.airtime(ANSWER_LEN),
         })
     }
 

@@ -35,6 +35,9 @@ use crate::virtual_line::{LineEvent, VirtualLine};
 /// Outputs of the gateway without a breath, beyond which it is taken to loop.
 const MAX_OUTPUTS: usize = 100_000;
 
+/// Steps at one instant beyond which somebody is taken to spin.
+const MAX_STEPS_PER_INSTANT: usize = 10_000;
+
 /// How long the store takes to make something durable: a slow card.
 const STORE_TIME: Duration = Duration::from_millis(40);
 
@@ -276,9 +279,20 @@ impl Field {
     }
 
     /// Lets time pass.
+    ///
+    /// # Panics
+    /// If somebody wants to be called again and again at one instant.
     pub fn run_until(&mut self, until: Instant) {
+        let mut steps_now = 0;
         while let Some(at) = self.next().filter(|at| *at <= until) {
+            steps_now = if at > self.now { 0 } else { steps_now + 1 };
             self.now = self.now.max(at);
+            assert!(
+                steps_now < MAX_STEPS_PER_INSTANT,
+                "{} spins at {}",
+                self.who_is_due(),
+                self.now
+            );
             self.step();
         }
         self.now = self.now.max(until);
@@ -293,6 +307,21 @@ impl Field {
             self.wakes.peek().map(|Reverse((at, _))| *at),
         ];
         radios.chain(others.into_iter().flatten()).min()
+    }
+
+    fn who_is_due(&self) -> String {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
+        let gateway = due(self.gateway.as_ref().and_then(Gateway::poll_timeout));
+        let radios: Vec<bool> = self
+            .radios
+            .iter()
+            .map(|radio| due(radio.line.poll_timeout()))
+            .collect();
+        let (ether, agenda) = (due(self.ether.poll_timeout()), due(self.agenda.next()));
+        format!(
+            "gateway {gateway}, radios {radios:?}, air {ether}, agenda {agenda}, sensors {}",
+            self.wakes.len()
+        )
     }
 
     /// Does everything whose time has come.
