@@ -1,6 +1,7 @@
 //! The gateway: dispatch of inputs, drain of outputs.
 
 use core::hash::{Hash as _, Hasher as _};
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -676,7 +677,7 @@ impl Gateway {
             ids: filters,
             topic,
             retain,
-            digest: hasher.finish() as u32,
+            digest: NonZeroU32::MIN | hasher.finish() as u32,
             in_order: qos > QoS::AtMostOnce,
         };
         let mut recipients = core::mem::take(&mut self.recipients);

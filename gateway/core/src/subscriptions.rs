@@ -1,5 +1,6 @@
 //! The aggregated filter table: many subscribers, one subscription at the broker.
 
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub(crate) struct Filter {
     stands_since: u32,
     /// Digest of the first message that came for it since then: what comes later, but for copies of this one, was routed
     /// when the filter stood.
-    proof: Option<u32>,
+    proof: Option<NonZeroU32>,
     /// A client was accepted while the broker was away (reading A31): one more SUBSCRIBE is owed, for its QoS and for
     /// the retained messages.
     pub(crate) ask_again: bool,
@@ -88,7 +89,7 @@ pub(crate) struct Arrival<'a> {
     pub(crate) topic: &'a Arc<str>,
     pub(crate) retain: bool,
     /// Almost surely another one for another topic or payload.
-    pub(crate) digest: u32,
+    pub(crate) digest: NonZeroU32,
     /// What came before it was routed before; QoS 0 may overtake.
     pub(crate) in_order: bool,
 }
@@ -436,7 +437,13 @@ impl Subscriptions {
     /// whose subscription is younger than the message, which may have waited at the broker: until a filter has proved
     /// that what comes now is younger than itself, the oldest counts. Where some filters guarantee delivery, it is one of
     /// those.
-    fn best_filter(&self, client: ClientIx, matching: &[FilterKey], of: FilterKey, digest: u32) -> FilterKey {
+    fn best_filter(
+        &self,
+        client: ClientIx,
+        matching: &[FilterKey],
+        of: FilterKey,
+        digest: NonZeroU32,
+    ) -> FilterKey {
         let granted = |key: FilterKey| {
             let filter = &self.filters[key as usize];
             let own = filter
