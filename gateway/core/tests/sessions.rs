@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Bench, connack, connect, disconnect, puback, publish, seconds, topic_id, will_topic};
+use common::{
+    Bench, LINK, connack, connect, disconnect, puback, publish, route, seconds, topic_id, will_topic,
+};
 use gateway_core::config::{AddressChange, ClientRule, GatewayConfig};
 use gateway_core::io::{BrokerRequest, LinkEvent, LinkProfile, Notice};
 use sn_codec::{Connect, Packet, Pingreq, QoS, ReturnCode, TopicRef, WillMsg, WillTopic};
@@ -531,4 +533,21 @@ fn qos_0_for_who_is_away_is_dropped_and_counted() {
         (message.data, topic_id(message.topic)),
         (&b"1"[..], register.topic_id)
     );
+}
+
+#[test]
+fn no_disconnect_for_the_stranger_follows_the_connack() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let mut hand_in = |packet: Packet<'_>| {
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        bench
+            .gateway
+            .handle_datagram(bench.now, LINK, &route(1), &datagram);
+    };
+    // Both before anything is sent: the network held the first back.
+    hand_in(Packet::Pingreq(Pingreq { client_id: None }));
+    hand_in(Packet::Connect(connect("a", true, 60)));
+    bench.drain();
+    bench.expect(1, &[connack(ReturnCode::Accepted)]);
 }
