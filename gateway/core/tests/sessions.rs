@@ -487,16 +487,14 @@ fn what_was_owed_when_the_radio_failed_is_not_sent_later() {
             ..LinkProfile::default()
         })
     };
-    bench.gateway.handle_link(bench.now, common::LINK, profile(0));
+    bench.gateway.handle_link(bench.now, LINK, profile(0));
     for _ in 0..100 {
         bench.pingreq(A, None);
     }
+    bench.gateway.handle_link(bench.now, LINK, LinkEvent::Down);
     bench
         .gateway
-        .handle_link(bench.now, common::LINK, LinkEvent::Down);
-    bench
-        .gateway
-        .handle_link(bench.now, common::LINK, profile(LinkProfile::UNLIMITED));
+        .handle_link(bench.now, LINK, profile(LinkProfile::UNLIMITED));
     bench.drain();
     bench.expect(A, &[]);
     for _ in 0..20 {
