@@ -1,5 +1,7 @@
 //! The serial task on real terminals.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are test code too")]
+
 #[path = "support/pty.rs"]
 mod pty;
 

@@ -4,6 +4,8 @@
 //! `SNIPE_NOISE_MB` is how much noise each kind of line gets, 32 unless it is set; `tests/run.sh noise` takes a
 //! gigabyte. Frames are written by what is on the far end of the line, a simulated modem where there is one.
 
+#![allow(clippy::unwrap_used, reason = "the helpers are test code too")]
+
 mod corpus;
 mod kinds;
 mod rig;

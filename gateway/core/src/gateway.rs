@@ -1,5 +1,7 @@
 //! The gateway: dispatch of inputs, drain of outputs.
 
+use core::hash::{Hash as _, Hasher as _};
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use crate::links::{Links, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use crate::registry::{Names, Predefined};
-use crate::subscriptions::{Asker, FilterKey, Pending, Subscriptions};
+use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::upstream::{Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
@@ -572,7 +574,7 @@ impl Gateway {
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
-                filter.granted(granted, pending);
+                self.cx.subscriptions.granted(key, granted, pending);
                 self.cx.subscriptions.start_retained_window(now, key);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
@@ -669,10 +671,17 @@ impl Gateway {
         payload: Bytes,
     ) {
         self.cx.metrics.messages_total += 1;
+        let mut hasher = rustc_hash::FxHasher::default();
+        (topic, &payload).hash(&mut hasher);
+        let arrival = Arrival {
+            ids: filters,
+            topic,
+            retain,
+            digest: NonZeroU32::MIN | hasher.finish() as u32,
+            in_order: qos > QoS::AtMostOnce,
+        };
         let mut recipients = core::mem::take(&mut self.recipients);
-        self.cx
-            .subscriptions
-            .recipients(now, filters, topic, retain, &mut recipients);
+        self.cx.subscriptions.recipients(now, arrival, &mut recipients);
         if recipients.is_empty() {
             self.cx.metrics.messages_unmatched_total += 1;
         } else {

@@ -261,6 +261,13 @@ impl Links {
         self.send_stray(via, answer, 0)
     }
 
+    /// DISCONNECTs that wait for a peer are not sent any more.
+    pub(crate) fn forget_disconnects(&mut self, via: &Via) {
+        if let Some(link) = self.get_mut(via.link) {
+            link.lines.forget_disconnects(via);
+        }
+    }
+
     /// The same with a radius for the forwarder.
     pub(crate) fn send_stray(&mut self, via: Via, answer: sn_codec::Packet<'static>, radius: u8) -> bool {
         let since = self.now;

@@ -116,6 +116,12 @@ impl Lines {
         true
     }
 
+    /// DISCONNECTs that wait for a peer are not sent any more.
+    pub(crate) fn forget_disconnects(&mut self, via: &Via) {
+        self.strays
+            .retain(|stray| !matches!(stray.answer, Packet::Disconnect(_)) || stray.via != *via);
+    }
+
     /// True if the client is owed this answer already. It waits as from now: its client has asked again.
     pub(crate) fn is_owed_already(&mut self, owed: &Owed) -> bool {
         let same = self.replies.iter_mut().find(|other| other.is_same(owed));

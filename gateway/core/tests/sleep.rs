@@ -735,11 +735,13 @@ fn pingresp_is_put_off_twice_for_a_message_that_the_client_cannot_take() {
         bench.pingreq(A, Some("a"));
         bench.expect(A, &[Packet::Pingresp]);
     }
-    // What it takes at last counts as any other message, and nothing is owed for the pings before.
-    bench.pass(seconds(10));
-    let repeat = bench.heard_publish(A);
-    bench.puback(A, repeat);
-    bench.expect(A, &[]);
+    // Its next wake-up may go better.
+    bench.pass(seconds(60));
+    bench.take(A);
+    bench.pingreq(A, Some("a"));
+    let message = bench.heard_publish(A);
+    bench.puback(A, message);
+    bench.expect(A, &[Packet::Pingresp]);
 }
 
 #[test]

@@ -360,6 +360,34 @@ fn overlapping_filters_deliver_once_at_the_higher_qos() {
 }
 
 #[test]
+fn message_routed_before_a_better_filter_stood_is_delivered_by_the_older_one() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.register(A, "room/1");
+    let (_, all) = bench.subscribe(A, "#", QoS::AtLeastOnce);
+    let (_, room) = bench.subscribe(A, "room/+", QoS::ExactlyOnce);
+    // It waited at the broker when nothing but `#` was subscribed, so no copy for `room/+` will come.
+    bench.message(&[all], "room/1", QoS::AtLeastOnce, false, b"old");
+    let message = bench.heard_publish(A);
+    bench.puback(A, message);
+    // A broker that sends a copy for each: still once, the first time by the older filter, then by the better one.
+    for (payload, qos) in [(b"1", QoS::AtLeastOnce), (b"2", QoS::ExactlyOnce)] {
+        for (filter, highest) in [(all, QoS::AtLeastOnce), (room, QoS::ExactlyOnce)] {
+            bench.message(&[filter], "room/1", highest, false, payload);
+        }
+        let message = bench.heard_publish(A);
+        assert_eq!(
+            (message.data, message.qos),
+            (&payload[..], PublishQoS::Level(qos))
+        );
+        match qos {
+            QoS::ExactlyOnce => bench.packet(A, Packet::Pubrec(message.msg_id)),
+            _ => bench.puback(A, message),
+        }
+    }
+}
+
+#[test]
 fn wildcard_match_is_registered_before_it_is_published() {
     let mut bench = Bench::up(GatewayConfig::default());
     bench.connect(A, "a");

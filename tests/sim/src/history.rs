@@ -8,7 +8,7 @@ use gateway_core::config::{
 };
 use gateway_core::io::Refusal;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use sn_codec::{PublishQoS, QoS, TopicId};
+use sn_codec::{MsgType, PublishQoS, QoS, TopicId};
 
 use crate::families::Family;
 use crate::net::{Burst, PathConfig};
@@ -615,7 +615,12 @@ fn random_step(plan: &Plan, rng: &mut SmallRng) -> Step {
         116 if plan.forwarders > 0 => Step::RestartForwarder(rng.random_range(0..plan.forwarders)),
         117 if plan.gateway_restarts => Step::RestartGateway,
         _ => {
-            let datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
+            let mut datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
+            if let [_, msg_type, ..] = &mut datagram[..]
+                && *msg_type == MsgType::Publish as u8
+            {
+                *msg_type = 0xFF; // What is a PUBLISH by chance is a message that nobody knows of.
+            }
             Step::Garbage {
                 client: rng.random_bool(0.5).then_some(client),
                 datagram,

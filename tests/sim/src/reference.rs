@@ -31,7 +31,8 @@ use crate::{Address, ClientIx};
 const ROUNDS: u32 = 6;
 
 /// Reading A16: PINGREQs in a row whose answer waits for a message.
-const PINGS_PUT_OFF: u32 = 2;
+const PINGS_PUT_OFF: usize = 2;
+const ROW_OF_PINGS: Duration = Duration::from_secs(60);
 
 /// Reading A71: longest time and most messages of one wake-up.
 const WAKE_TIME: Duration = Duration::from_secs(60);
@@ -127,8 +128,8 @@ struct ClientModel {
     woken: Instant,
     /// The PINGREQ before it, if this one may as well be a repeat of that.
     woken_first: Instant,
-    /// PINGREQs with its id while active, since it last took a message (A16).
-    named_pings: u32,
+    /// PINGREQs with its id while active, within a minute and since it last took a message (A16).
+    named_pings: Vec<Instant>,
     /// When the last of them came, if its PINGRESP follows what waited then.
     ping_put_off: Option<Instant>,
     /// PUBLISHes begun in this wake-up.
@@ -269,6 +270,10 @@ struct DownExchange {
     closed: bool,
     /// From before the last CONNECT: may be continued or not.
     stale: bool,
+    /// Which round it is in cannot be told.
+    unsure: bool,
+    /// Back in the queue it is too old to be begun again from then on (A70).
+    expires: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -993,7 +998,7 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
-                client.end_ping()?;
+                client.end_ping(now)?;
                 client.end_wake(now)
             }
             Packet::WillTopicResp(_) => client.pay(MsgType::WillTopicResp, MsgId(0)),
@@ -1104,6 +1109,7 @@ impl Reference {
             payload: None,
             topic: register.topic_name,
             dup: None,
+            expires: now + self.config.sleep.max_age,
         };
         self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         Ok(())
@@ -1196,7 +1202,7 @@ impl Reference {
             let open = client
                 .down
                 .as_ref()
-                .is_some_and(|d| !d.closed && !d.stale && !d.given_up(sends_per_round));
+                .is_some_and(|d| d.is_open(now, sends_per_round));
             ensure(!open, "nothing overtakes an open exchange (A59)", || {
                 told(&publish)
             })?;
@@ -1220,6 +1226,7 @@ impl Reference {
                 payload: Some(payload.clone()),
                 topic: &name,
                 dup: Some(publish.dup),
+                expires: message.map_or(now, |message| message.since) + self.config.sleep.max_age,
             };
             self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         }
@@ -1271,6 +1278,7 @@ impl Reference {
             payload: None,
             topic: "",
             dup: None,
+            expires: now + self.config.sleep.max_age,
         };
         self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         Ok(())
@@ -1842,12 +1850,19 @@ struct Next<'a> {
     payload: Option<Bytes>,
     topic: &'a str,
     dup: Option<bool>,
+    /// When the message is too old, as far as it is known which one it is.
+    expires: Instant,
 }
 
 impl DownExchange {
+    /// Certain to be under way.
+    fn is_open(&self, now: Instant, sends_per_round: u32) -> bool {
+        !self.closed && !self.stale && !self.given_up(sends_per_round) && now < self.expires
+    }
+
     fn given_up(&self, sends_per_round: u32) -> bool {
         match self.kind {
-            DownKind::Register => self.sends >= sends_per_round,
+            DownKind::Register => self.sends >= sends_per_round || self.unsure,
             DownKind::Publish(_) | DownKind::Pubrel => self.sends >= sends_per_round * ROUNDS,
         }
     }
@@ -1866,7 +1881,7 @@ impl ClientModel {
             sleep_answer_due: false,
             woken: Instant::START,
             woken_first: Instant::START,
-            named_pings: 0,
+            named_pings: Vec::new(),
             ping_put_off: None,
             wake_messages: 0,
             asleep_since: Instant::START,
@@ -2102,12 +2117,11 @@ impl ClientModel {
     }
 
     /// PINGRESP to an active client that named itself: it may sleep now, so it has got what waited (A16).
-    fn end_ping(&mut self) -> Check {
+    fn end_ping(&mut self, now: Instant) -> Check {
         let Some(asked) = self.ping_put_off.take() else {
             return Ok(());
         };
-        let open =
-            |d: &&DownExchange| d.began < asked && !d.closed && !d.stale && !d.given_up(self.sends_per_round);
+        let open = |d: &&DownExchange| d.began < asked && d.is_open(now, self.sends_per_round);
         ensure(
             self.down.as_ref().filter(open).is_none(),
             "PINGRESP when everything is acknowledged",
@@ -2126,7 +2140,7 @@ impl ClientModel {
         }
         self.phase = Phase::Asleep;
         self.asleep_since = now;
-        let open = |d: &&DownExchange| !d.closed && !d.stale && !d.given_up(self.sends_per_round);
+        let open = |d: &&DownExchange| d.is_open(now, self.sends_per_round);
         ensure(
             self.down.as_ref().filter(open).is_none(),
             "PINGRESP when everything is acknowledged",
@@ -2228,11 +2242,13 @@ impl ClientModel {
                 self.ping_put_off = None;
                 match self.phase {
                     Phase::Active if ping.client_id.is_some() => {
-                        self.named_pings += 1;
-                        if self.named_pings <= PINGS_PUT_OFF {
-                            self.ping_put_off = Some(now);
-                        }
+                        self.named_pings.retain(|at| now.since(*at) < ROW_OF_PINGS);
+                        let put_off = self.named_pings.len() < PINGS_PUT_OFF;
+                        self.named_pings.push(now);
+                        self.ping_put_off = put_off.then_some(now);
                         if let Some(down) = &mut self.down {
+                            // With nothing waiting then, the earlier ones were not put off.
+                            down.unsure |= !put_off;
                             down.due = true;
                             down.sends -= down.sends % self.sends_per_round;
                         }
@@ -2412,7 +2428,7 @@ impl ClientModel {
         {
             down.closed = true;
             if kind != DownKind::Register {
-                self.named_pings = 0;
+                self.named_pings.clear();
             }
         }
     }
@@ -2518,9 +2534,8 @@ impl ClientModel {
         }
         let mut given_up = 0;
         if let Some(down) = self.down.as_ref().filter(|d| !d.closed && !d.stale) {
-            ensure(down.given_up(sends_per_round), "one open exchange (A59)", || {
-                told(down)
-            })?;
+            let over = down.given_up(sends_per_round) || now >= down.expires;
+            ensure(over, "one open exchange (A59)", || told(down))?;
             // A40, A60: without an answer the message is dropped.
             if down.kind == DownKind::Register {
                 let topic = down.topic.clone();
@@ -2555,6 +2570,8 @@ impl ClientModel {
             due: false,
             closed: false,
             stale: false,
+            unsure: false,
+            expires: next.expires,
         });
         Ok(given_up)
     }

@@ -86,6 +86,9 @@ pub(crate) struct Downlink {
 /// PINGRESP at once, before a client that cannot take the message gives the gateway up.
 const PINGS_PUT_OFF: u8 = 2;
 
+/// How long such a row is: repeats of one PINGREQ are Tretry apart, and a later one is another wake-up.
+const ROW_OF_PINGS: Duration = Duration::from_secs(60);
+
 /// Messages for the client, and what keeps them back.
 #[derive(Debug, Default)]
 struct Work {
@@ -99,6 +102,8 @@ struct Work {
     /// The client is owed PINGRESP after so many messages (reading A16).
     pingresp_after: Option<u16>,
     pings_put_off: u8,
+    /// When the first of those came.
+    put_off_since: Instant,
 }
 
 /// One open exchange of ours with the client.
@@ -281,11 +286,14 @@ impl Downlink {
 
     /// True if PINGRESP follows the messages that wait now; the one under way is sent again, for the client says that
     /// it listens.
-    pub(crate) fn put_off_pingresp(&mut self) -> bool {
+    pub(crate) fn put_off_pingresp(&mut self, now: Instant) -> bool {
         let waiting = u16::try_from(self.len()).unwrap_or(u16::MAX);
         let Some(work) = self.work.as_mut().filter(|_| waiting > 0) else {
             return false;
         };
+        if work.pings_put_off == 0 || now.since(work.put_off_since) >= ROW_OF_PINGS {
+            (work.pings_put_off, work.put_off_since) = (0, now);
+        }
         if work.pings_put_off >= PINGS_PUT_OFF {
             work.pingresp_after = None;
             return false;
@@ -609,7 +617,8 @@ impl Client {
     /// How the client is told the topic (reading A42), or `None` if it refused the name.
     fn topic_for(&mut self, cx: &mut Context, name: &Arc<str>) -> Option<(Step, TopicRef)> {
         if let Some(topic) = self.topics.by_name(name) {
-            if topic.rejected {
+            let cannot_be_told = self.down.no_register && !topic.told && !topic.confirmed;
+            if topic.rejected || cannot_be_told {
                 return None;
             }
             let skip = topic.confirmed || (self.down.no_register && topic.told);

@@ -292,7 +292,7 @@ impl Client {
             Packet::WillTopicUpd(topic) => self.on_will_topic_upd(cx, topic),
             Packet::WillMsgUpd(message) => self.on_will_msg_upd(cx, message),
             // Answered here whatever the broker does (reading A75).
-            Packet::Pingreq(ping) if matches!(self.state, State::Active) => self.on_ping(cx, ping),
+            Packet::Pingreq(ping) if matches!(self.state, State::Active) => self.on_ping(cx, now, ping),
             Packet::Pingreq(_) => self.wake(cx, now),
             Packet::Pingresp => {}
             Packet::Disconnect(disconnect) => self.on_disconnect(cx, disconnect),

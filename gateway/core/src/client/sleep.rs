@@ -91,8 +91,8 @@ impl Client {
 
     /// C→G PINGREQ while active. A client that names itself may be asleep, its DISCONNECT lost and not repeated: what
     /// waits comes first, as in a wake-up (reading A16).
-    pub(crate) fn on_ping(&mut self, cx: &mut Context, ping: Pingreq<'_>) {
-        if ping.client_id.is_none() || !self.down.put_off_pingresp() {
+    pub(crate) fn on_ping(&mut self, cx: &mut Context, now: Instant, ping: Pingreq<'_>) {
+        if ping.client_id.is_none() || !self.down.put_off_pingresp(now) {
             self.reply(cx, Reply::Pingresp);
         }
     }
