@@ -30,6 +30,9 @@ END
 target_dir=${CARGO_TARGET_DIR:-target}
 arm=aarch64-unknown-linux-gnu
 
+# Most tests wait for sockets and modems, not for the processor.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
+
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # install PACKAGE...: from Debian, without questions.
