@@ -113,12 +113,16 @@ impl Kind {
     /// A sensor of that radio, switched off.
     pub(crate) fn sensor(self, index: u8) -> Sensor {
         let mut client = ClientConfig::new(&format!("sensor-{index}"));
+        // A gateway that has given up for now goes on at the next sign of life.
+        client.keep_alive = 12;
         // As patient as it takes to plug a modem in again.
-        client.retry = Duration::from_secs(2);
+        client.retry = Duration::from_millis(1_500 + 400 * u64::from(index));
         client.retry_count = 20;
         client.wait = Duration::from_secs(1);
         let mut config = SensorConfig::new(u64::from(index) + 1, self.carriage(index));
+        // Two that always send at once would take long to be done: they look whether the channel is free.
         config.back_off = Duration::from_millis(100);
+        config.listens_first = true;
         if matches!(self, Kind::Bridge | Kind::Wire) {
             // An nRF24 hears 130 µs after it sent.
             config.turnaround = Duration::from_micros(200);
