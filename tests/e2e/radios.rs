@@ -106,7 +106,7 @@ fn loses_no_message_when_something_goes_wrong(kind: Kind, broker: BrokerKind) {
     };
     step("before", &|| {});
     step("unplugged", &|| {
-        bench.fault(Fault::Unplug(Duration::from_secs(1)))
+        bench.fault(Fault::Unplug(Duration::from_secs(1)));
     });
     step("rebooted", &|| bench.fault(Fault::Reboot));
     step("hung", &|| {

@@ -256,7 +256,7 @@ impl Bench {
             let mut moved = false;
             while let Some(output) = self.uart.poll_output() {
                 moved = true;
-                self.from_modem(now, output);
+                self.on_output(now, output);
             }
             for (sensor, station) in &mut self.sensors {
                 while let Some(request) = sensor.poll_request() {
@@ -266,7 +266,7 @@ impl Bench {
             }
             while let Some((station, event)) = self.ether.poll_event() {
                 moved = true;
-                self.from_air(now, station, event);
+                self.on_air(now, station, event);
             }
             if !moved {
                 return;
@@ -274,7 +274,7 @@ impl Bench {
         }
     }
 
-    fn from_modem(&mut self, now: Instant, output: UartOutput) {
+    fn on_output(&mut self, now: Instant, output: UartOutput) {
         match output {
             // A port that nobody has open keeps nothing.
             UartOutput::ToHost(octets) if self.open => self.pty.write(&octets),
@@ -290,7 +290,7 @@ impl Bench {
         }
     }
 
-    fn from_air(&mut self, now: Instant, station: StationId, event: AirEvent) {
+    fn on_air(&mut self, now: Instant, station: StationId, event: AirEvent) {
         if station == self.modem {
             return self.uart.handle_air(now, event);
         }
