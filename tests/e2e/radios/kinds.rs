@@ -104,10 +104,10 @@ impl Kind {
                           turnaround = '50ms'\nsettle = '200ms'"
                 .into(),
         };
-        format!(
-            "[[radio]]\nname = '{name}'\nport = '{}'\n{settings}\n",
-            port.display()
-        )
+        // Sooner than a person would have it, or each frame that is lost costs ten seconds.
+        let retry = "retry = { first = '2s' }";
+        let port = port.display();
+        format!("[[radio]]\nname = '{name}'\nport = '{port}'\n{retry}\n{settings}\n")
     }
 
     /// A sensor of that radio, switched off.
