@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
+#[cfg(feature = "sim")]
+use crate::sim::SimArgs;
 use crate::{
     config::{CheckArgs, ConfigArgs, SourceArgs},
     decode::DecodeArgs,
@@ -70,6 +72,9 @@ pub(crate) enum Command {
     Sub(SubArgs),
     /// Measure round trips to a gateway
     Ping(PingArgs),
+    /// Simulate radios and sensors, to try a configuration without hardware
+    #[cfg(feature = "sim")]
+    Sim(SimArgs),
 }
 
 /// Says on stderr what is wrong with the use of `subcommand`, as clap would; the exit code is 2.

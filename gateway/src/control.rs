@@ -41,7 +41,14 @@ const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// A question for the core, and where its answer goes.
 pub(crate) struct Question {
     pub(crate) command: AdminCommand,
-    pub(crate) answer: oneshot::Sender<AdminReply>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+}
+
+/// What the core says, and what the shell adds.
+pub(crate) struct Answer {
+    pub(crate) reply: AdminReply,
+    /// Counters that are no whole numbers: seconds, ratios.
+    pub(crate) fractions: Vec<(String, f64)>,
 }
 
 /// The socket of a running gateway; the file goes when this is dropped.
@@ -168,22 +175,25 @@ async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
     if questions.send(Question { command, answer }).await.is_err() {
         return error("the gateway stops".into());
     }
-    match reply.await {
-        Ok(AdminReply::Topics { rows, more }) => {
+    let Ok(Answer { reply, fractions }) = reply.await else {
+        return error("the gateway stops".into());
+    };
+    match reply {
+        AdminReply::Topics { rows, more } => {
             let rows: Vec<Value> = rows
                 .iter()
                 .map(|row| json!({ "id": row.id, "kind": row.kind, "client": &*row.client, "topic": &*row.topic }))
                 .collect();
             json!({ "version": VERSION, "topics": rows, "more": more })
         }
-        Ok(AdminReply::Metrics(rows)) => {
-            let rows: serde_json::Map<String, Value> = rows
+        AdminReply::Metrics(rows) => {
+            let whole = rows.into_iter().map(|(name, value)| (name, Value::from(value)));
+            let others = fractions
                 .into_iter()
-                .map(|(name, value)| (name, value.into()))
-                .collect();
+                .map(|(name, value)| (name, Value::from(value)));
+            let rows: serde_json::Map<String, Value> = whole.chain(others).collect();
             json!({ "version": VERSION, "metrics": rows })
         }
-        Err(_) => error("the gateway stops".into()),
     }
 }
 

@@ -8,7 +8,11 @@ mod config;
 mod control;
 mod decode;
 mod gather;
+mod links;
+mod online;
 mod run;
+#[cfg(feature = "sim")]
+mod sim;
 mod telemetry;
 mod tools;
 mod topics;
@@ -31,5 +35,7 @@ fn main() -> ExitCode {
         Command::Pub(args) => tools::run_pub(&args),
         Command::Sub(args) => tools::run_sub(&args),
         Command::Ping(args) => tools::run_ping(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(args) => sim::run(&args),
     }
 }

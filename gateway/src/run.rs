@@ -12,20 +12,19 @@ use std::time::Instant as Clock;
 
 use broker::RequestSender;
 use gateway_core::Gateway;
-use gateway_core::io::{BrokerEvent, Input, Output, StoreEvent, StoreRequest, TxBatch, TxDatagram};
+use gateway_core::io::{BrokerEvent, Input, LinkEvent, Output, StoreEvent, StoreRequest, TxDatagram};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
-use radio_adapters::LinkSender;
-use radio_adapters::udp::{UdpLink, UdpStats};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::airtime_log::AirtimeLog;
-use crate::config::{self, Loaded, RadioKind, Settings};
-use crate::control::{self, Question};
+use crate::config::{self, Loaded, Settings};
+use crate::control::{self, Answer, Question};
 use crate::gather::Gather;
+use crate::links::{self, Link, Stats};
 use crate::telemetry::{self, Notices};
 use crate::which_broker::{self, Opened};
 
@@ -38,10 +37,13 @@ const TURN: usize = 64;
 /// Time that links and broker connections get to finish at a stop.
 const STOP_WAIT: Duration = Duration::from_millis(800);
 
+/// Time that required radios get to come up: modems start again in seconds, and an XBee is looked for at six speeds.
+const REQUIRED_WAIT: Duration = Duration::from_secs(30);
+
 /// Exit codes, as `snipe --help` lists them.
-const EXIT_UNAVAILABLE: u8 = 69;
+pub(crate) const EXIT_UNAVAILABLE: u8 = 69;
 const EXIT_CANNOT_WRITE: u8 = 73;
-const EXIT_NO_PERMISSION: u8 = 77;
+pub(crate) const EXIT_NO_PERMISSION: u8 = 77;
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// Runs the gateway until a signal stops it.
@@ -92,18 +94,20 @@ fn runtime(start: Clock, gather: Duration, messages: Arc<AtomicU64>) -> std::io:
 enum Stop {
     Terminated,
     Interrupted,
+    /// A radio that is required did not come up.
+    RadioMissing,
 }
 
 async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCode {
     let settings = loaded.settings;
     if settings.radios.is_empty() {
         eprintln!(
-            "snipe: no radio that this version drives is configured: add a [[radio]] of kind = \"udp\""
+            "snipe: no radio that this version drives is configured: add a [[radio]], for example of kind = \"udp\""
         );
         return ExitCode::from(EXIT_UNAVAILABLE);
     }
     let (inputs, input_receiver) = mpsc::channel(INPUTS);
-    let links = match open_links(&settings, &inputs) {
+    let links = match links::open(&settings.radios, &inputs) {
         Ok(links) => links,
         Err(error) => {
             eprintln!("snipe: {error:#}");
@@ -158,14 +162,18 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         }
     };
     drop(inputs);
-    announce(&settings, &loaded.origin, &chosen.description, &links, start);
+    let (give_up, gave_up) = oneshot::channel::<()>();
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => Stop::Terminated,
             _ = interrupt.recv() => Stop::Interrupted,
+            Ok(()) = gave_up => Stop::RadioMissing,
         }
     };
+    let banner = banner(&settings, &loaded.origin, &chosen.description, &links);
+    let required = Required::new(&settings);
     let seed = u64::from(std::process::id()) ^ unix_micros();
+    let (up, watched) = watch::channel(vec![false; links.len()]);
     let mut gateway = Gateway::new(settings.gateway, seed, instant(start));
     for (at, found) in found.into_iter().flatten().enumerate() {
         gateway.handle_store(instant(start), StoreEvent::AirtimeFound(LinkId(at as u16), found));
@@ -175,21 +183,39 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         airtime,
         start,
         links,
+        up,
         broker,
         notices: Notices::new(names),
         buf: Vec::new(),
     };
     // A task, not this future: the runtime looks for events once more before it comes back to its main future.
-    let core = tokio::spawn(core_loop(
+    let mut core = tokio::spawn(core_loop(
         shell,
         input_receiver,
         question_receiver,
         messages,
         stop,
     ));
-    match core.await {
+    tokio::select! {
+        biased;
+        ended = &mut core => return exit_code(ended),
+        missing = required.missing(watched) => match missing {
+            None => announce(&banner, start),
+            Some(names) => {
+                eprintln!("{}", Required::explained(&names));
+                // If the core is gone already it has its own reason.
+                let _ = give_up.send(());
+            }
+        },
+    }
+    exit_code(core.await)
+}
+
+fn exit_code(ended: Result<Stop, tokio::task::JoinError>) -> ExitCode {
+    match ended {
         Ok(Stop::Terminated) => ExitCode::SUCCESS,
         Ok(Stop::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        Ok(Stop::RadioMissing) => ExitCode::from(EXIT_UNAVAILABLE),
         Err(error) => {
             eprintln!("snipe: the core failed: {error}");
             ExitCode::FAILURE
@@ -197,55 +223,50 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     }
 }
 
-/// One link: where its datagrams go, and what it counts.
-struct Link {
-    sender: LinkSender,
-    description: String,
-    /// Port of its first address.
-    port: u16,
-    stats: Arc<UdpStats>,
-    batch: TxBatch,
+/// The radios without which the gateway does not start.
+struct Required {
+    /// Their places in the configuration, and their names.
+    radios: Vec<(usize, String)>,
 }
 
-fn open_links(settings: &Settings, inputs: &mpsc::Sender<Input>) -> anyhow::Result<Vec<Link>> {
-    let mut links = Vec::new();
-    for (at, radio) in settings.radios.iter().enumerate() {
-        let RadioKind::Udp(udp) = &radio.kind;
-        // The error says all there is; its source would say it again.
-        let link = UdpLink::open(udp)
-            .map_err(|error| anyhow::anyhow!("radio {} cannot be opened: {error}", radio.name))?;
-        let list = |addrs: Vec<std::net::SocketAddr>, end: &str| {
-            addrs
-                .iter()
-                .map(|addr| format!("{addr}{end}"))
-                .collect::<Vec<_>>()
-                .join(" and ")
-        };
-        let mut description = format!(
-            "{:<8} listening on {}",
-            radio.name,
-            list(link.local_addrs(), "/udp")
-        );
-        let port = link.local_addrs().first().map_or(0, std::net::SocketAddr::port);
-        let joined = link.joined();
-        if !joined.is_empty() {
-            description += &format!(" (multicast {})", list(joined, ""));
+impl Required {
+    fn new(settings: &Settings) -> Required {
+        let radios = settings.radios.iter().enumerate();
+        Required {
+            radios: radios
+                .filter(|(_, radio)| radio.required)
+                .map(|(at, radio)| (at, radio.name.clone()))
+                .collect(),
         }
-        let stats = link.stats();
-        let sender = link.spawn(LinkId(at as u16), inputs.clone());
-        links.push(Link {
-            sender,
-            description,
-            port,
-            stats,
-            batch: TxBatch::default(),
-        });
     }
-    Ok(links)
+
+    /// Waits until all of them work; the names of those that did not in time.
+    async fn missing(&self, mut up: watch::Receiver<Vec<bool>>) -> Option<Vec<String>> {
+        let down = |up: &[bool]| -> Vec<String> {
+            let down = self.radios.iter().filter(|(at, _)| up.get(*at) != Some(&true));
+            down.map(|(_, name)| name.clone()).collect()
+        };
+        let all_up = up.wait_for(|up| down(up).is_empty());
+        // An error is the end of the core, which has been seen by then.
+        if let Ok(Ok(_)) = tokio::time::timeout(REQUIRED_WAIT, all_up).await {
+            return None;
+        }
+        Some(down(&up.borrow()))
+    }
+
+    fn explained(names: &[String]) -> String {
+        format!(
+            "snipe: required, but not there after {} s: radio {}; the log says why\n  \
+             ask it alone: snipe check --online\n  \
+             or start without it: required = false",
+            REQUIRED_WAIT.as_secs(),
+            names.join(", radio "),
+        )
+    }
 }
 
-/// The few lines that tell a person what runs. Whoever is not there to read them does not matter.
-fn announce(settings: &Settings, origin: &str, broker: &str, links: &[Link], start: Clock) {
+/// The few lines that tell a person what runs.
+fn banner(settings: &Settings, origin: &str, broker: &str, links: &[Link]) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let id = settings.gateway.gateway_id;
     let mut text = format!("snipe {version}  gateway id {id} · config: {origin}\n");
@@ -253,18 +274,23 @@ fn announce(settings: &Settings, origin: &str, broker: &str, links: &[Link], sta
         text += &format!("radio   {}\n", link.description);
     }
     text += &format!("broker  {broker}\n");
-    let port = links.first().map_or(1883, |link| link.port);
-    let flag = if port == 1883 {
-        String::new()
-    } else {
-        format!(" -p {port}")
-    };
-    text += &format!(
-        "try     snipe sub{flag} -t 'demo/#'     and in another terminal     snipe pub{flag} -t demo/hello -m 21.5\n"
-    );
-    text += &format!("ready in {} ms\n", start.elapsed().as_millis());
+    // The client tools speak UDP.
+    if let Some(port) = links.iter().find_map(|link| link.port) {
+        let flag = match port {
+            1883 => String::new(),
+            port => format!(" -p {port}"),
+        };
+        text += &format!(
+            "try     snipe sub{flag} -t 'demo/#'     and in another terminal     snipe pub{flag} -t demo/hello -m 21.5\n"
+        );
+    }
+    text
+}
+
+/// Says what runs. Whoever is not there to read it does not matter.
+fn announce(banner: &str, start: Clock) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = writeln!(out, "{banner}ready in {} ms", start.elapsed().as_millis()).and_then(|()| out.flush());
 }
 
 /// The core and everything its outputs go to.
@@ -272,6 +298,8 @@ struct Shell {
     gateway: Gateway,
     start: Clock,
     links: Vec<Link>,
+    /// Which of them work.
+    up: watch::Sender<Vec<bool>>,
     broker: RequestSender,
     airtime: Option<AirtimeLog>,
     notices: Notices,
@@ -356,6 +384,7 @@ impl Shell {
                 messages as u64
             }
             Input::Link(link, event) => {
+                self.note_state(link, &event);
                 self.gateway.handle_link(now, link, event);
                 0
             }
@@ -364,6 +393,27 @@ impl Shell {
                 0
             }
         }
+    }
+
+    /// Tells those who wait for radios.
+    fn note_state(&self, link: LinkId, event: &LinkEvent) {
+        let works = match event {
+            LinkEvent::Up(_) => true,
+            LinkEvent::Down => false,
+            LinkEvent::Credit(_)
+            | LinkEvent::Sent(_)
+            | LinkEvent::Unsent(_)
+            | LinkEvent::PeerIdentified { .. }
+            | LinkEvent::PeerGone { .. } => return,
+        };
+        self.up
+            .send_if_modified(|up| match up.get_mut(usize::from(link.0)) {
+                Some(known) if *known != works => {
+                    *known = works;
+                    true
+                }
+                Some(_) | None => false,
+            });
     }
 
     /// Carries out all outputs: one batch for each link, and one for the broker.
@@ -409,20 +459,33 @@ impl Shell {
     }
 
     fn answer(&mut self, now: Instant, question: Question) {
-        let mut reply = self.gateway.handle_admin(now, question.command);
-        if let gateway_core::admin::AdminReply::Metrics(rows) = &mut reply {
+        let mut answer = Answer {
+            reply: self.gateway.handle_admin(now, question.command),
+            fractions: Vec::new(),
+        };
+        if let gateway_core::admin::AdminReply::Metrics(rows) = &mut answer.reply {
             if let Some(stats) = self.broker.embedded_stats() {
                 rows.extend(telemetry::broker_rows(&stats));
             }
             for (at, link) in self.links.iter().enumerate() {
-                rows.extend(telemetry::udp_rows(
-                    self.notices.radio(LinkId(at as u16)),
-                    &link.stats,
-                ));
+                match &link.stats {
+                    Stats::Udp(stats) => rows.extend(telemetry::udp_rows(&link.name, stats)),
+                    Stats::Serial(stats) => rows.extend(telemetry::serial_rows(&link.name, stats)),
+                }
+                if let Some(metrics) = self.gateway.link_metrics(now, LinkId(at as u16)) {
+                    rows.extend(telemetry::link_rows(&link.name, link.kind, &metrics));
+                    if matches!(link.stats, Stats::Serial(_)) {
+                        rows.extend(telemetry::signal_rows(&link.name, &metrics));
+                        answer
+                            .fractions
+                            .extend(telemetry::airtime_rows(&link.name, &metrics));
+                    }
+                }
             }
+            telemetry::summed(rows);
         }
         // Whoever asked may have gone.
-        let _ = question.answer.send(reply);
+        let _ = question.answer.send(answer);
     }
 
     /// Says goodbye to clients and broker.
@@ -450,4 +513,56 @@ fn instant(start: Clock) -> Instant {
 fn unix_micros() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn required(places: &[usize]) -> Required {
+        Required {
+            radios: places.iter().map(|at| (*at, format!("r{at}"))).collect(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_unless_required() {
+        let (_up, watched) = watch::channel(vec![false, false]);
+        let start = tokio::time::Instant::now();
+        assert_eq!(required(&[]).missing(watched).await, None);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn required_radios_are_waited_for_until_all_work() {
+        let (up, watched) = watch::channel(vec![false, false, false]);
+        let start = tokio::time::Instant::now();
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            up.send_modify(|up| up[2] = true);
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            up.send_modify(|up| up[0] = true);
+        };
+        let (missing, ()) = tokio::join!(
+            async { (required(&[0, 2]).missing(watched).await, start.elapsed()) },
+            later
+        );
+        assert_eq!(missing, (None, Duration::from_secs(7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_do_not_come_up_in_time_are_named() {
+        let (up, watched) = watch::channel(vec![false, false]);
+        up.send_modify(|up| up[0] = true);
+        let start = tokio::time::Instant::now();
+        let missing = required(&[0, 1]).missing(watched).await;
+        assert_eq!(
+            (missing, start.elapsed()),
+            (Some(vec!["r1".to_owned()]), REQUIRED_WAIT)
+        );
+        assert!(
+            Required::explained(&["r1".into()])
+                .starts_with("snipe: required, but not there after 30 s: radio r1;")
+        );
+    }
 }

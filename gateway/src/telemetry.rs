@@ -1,17 +1,21 @@
 //! Logs, and what the shell counts itself.
 
 use core::sync::atomic::Ordering;
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::sync::Mutex;
 
 use anyhow::Context as _;
 use broker::EmbeddedStats;
 use gateway_core::io::{ForwarderRefusal, Notice};
+use gateway_core::link_metrics::{Class, LinkMetrics, NotSent};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
+use radio_adapters::driver::{DropReason, Recovery};
+use radio_adapters::stats::RadioStats;
 use radio_adapters::udp::UdpStats;
 use tracing::field::{Field, Visit};
-use tracing::{Event, error, info, warn};
+use tracing::{Event, debug, error, info, warn};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
@@ -293,7 +297,8 @@ impl Notices {
                 warn!(target: "radio", radio, to, len, suppressed, "not sent: larger than the radio carries, see its key mtu");
             }
             Notice::LinkUp { link, after } => {
-                info!(target: "radio", radio = self.radio(link), after = after.map(tracing::field::debug), "up");
+                // The serial task says it too, with the modem's name.
+                debug!(target: "radio", radio = self.radio(link), after = after.map(tracing::field::debug), "up");
             }
             Notice::LinkDown { link, clients } => {
                 warn!(target: "radio", radio = self.radio(link), clients, "down: its clients are kept until it is back");
@@ -359,6 +364,126 @@ pub(crate) fn udp_rows(radio: &str, stats: &UdpStats) -> Vec<(String, u64)> {
     ]
 }
 
+/// What a radio on a serial line counted, with exported names.
+pub(crate) fn serial_rows(radio: &str, stats: &RadioStats) -> Vec<(String, u64)> {
+    let row = |name: &str, label: &str, value: u64| {
+        (format!("snipe_radio_{name}{{radio=\"{radio}\"{label}}}"), value)
+    };
+    let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let mut rows = vec![
+        row("reopens_total", "", load(&stats.reopens)),
+        row("reboots_total", "", load(&stats.reboots)),
+        row("refusals_total", "", load(&stats.refusals)),
+        row("frames_total", ",direction=\"rx\"", load(&stats.received)),
+        row("frames_total", ",direction=\"tx\"", load(&stats.sent)),
+        row("bytes_total", ",direction=\"rx\"", load(&stats.received_octets)),
+        row("bytes_total", ",direction=\"tx\"", load(&stats.sent_octets)),
+        row(
+            "line_bytes_total",
+            ",direction=\"rx\"",
+            load(&stats.line_received_octets),
+        ),
+        row(
+            "line_bytes_total",
+            ",direction=\"tx\"",
+            load(&stats.line_sent_octets),
+        ),
+        row("not_heard_total", "", load(&stats.not_heard)),
+    ];
+    rows.extend(DropReason::ALL.map(|reason| {
+        let label = format!(",reason=\"{}\"", reason.name());
+        row("dropped_total", &label, stats.dropped(reason))
+    }));
+    rows.extend(Recovery::ALL.map(|way| {
+        let label = format!(",way=\"{}\"", way.name());
+        row("recoveries_total", &label, stats.recoveries(way))
+    }));
+    rows
+}
+
+/// What the core knows of a link, with exported names.
+pub(crate) fn link_rows(radio: &str, kind: &str, metrics: &LinkMetrics) -> Vec<(String, u64)> {
+    let row = |name: &str, label: &str, value: u64| {
+        (format!("snipe_radio_{name}{{radio=\"{radio}\"{label}}}"), value)
+    };
+    let mut rows = vec![
+        row("up", &format!(",kind=\"{kind}\""), u64::from(metrics.up)),
+        row("unsent_total", "", metrics.unsent_total),
+    ];
+    rows.extend(Class::ALL.map(|class| {
+        let label = format!(",class=\"{}\"", class.name());
+        row("tx_queue_frames", &label, metrics.queued[class as usize])
+    }));
+    rows.extend(NotSent::ALL.map(|reason| {
+        let label = format!(",reason=\"{}\"", reason.name());
+        row("dropped_total", &label, metrics.dropped[reason as usize])
+    }));
+    rows
+}
+
+/// One row for each name: core and adapter count some reasons under the same one.
+pub(crate) fn summed(rows: &mut Vec<(String, u64)>) {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut sums: Vec<(String, u64)> = Vec::with_capacity(rows.len());
+    for (name, value) in rows.drain(..) {
+        match places.get(&name).and_then(|at| sums.get_mut(*at)) {
+            Some((_, sum)) => *sum += value,
+            None => {
+                places.insert(name.clone(), sums.len());
+                sums.push((name, value));
+            }
+        }
+    }
+    *rows = sums;
+}
+
+/// How strong what a link received was, as histograms of Prometheus: each bucket holds those below it too.
+pub(crate) fn signal_rows(radio: &str, metrics: &LinkMetrics) -> Vec<(String, u64)> {
+    let mut rows = Vec::new();
+    for (name, histogram) in [("rssi_dbm", &metrics.rssi_dbm), ("snr_db", &metrics.snr_db)] {
+        let mut below = 0;
+        for (at, count) in histogram.counts.iter().enumerate() {
+            below += count;
+            let bound = histogram
+                .bounds
+                .get(at)
+                .map_or_else(|| "+Inf".to_owned(), i16::to_string);
+            let label = format!("{{radio=\"{radio}\",le=\"{bound}\"}}");
+            rows.push((format!("snipe_radio_{name}_bucket{label}"), below));
+        }
+        rows.push((format!("snipe_radio_{name}_count{{radio=\"{radio}\"}}"), below));
+    }
+    rows
+}
+
+/// What a link used of its airtime, and the sums of what it received, with exported names.
+pub(crate) fn airtime_rows(radio: &str, metrics: &LinkMetrics) -> Vec<(String, f64)> {
+    let row = |name: &str, label: &str, value: f64| {
+        (format!("snipe_radio_{name}{{radio=\"{radio}\"{label}}}"), value)
+    };
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    let ratio = |ppm: u32| f64::from(ppm) / 1e6;
+    let mut rows = vec![
+        row(
+            "airtime_seconds_total",
+            ",direction=\"rx\"",
+            seconds(metrics.rx_airtime_us),
+        ),
+        row(
+            "airtime_seconds_total",
+            ",direction=\"tx\"",
+            seconds(metrics.tx_airtime_us),
+        ),
+        row("rssi_dbm_sum", "", metrics.rssi_dbm.sum as f64),
+        row("snr_db_sum", "", metrics.snr_db.sum as f64),
+    ];
+    if let Some(limit) = metrics.duty_cycle_limit_ppm {
+        rows.push(row("duty_cycle_ratio", "", ratio(metrics.duty_cycle_used_ppm)));
+        rows.push(row("duty_cycle_limit_ratio", "", ratio(limit)));
+    }
+    rows
+}
+
 /// What the embedded broker counted, with exported names.
 pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
     let row = |name: &str, value: u64| (format!("snipe_broker_{name}"), value);
@@ -395,6 +520,7 @@ pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gateway_core::link_metrics::Histogram;
     use std::io::Write;
     use std::sync::Arc;
 
@@ -449,6 +575,59 @@ mod tests {
             (&"pump-7".into(), &"connected".into())
         );
         assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn rows_of_one_name_are_one_row() {
+        let named = |name: &str, value| (name.to_owned(), value);
+        let mut rows = vec![named("a", 1), named("b", 2), named("a", 3)];
+        summed(&mut rows);
+        assert_eq!(rows, [named("a", 4), named("b", 2)]);
+    }
+
+    #[test]
+    fn each_bucket_of_a_histogram_holds_those_below() {
+        let metrics = LinkMetrics {
+            snr_db: Histogram {
+                bounds: &[-5, 5],
+                counts: vec![1, 2, 4],
+                sum: 21,
+            },
+            ..LinkMetrics::default()
+        };
+        let rows = signal_rows("r", &metrics);
+        let snr: Vec<(&str, u64)> = rows
+            .iter()
+            .filter(|(name, _)| name.contains("snr"))
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect();
+        assert_eq!(
+            snr,
+            [
+                ("snipe_radio_snr_db_bucket{radio=\"r\",le=\"-5\"}", 1),
+                ("snipe_radio_snr_db_bucket{radio=\"r\",le=\"5\"}", 3),
+                ("snipe_radio_snr_db_bucket{radio=\"r\",le=\"+Inf\"}", 7),
+                ("snipe_radio_snr_db_count{radio=\"r\"}", 7),
+            ]
+        );
+    }
+
+    #[test]
+    fn airtime_is_told_in_seconds_and_shares() {
+        let metrics = LinkMetrics {
+            tx_airtime_us: 1_500_000,
+            duty_cycle_used_ppm: 6_200,
+            duty_cycle_limit_ppm: Some(10_000),
+            ..LinkMetrics::default()
+        };
+        let rows = airtime_rows("r", &metrics);
+        let of = |name: &str| rows.iter().find(|(row, _)| row.starts_with(name)).unwrap().1;
+        assert_eq!(
+            of("snipe_radio_airtime_seconds_total{radio=\"r\",direction=\"tx\"}"),
+            1.5
+        );
+        assert_eq!(of("snipe_radio_duty_cycle_ratio"), 0.0062);
+        assert_eq!(of("snipe_radio_duty_cycle_limit_ratio"), 0.01);
     }
 
     #[test]

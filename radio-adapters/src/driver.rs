@@ -63,7 +63,7 @@ pub enum DriverOutput {
     },
     /// For the core.
     Link(LinkEvent),
-    /// The modem does not answer: close the port and open it again.
+    /// The modem does not answer: close the port and open it again. It is counted as [`Recovery::Reopen`].
     Reopen,
     /// For the log and the counters.
     Report(Report),
@@ -106,12 +106,32 @@ pub enum Recovery {
     Reopen,
 }
 
+impl Recovery {
+    /// Every way, in declaration order: `recovery as usize` is its index here.
+    pub const ALL: [Recovery; 4] = [
+        Recovery::Repeat,
+        Recovery::Probe,
+        Recovery::Reset,
+        Recovery::Reopen,
+    ];
+
+    /// The stable name used in counters and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recovery::Repeat => "repeat",
+            Recovery::Probe => "probe",
+            Recovery::Reset => "reset",
+            Recovery::Reopen => "reopen",
+        }
+    }
+}
+
 /// Why something was dropped between the line and the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
     /// Longer than anything that can be right.
     Overrun,
-    /// An escape sequence that does not exist.
+    /// An escape sequence that does not exist, or text that does not stand for octets.
     Escape,
     /// A checksum that does not fit.
     Checksum,
@@ -131,11 +151,13 @@ pub enum DropReason {
     TooLong,
     /// To send: the modem refused it.
     Refused,
+    /// To send: an acknowledgement of the link header for which no airtime was left.
+    DutyCycle,
 }
 
 impl DropReason {
     /// Every reason, in declaration order: `reason as usize` is its index here.
-    pub const ALL: [DropReason; 11] = [
+    pub const ALL: [DropReason; 12] = [
         DropReason::Overrun,
         DropReason::Escape,
         DropReason::Checksum,
@@ -147,6 +169,7 @@ impl DropReason {
         DropReason::Duplicate,
         DropReason::TooLong,
         DropReason::Refused,
+        DropReason::DutyCycle,
     ];
 
     /// The stable name used in counters and logs.
@@ -163,6 +186,7 @@ impl DropReason {
             DropReason::Duplicate => "duplicate",
             DropReason::TooLong => "oversize",
             DropReason::Refused => "modem_refused",
+            DropReason::DutyCycle => "duty_cycle",
         }
     }
 }

@@ -3,8 +3,19 @@
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
 pub mod driver;
+pub mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+pub mod header;
+pub mod line;
+pub mod modems;
+pub mod raw;
+pub mod regions;
+pub mod serial;
 pub mod settings;
+pub mod stats;
 pub mod udp;
+pub mod xbee;
 
 use gateway_core::io::{Input, TxBatch};
 use tokio::sync::mpsc;

@@ -59,6 +59,9 @@ pub struct LoraSettings {
     pub address: u16,
     /// Wait after a reception before something is sent: nodes must switch to reception.
     pub turnaround: Duration,
+    /// RN2483, RN2903: signal strength and noise are asked for after each reception; that takes some 20 ms, in which
+    /// the modem hears nothing. The other modems tell them unasked.
+    pub ask_signal: bool,
     /// The largest datagram, if it shall be smaller than what the modem takes.
     pub mtu: Option<usize>,
     /// Parts per million of an hour that may be used for transmissions; `None` is no limit.
@@ -91,6 +94,9 @@ pub struct XbeeSettings {
     pub api_mode: u8,
     /// The largest datagram, if it shall be other than one packet of the modem.
     pub mtu: Option<usize>,
+    /// Zigbee and DigiMesh: ask the modem for the strength of each packet's last hop. It is told with the next packet
+    /// of the same peer, and wrong where packets of several arrive at once.
+    pub last_hop_rssi: bool,
 }
 
 /// MQTT-SN over a serial line.
@@ -104,8 +110,8 @@ pub struct RawSettings {
     pub crc: Crc,
     /// How nodes are told apart.
     pub header: LinkHeader,
-    /// An octet of signal strength stands before each frame from the modem.
-    pub rssi_prefix: bool,
+    /// Where the modem puts the signal strength of a frame.
+    pub metadata: Metadata,
     /// Octets put before each frame to the modem: Ebyte modems take address and channel there.
     pub fixed_prefix: Vec<u8>,
     /// The speed of the radio behind the line, in bits a second; `None` for a wire.
@@ -114,8 +120,23 @@ pub struct RawSettings {
     pub mtu: usize,
     /// Wait after the port was opened: an Arduino starts again then.
     pub settle: Duration,
+    /// Wait after a reception before something is sent: RS-485 and half-duplex radios must turn round.
+    pub turnaround: Duration,
+    /// The line gives back what is sent to it, as RS-485 transceivers may; it is discarded.
+    pub echo: bool,
     /// Parts per million of an hour that may be used for transmissions; `None` is no limit.
     pub duty_cycle_ppm: Option<u32>,
+}
+
+/// Signal strength that a modem adds to what it received: one octet, 256 less than that is dBm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Metadata {
+    /// None.
+    None,
+    /// Inside the frame, before everything else.
+    RssiBefore,
+    /// Outside of the frame, after it: Ebyte modems with register REG3 bit 7 set.
+    RssiAfter,
 }
 
 /// Where datagrams begin and end on a serial line.

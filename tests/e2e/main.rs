@@ -8,6 +8,7 @@ mod network;
 mod outage;
 mod own_broker;
 mod publish;
+mod radios;
 mod sleepers;
 mod stop;
 mod subscribe;

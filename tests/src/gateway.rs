@@ -264,7 +264,7 @@ impl Gateway {
         snipe_finishes(&arguments)
     }
 
-    /// Its counters and gauges, by exported name.
+    /// Its counters and gauges, by exported name; those of radios that are no counts are left out.
     ///
     /// # Panics
     /// If the control socket does not answer with them.
@@ -284,7 +284,7 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no metrics in {line}"));
         metrics
             .iter()
-            .map(|(name, value)| (name.clone(), value.as_u64().expect("a count")))
+            .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
             .collect()
     }
 

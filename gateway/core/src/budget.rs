@@ -15,9 +15,9 @@ use crate::time::Instant;
 /// use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Share {
-    /// Answers that a client waits for: all of it.
+    /// Answers within a session: all of it.
     Ack,
-    /// REGISTER, PUBREL and GWINFO, together with what follows: 80 %.
+    /// CONNACK, REGISTER, PUBREL, GWINFO and answers to strangers, together with what follows: 80 %.
     Control,
     /// PUBLISH, together with what follows: 60 %.
     Data,
@@ -38,6 +38,10 @@ impl Share {
         }
     }
 }
+
+/// One part of so many of the limit is for answers within sessions alone, however much of it they used before: else
+/// there may be nothing left when they are asked for, and their clients give up and must be let in again.
+const RESERVE: u64 = 10;
 
 /// Parts of a window in which what ended together is kept as one entry.
 const GRAINS: u64 = 3600;
@@ -188,6 +192,10 @@ impl Budget {
 
     /// True if it fits into its own share and each share around that one.
     fn fits(&self, used: [u64; 4], share: Share, airtime: u64) -> bool {
+        let all: u64 = used.iter().sum();
+        if share != Share::Ack && all > 0 && all.saturating_add(airtime) > self.limit - self.limit / RESERVE {
+            return false;
+        }
         Share::ALL[..=share as usize].iter().all(|outer| {
             let taken: u64 = used[*outer as usize..].iter().sum();
             let most = u64::try_from(u128::from(self.limit) * u128::from(outer.percent()) / 100);

@@ -8,7 +8,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::client::{Client, State};
+use crate::client::{Client, State, StateKind};
 use crate::forwarder::Forwarders;
 use crate::links::Via;
 use crate::peer::{LinkAddr, LinkId};
@@ -29,6 +29,8 @@ pub(crate) struct ClientTable {
     /// Records that nobody is connected to, roughly in the order they became so.
     resting: VecDeque<(ClientIx, u32)>,
     next_serial: u32,
+    /// Records in each state, by [`State::kind`].
+    states: [u64; StateKind::COUNT],
     /// Seeded, so that nobody outside can choose addresses or ids that collide.
     hasher: FixedState,
 }
@@ -76,6 +78,7 @@ impl ClientTable {
             by_id: HashTable::new(),
             resting: VecDeque::new(),
             next_serial: 0,
+            states: [0; StateKind::COUNT],
             hasher: FixedState::with_seed(seed),
         }
     }
@@ -147,6 +150,8 @@ impl ClientTable {
         let entry = self.records.vacant_entry();
         let ix = ClientIx(entry.key() as u32);
         client.ix = ix;
+        client.counted = client.state.kind();
+        self.states[client.counted as usize] += 1;
         entry.insert(client);
         let (records, hasher) = (&self.records, &self.hasher);
         self.by_id.insert_unique(id_hash, ix, |ix| {
@@ -232,10 +237,35 @@ impl ClientTable {
         }
     }
 
+    /// Counts a record in the state that it is in now.
+    pub(crate) fn recount(&mut self, ix: ClientIx) {
+        if let Some(client) = self.records.get_mut(ix.0 as usize) {
+            let kind = client.state.kind();
+            self.states[client.counted as usize] -= 1;
+            self.states[kind as usize] += 1;
+            client.counted = kind;
+        }
+    }
+
+    /// Records in each state.
+    pub(crate) fn states(&self) -> [u64; StateKind::COUNT] {
+        debug_assert!(self.len() > 64 || self.states == self.count_states());
+        self.states
+    }
+
+    fn count_states(&self) -> [u64; StateKind::COUNT] {
+        let mut states = [0; StateKind::COUNT];
+        for (_, client) in self.iter() {
+            states[client.state.kind() as usize] += 1;
+        }
+        states
+    }
+
     /// Removes a record.
     pub(crate) fn remove(&mut self, ix: ClientIx) -> Option<Client> {
         self.unbind(ix);
         let client = self.records.try_remove(ix.0 as usize)?;
+        self.states[client.counted as usize] -= 1;
         if let Ok(entry) = self
             .by_id
             .find_entry(self.id_hash(&client.id), |entry| *entry == ix)

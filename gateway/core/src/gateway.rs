@@ -1,5 +1,7 @@
 //! The gateway: dispatch of inputs, drain of outputs.
 
+use core::hash::{Hash as _, Hasher as _};
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -28,7 +30,7 @@ use crate::links::{Links, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use crate::registry::{Names, Predefined};
-use crate::subscriptions::{Asker, FilterKey, Pending, Subscriptions};
+use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::upstream::{Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
@@ -337,10 +339,11 @@ impl Gateway {
             _ => return self.on_stranger(now, via()),
         };
         if let Some(client) = self.clients.get_mut(ix) {
+            let client_id = Some(id);
             client.on_packet(
                 &mut self.cx,
                 now,
-                Packet::Pingreq(sn_codec::Pingreq { client_id: None }),
+                Packet::Pingreq(sn_codec::Pingreq { client_id }),
             );
         }
         self.after(now, ix);
@@ -606,15 +609,12 @@ impl Gateway {
         let Some(filter) = self.cx.subscriptions.get_mut(key) else {
             return;
         };
-        filter.pending = Pending::Nothing;
+        let pending = core::mem::replace(&mut filter.pending, Pending::Nothing);
         let askers = filter.take_asking();
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
-                filter.active = Some(granted);
-                for subscriber in &mut filter.subscribers {
-                    subscriber.granted = subscriber.asked.min(granted);
-                }
+                self.cx.subscriptions.granted(key, granted, pending);
                 self.cx.subscriptions.start_retained_window(now, key);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
@@ -676,12 +676,12 @@ impl Gateway {
             };
             match (result, granted) {
                 (Some(Err(())), _) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Err(()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Err(()));
                     client.drop_subscription(&mut self.cx, key);
                 }
                 // Unsubscribed meanwhile: the SUBACK is owed all the same.
                 (_, granted) => {
-                    client.on_subscribed(&mut self.cx, asker.msg_id, Ok(granted.unwrap_or_default()));
+                    client.on_subscribed(&mut self.cx, key, asker.msg_id, Ok(granted.unwrap_or_default()));
                 }
             }
             self.after(now, asker.client);
@@ -714,10 +714,17 @@ impl Gateway {
         from: Option<(ConnId, DeliveryId)>,
     ) -> bool {
         self.cx.metrics.messages_total += 1;
+        let mut hasher = rustc_hash::FxHasher::default();
+        (topic, &payload).hash(&mut hasher);
+        let arrival = Arrival {
+            ids: filters,
+            topic,
+            retain,
+            digest: NonZeroU32::MIN | hasher.finish() as u32,
+            in_order: qos > QoS::AtMostOnce,
+        };
         let mut recipients = core::mem::take(&mut self.recipients);
-        self.cx
-            .subscriptions
-            .recipients(now, filters, topic, retain, &mut recipients);
+        self.cx.subscriptions.recipients(now, arrival, &mut recipients);
         if recipients.is_empty() {
             self.cx.metrics.messages_unmatched_total += 1;
         }
@@ -827,7 +834,9 @@ impl Gateway {
         };
         match waiting {
             Waiting::Reply { reply, .. } if client.state.is_connected() => client.reply(&mut self.cx, reply),
-            Waiting::Suback { msg_id, granted, .. } => client.suback(&mut self.cx, msg_id, Ok(granted)),
+            Waiting::Suback {
+                filter, msg_id, granted, ..
+            } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),
             Waiting::Pubrel { msg_id, .. } => client.release_pubrel(msg_id),
             _ => {}
         }
@@ -988,18 +997,6 @@ impl Gateway {
         self.cx.upstream.measure(metrics);
         metrics.filters = self.cx.subscriptions.len() as u64;
         metrics.clients = self.clients.len() as u64;
-        let mut states = [0_u64; 6];
-        for (_, client) in self.clients.iter() {
-            let at = match client.state {
-                State::Active => 0,
-                State::Asleep { .. } => 1,
-                State::Awake(_) => 2,
-                State::Setup(_) => 3,
-                State::Disconnected | State::Gone => 4,
-                State::Lost => 5,
-            };
-            states[at] += 1;
-        }
         [
             metrics.clients_active,
             metrics.clients_asleep,
@@ -1007,7 +1004,7 @@ impl Gateway {
             metrics.clients_connecting,
             metrics.clients_disconnected,
             metrics.clients_lost,
-        ] = states;
+        ] = self.clients.states();
         metrics
     }
 
@@ -1022,6 +1019,7 @@ impl Gateway {
             return;
         };
         client.end_wake_if_drained(&mut self.cx, now);
+        let recount = client.state.kind() != client.counted;
         match client.state {
             State::Gone => {
                 client.drop_subscriptions(&mut self.cx);
@@ -1033,6 +1031,9 @@ impl Gateway {
             }
             State::Disconnected | State::Lost => self.clients.rest(ix),
             _ => {}
+        }
+        if recount {
+            self.clients.recount(ix);
         }
         let Some(client) = self.clients.get_mut(ix) else {
             return;

@@ -525,7 +525,7 @@ pub struct AirtimeRecord {
 pub struct AirtimeUsed {
     /// Time since it ended, or since later.
     pub age: Duration,
-    /// How long it was, by [`Share`](crate::budget::Share).
+    /// How long it was, by [`Share`].
     pub airtime: [Duration; Share::ALL.len()],
 }
 

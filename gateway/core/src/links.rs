@@ -47,6 +47,8 @@ const TOO_LARGE_NOTICE: Duration = Duration::from_secs(60);
 pub(crate) struct Links {
     links: Vec<Link>,
     next_ticket: u32,
+    /// Records that are to be made durable.
+    stores: VecDeque<StoreRequest>,
     /// The time of the input at hand.
     pub(crate) now: Instant,
     /// What links use is recorded.
@@ -58,6 +60,8 @@ pub(crate) struct Links {
 pub(crate) struct Link {
     profile: Option<LinkProfile>,
     credit: u32,
+    /// Datagrams take time that counts.
+    costs: bool,
     was_up: bool,
     down_since: Option<Instant>,
     pub(crate) lines: Lines,
@@ -65,7 +69,6 @@ pub(crate) struct Link {
     pub(crate) beacons: Beacons,
     budget: Option<Budget>,
     found: Option<AirtimeFound>,
-    store: Option<StoreRequest>,
     not_stored: bool,
     in_flight: VecDeque<InFlight>,
     /// Datagrams in a row that were not sent, and until when the link rests for it.
@@ -138,13 +141,13 @@ impl Default for Link {
         Link {
             profile: None,
             credit: 0,
+            costs: false,
             was_up: false,
             down_since: None,
             lines: Lines::default(),
             beacons: Beacons::default(),
             budget: None,
             found: None,
-            store: None,
             not_stored: false,
             in_flight: VecDeque::new(),
             unsent: 0,
@@ -189,11 +192,13 @@ impl Links {
             }
             (_, None) => {}
         }
+        link.costs = link.budget.is_some() || profile.airtime != Airtime::Free;
         link.profile = Some(profile);
         // At once, so that the first answer need not wait for it, and what was lost is lost only once.
-        link.ask(now, id, Duration::ZERO);
+        let store = link.ask(now, id, Duration::ZERO);
         let first = !core::mem::replace(&mut link.was_up, true);
         let after = link.down_since.take().map(|since| now.since(since));
+        self.stores.extend(store);
         Outage { first, after, lost }
     }
 
@@ -257,6 +262,13 @@ impl Links {
         self.send_stray(via, answer, 0)
     }
 
+    /// DISCONNECTs that wait for a peer are not sent any more.
+    pub(crate) fn forget_disconnects(&mut self, via: &Via) {
+        if let Some(link) = self.get_mut(via.link) {
+            link.lines.forget_disconnects(via);
+        }
+    }
+
     /// The same with a radius for the forwarder.
     pub(crate) fn send_stray(&mut self, via: Via, answer: sn_codec::Packet<'static>, radius: u8) -> bool {
         let since = self.now;
@@ -304,7 +316,12 @@ impl Links {
             link.counts.dropped[NotSent::TooLong as usize] += 1;
             return Admission::Refused(NotSent::TooLong);
         }
-        link.admit_airtime(now, id, len, share)
+        if !link.costs {
+            return Admission::Go;
+        }
+        let (admission, store) = link.admit_airtime(now, id, len, share);
+        self.stores.extend(store);
+        admission
     }
 
     /// The same for a datagram to everyone.
@@ -326,7 +343,12 @@ impl Links {
             link.counts.dropped[NotSent::TooLong as usize] += 1;
             return Admission::Refused(NotSent::TooLong);
         }
-        link.admit_airtime(now, id, len, share)
+        if !link.costs {
+            return Admission::Go;
+        }
+        let (admission, store) = link.admit_airtime(now, id, len, share);
+        self.stores.extend(store);
+        admission
     }
 
     /// Uses up one credit and the airtime of a datagram, and names it.
@@ -340,6 +362,8 @@ impl Links {
             link.credit = link.credit.saturating_sub(1);
         }
         link.blocked_since = None;
+        // What waited for the duty cycle is looked at again once this has left.
+        link.wake_at = None;
         if !link.costs() {
             return ticket;
         }
@@ -347,7 +371,8 @@ impl Links {
         link.counts.tx_airtime_us += airtime.as_micros() as u64;
         if let Some(budget) = &mut link.budget {
             budget.charge(now, ticket, share, airtime, confirmed);
-            link.ask(now, id, Duration::ZERO);
+            let store = link.ask(now, id, Duration::ZERO);
+            self.stores.extend(store);
         }
         ticket
     }
@@ -452,7 +477,7 @@ impl Links {
 
     /// A record that is to be made durable.
     pub(crate) fn poll_store(&mut self) -> Option<StoreRequest> {
-        self.links.iter_mut().find_map(|link| link.store.take())
+        self.stores.pop_front()
     }
 
     /// When a link that waits for its duty cycle may send again.
@@ -505,17 +530,14 @@ impl Link {
 
     /// True if datagrams take time that counts.
     pub(crate) fn costs(&self) -> bool {
-        self.budget.is_some()
-            || self
-                .profile
-                .as_ref()
-                .is_some_and(|profile| profile.airtime != Airtime::Free)
+        self.costs
     }
 
     /// Whether clients take turns by airtime.
     pub(crate) fn fair(&self) -> Option<Fair> {
         self.costs().then(|| Fair {
             all: self.budget.as_ref().map(Budget::per_hour),
+            answer: self.airtime(ANSWER_LEN),
         })
     }
 
@@ -534,16 +556,19 @@ impl Link {
         self.counts.dropped[reason as usize] += count as u64;
     }
 
-    fn admit_airtime(&mut self, now: Instant, id: LinkId, len: usize, share: Share) -> Admission {
-        if self.budget.is_none() {
-            return Admission::Go;
-        }
+    fn admit_airtime(
+        &mut self,
+        now: Instant,
+        id: LinkId,
+        len: usize,
+        share: Share,
+    ) -> (Admission, Option<StoreRequest>) {
         let airtime = self.airtime(len);
-        self.ask(now, id, airtime);
+        let store = self.ask(now, id, airtime);
         let Some(budget) = &mut self.budget else {
-            return Admission::Go;
+            return (Admission::Go, store);
         };
-        match budget.ready_at(now, share, airtime) {
+        let admission = match budget.ready_at(now, share, airtime) {
             Ready::Now => Admission::Go,
             Ready::At(at) => {
                 self.wake_at = Some(at);
@@ -554,15 +579,14 @@ impl Link {
                 self.counts.dropped[NotSent::DutyCycle as usize] += 1;
                 Admission::Refused(NotSent::DutyCycle)
             }
-        }
+        };
+        (admission, store)
     }
 
     /// Has what was used recorded, if the last record does not cover a datagram of that length.
-    fn ask(&mut self, now: Instant, id: LinkId, airtime: Duration) {
-        let record = self.budget.as_mut().and_then(|budget| budget.ask(now, airtime));
-        if let Some(record) = record {
-            self.store = Some(StoreRequest::Airtime { link: id, record });
-        }
+    fn ask(&mut self, now: Instant, id: LinkId, airtime: Duration) -> Option<StoreRequest> {
+        let record = self.budget.as_mut()?.ask(now, airtime)?;
+        Some(StoreRequest::Airtime { link: id, record })
     }
 
     fn land(&mut self, ticket: TxTicket) -> Option<InFlight> {

@@ -1,5 +1,6 @@
 //! The aggregated filter table: many subscribers, one subscription at the broker.
 
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub(crate) struct Subscriptions {
     /// Filters with wildcards; the others are found by their name.
     trie: Trie,
     last_id: u32,
+    /// Counts filters that came to stand at the broker.
+    stands: u32,
     /// When the retained messages of a filter are no longer told from others', in order of time.
     windows: VecDeque<(Instant, FilterKey)>,
 }
@@ -45,6 +48,11 @@ pub(crate) struct Filter {
     /// It stands at the broker, with this QoS.
     pub(crate) active: Option<QoS>,
     pub(crate) pending: Pending,
+    /// Which of all filters it was to come to stand at the broker.
+    stands_since: u32,
+    /// Digest of the first message that came for it since then: what comes later, but for copies of this one, was routed
+    /// when the filter stood.
+    proof: Option<NonZeroU32>,
     /// A client was accepted while the broker was away (reading A31): one more SUBSCRIBE is owed, for its QoS and for
     /// the retained messages.
     pub(crate) ask_again: bool,
@@ -68,8 +76,22 @@ struct Busy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pending {
     Nothing,
-    Subscribe,
+    /// With this QoS.
+    Subscribe(QoS),
     Unsubscribe,
+}
+
+/// A message from the broker, as far as it decides who gets it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    /// The subscriptions it came for, if the broker says so.
+    pub(crate) ids: &'a [FilterId],
+    pub(crate) topic: &'a Arc<str>,
+    pub(crate) retain: bool,
+    /// Almost surely another one for another topic or payload.
+    pub(crate) digest: NonZeroU32,
+    /// What came before it was routed before; QoS 0 may overtake.
+    pub(crate) in_order: bool,
 }
 
 /// A client with a filter.
@@ -109,6 +131,18 @@ impl Filter {
             .map(|subscriber| subscriber.asked)
             .max()
             .unwrap_or_default()
+    }
+
+    /// The broker answered what was under way.
+    fn granted(&mut self, granted: QoS, pending: Pending) {
+        self.active = Some(granted);
+        for subscriber in &mut self.subscribers {
+            // Who asked for more since then is not answered yet, unless the broker gives less than it was asked for.
+            let asked_since = pending == Pending::Subscribe(granted) && granted < subscriber.asked;
+            if !asked_since {
+                subscriber.granted = subscriber.asked.min(granted);
+            }
+        }
     }
 
     /// Adds a client, or replaces what it asked for before.
@@ -268,6 +302,18 @@ impl Subscriptions {
         }
     }
 
+    /// The broker answered the SUBSCRIBE under way for a filter.
+    pub(crate) fn granted(&mut self, key: FilterKey, granted: QoS, pending: Pending) {
+        let Some(filter) = self.filters.get_mut(key as usize) else {
+            return;
+        };
+        if filter.active.is_none() {
+            self.stands = self.stands.wrapping_add(1);
+            (filter.stands_since, filter.proof) = (self.stands, None);
+        }
+        filter.granted(granted, pending);
+    }
+
     /// Keys of all filters, in an order that depends on nothing but the history.
     pub(crate) fn keys(&self) -> Vec<FilterKey> {
         self.filters.iter().map(|(key, _)| key as FilterKey).collect()
@@ -298,6 +344,8 @@ impl Subscriptions {
             id,
             active: None,
             pending: Pending::Nothing,
+            stands_since: u32::MAX,
+            proof: None,
             ask_again: false,
             subscribers: SmallVec::new(),
             busy: None,
@@ -347,14 +395,14 @@ impl Subscriptions {
     /// With subscription identifiers the broker may send one copy per filter: then the copy that counts for a
     /// client is the one of its best filter. Messages with RETAIN set are the answer to a SUBSCRIBE and go to the
     /// clients that wait for it.
-    pub(crate) fn recipients(
-        &mut self,
-        now: Instant,
-        ids: &[FilterId],
-        name: &Arc<str>,
-        retain: bool,
-        into: &mut Vec<(ClientIx, QoS)>,
-    ) {
+    pub(crate) fn recipients(&mut self, now: Instant, arrival: Arrival<'_>, into: &mut Vec<(ClientIx, QoS)>) {
+        let Arrival {
+            ids,
+            topic: name,
+            retain,
+            digest,
+            ..
+        } = arrival;
         into.clear();
         self.close_windows(now);
         let mut keys: Vec<FilterKey> = Vec::new();
@@ -370,7 +418,11 @@ impl Subscriptions {
         }
         for &key in &keys {
             if !retain {
-                self.filters[key as usize].pass_live(name, now);
+                let filter = &mut self.filters[key as usize];
+                filter.pass_live(name, now);
+                if arrival.in_order && !ids.is_empty() && filter.active.is_some() {
+                    filter.proof.get_or_insert(digest);
+                }
             }
             let count = self.filters[key as usize].subscribers.len();
             for at in 0..count {
@@ -378,7 +430,7 @@ impl Subscriptions {
                 let wanted = if retain {
                     self.filters[key as usize].take_retained(client, name, now)
                 } else {
-                    matching.len() < 2 || self.best_filter(client, &matching, key) == key
+                    matching.len() < 2 || self.best_filter(client, &matching, key, digest) == key
                 };
                 if wanted {
                     into.push((client, granted));
@@ -391,10 +443,19 @@ impl Subscriptions {
         }
     }
 
-    /// Of the client's filters that match and stand at the broker, the one with the highest QoS.
+    /// Of the client's filters that match and stand at the broker, the one whose copy counts: with the highest QoS.
     ///
-    /// One that is being given back may get no copy any more, even if the client wants it again by now.
-    fn best_filter(&self, client: ClientIx, matching: &[FilterKey], of: FilterKey) -> FilterKey {
+    /// One that is being given back may get no copy any more, even if the client wants it again by now. Nor does one
+    /// whose subscription is younger than the message, which may have waited at the broker: until a filter has proved
+    /// that what comes now is younger than itself, the oldest counts. Where some filters guarantee delivery, it is one of
+    /// those.
+    fn best_filter(
+        &self,
+        client: ClientIx,
+        matching: &[FilterKey],
+        of: FilterKey,
+        digest: NonZeroU32,
+    ) -> FilterKey {
         let granted = |key: FilterKey| {
             let filter = &self.filters[key as usize];
             let own = filter
@@ -408,16 +469,25 @@ impl Subscriptions {
                     .map_or(own.granted, |active| own.granted.min(active)),
             )
         };
-        matching
-            .iter()
-            .copied()
-            .filter(|&key| {
+        let candidates = || {
+            let standing = matching.iter().copied().filter(|&key| {
                 let filter = &self.filters[key as usize];
                 let leaving = filter.pending == Pending::Unsubscribe;
                 (key == of || filter.active.is_some()) && !leaving
-            })
-            .filter_map(|key| Some((granted(key)?, core::cmp::Reverse(key))))
+            });
+            standing.filter_map(|key| Some((granted(key)?, core::cmp::Reverse(key))))
+        };
+        let guaranteed = candidates().any(|(qos, _)| qos > QoS::AtMostOnce);
+        let candidates = || candidates().filter(|(qos, _)| *qos > QoS::AtMostOnce || !guaranteed);
+        let proven = candidates().filter(|(_, core::cmp::Reverse(key))| {
+            self.filters[*key as usize]
+                .proof
+                .is_some_and(|proof| proof != digest)
+        });
+        let oldest = || candidates().min_by_key(|(_, key)| self.filters[key.0 as usize].stands_since);
+        proven
             .max()
+            .or_else(oldest)
             .map_or(of, |(_, core::cmp::Reverse(key))| key)
     }
 }

@@ -52,10 +52,13 @@ impl Gateway {
             let turned = match link.lines.next(now, fair) {
                 Some(Turn::Stray) => match self.transmit_stray(now, id, buf) {
                     // What may use less of the duty cycle must not keep back what may use more.
-                    Turned::Waits => self.transmit_next_reply(now, id, fair, buf),
+                    Turned::Waits => self.transmit_ack(now, id, fair, buf),
                     turned => turned,
                 },
-                Some(Turn::Reply(at)) => self.transmit_reply(now, id, at, buf),
+                Some(Turn::Reply(at)) => match self.transmit_reply(now, id, at, buf) {
+                    Turned::Waits => self.transmit_ack(now, id, fair, buf),
+                    turned => turned,
+                },
                 Some(Turn::Client(line, at)) => self.transmit_delivery(now, id, line, at, buf),
                 Some(Turn::Enough) => {
                     link.look_again(now);
@@ -98,10 +101,10 @@ impl Gateway {
         let Some(link) = self.cx.links.get_mut(id) else {
             return Turned::Waits;
         };
-        let Some(stray) = link.lines.strays.pop_front() else {
+        let Some(stray) = link.lines.pop_stray() else {
             return Turned::Nothing;
         };
-        let (len, share) = (stray.len(), stray.share());
+        let (len, share) = (stray.len(), Share::Control);
         match self.cx.links.admit(now, id, len, share) {
             Admission::Go => {}
             Admission::Wait => {
@@ -125,15 +128,11 @@ impl Gateway {
         Turned::Sent(transmit(id, to, len, ticket))
     }
 
-    fn transmit_next_reply(
-        &mut self,
-        now: Instant,
-        id: LinkId,
-        fair: Option<Fair>,
-        buf: &mut Vec<u8>,
-    ) -> Turned {
+    /// An answer within a session.
+    fn transmit_ack(&mut self, now: Instant, id: LinkId, fair: Option<Fair>, buf: &mut Vec<u8>) -> Turned {
+        let acks = |owed: &Owed| owed.share() == Share::Ack;
         let link = self.cx.links.get(id);
-        match link.and_then(|link| link.lines.next_reply(now, fair)) {
+        match link.and_then(|link| link.lines.next_reply(now, fair, acks)) {
             Some(Turn::Reply(at)) => self.transmit_reply(now, id, at, buf),
             _ => Turned::Waits,
         }
@@ -162,24 +161,27 @@ impl Gateway {
         };
         let packet = Packet::from(owed.reply);
         let len = packet.encoded_len() + via.overhead();
-        let admission = self.cx.links.admit(now, id, len, Share::Ack);
+        let share = owed.share();
+        let admission = self.cx.links.admit(now, id, len, share);
         if admission == Admission::Wait {
             return Turned::Waits;
         }
         client.owed = client.owed.saturating_sub(1);
         if let Some(link) = self.cx.links.get_mut(id) {
-            link.lines.replies.remove(at);
+            link.lines.remove_reply(at);
         }
         if let Admission::Refused(reason) = admission {
             let via = via.clone();
             return self.refused(now, id, &via, len, reason);
         }
-        let ticket = self.cx.links.spend(now, id, len, Share::Ack);
+        let ticket = self.cx.links.spend(now, id, len, share);
         encode(&mut self.cx, via, 0, &packet, buf);
         let to = Destination::Peer(via.route.clone());
         if let Some(link) = self.cx.links.get_mut(id) {
-            let airtime = link.airtime(len);
-            link.lines.answered(now, Some(owed.client), airtime);
+            if link.costs() {
+                let airtime = link.airtime(len);
+                link.lines.answered(now, Some(owed.client), airtime);
+            }
             if link.confirms() {
                 self.cx.links.follow(now, id, ticket, len, What::Reply(owed));
             }

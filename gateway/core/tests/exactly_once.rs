@@ -6,7 +6,7 @@ mod common;
 
 use core::time::Duration;
 
-use common::{Bench, connack, connect, puback, publish, seconds, topic_id};
+use common::{Bench, LINK, connack, connect, puback, publish, route, seconds, topic_id};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{BrokerEvent, FilterId, Refusal};
 use sn_codec::{MsgId, Packet, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
@@ -308,4 +308,29 @@ impl Bench {
         self.requests.clear();
         self.connect_with(A, connect);
     }
+}
+
+#[test]
+fn late_pubrec_over_a_new_connection_is_answered_by_one_pubrel() {
+    let (mut bench, filter) = subscribed();
+    bench.message(&[filter], "cmd", QOS2, false, b"go");
+    let message = bench.heard_publish(A);
+    // Both arrive before the gateway is asked what to send.
+    for packet in [
+        Packet::Connect(connect("a", false, 60)),
+        Packet::Pubrec(message.msg_id),
+    ] {
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        bench
+            .gateway
+            .handle_datagram(bench.now, LINK, &route(A), &datagram);
+    }
+    bench.drain();
+    bench.expect(
+        A,
+        &[connack(ReturnCode::Accepted), Packet::Pubrel(message.msg_id)],
+    );
+    bench.packet(A, Packet::Pubcomp(message.msg_id));
+    bench.expect(A, &[]);
 }

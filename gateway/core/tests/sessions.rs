@@ -4,7 +4,9 @@
 
 mod common;
 
-use common::{Bench, connack, connect, disconnect, puback, publish, seconds, topic_id, will_topic};
+use common::{
+    Bench, LINK, connack, connect, disconnect, puback, publish, route, seconds, topic_id, will_topic,
+};
 use gateway_core::config::{AddressChange, ClientRule, GatewayConfig};
 use gateway_core::io::{BrokerRequest, LinkEvent, LinkProfile, Notice};
 use sn_codec::{Connect, Packet, Pingreq, QoS, ReturnCode, TopicRef, WillMsg, WillTopic};
@@ -485,16 +487,14 @@ fn what_was_owed_when_the_radio_failed_is_not_sent_later() {
             ..LinkProfile::default()
         })
     };
-    bench.gateway.handle_link(bench.now, common::LINK, profile(0));
+    bench.gateway.handle_link(bench.now, LINK, profile(0));
     for _ in 0..100 {
         bench.pingreq(A, None);
     }
+    bench.gateway.handle_link(bench.now, LINK, LinkEvent::Down);
     bench
         .gateway
-        .handle_link(bench.now, common::LINK, LinkEvent::Down);
-    bench
-        .gateway
-        .handle_link(bench.now, common::LINK, profile(LinkProfile::UNLIMITED));
+        .handle_link(bench.now, LINK, profile(LinkProfile::UNLIMITED));
     bench.drain();
     bench.expect(A, &[]);
     for _ in 0..20 {
@@ -531,4 +531,21 @@ fn qos_0_for_who_is_away_is_dropped_and_counted() {
         (message.data, topic_id(message.topic)),
         (&b"1"[..], register.topic_id)
     );
+}
+
+#[test]
+fn no_disconnect_for_the_stranger_follows_the_connack() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let mut hand_in = |packet: Packet<'_>| {
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        bench
+            .gateway
+            .handle_datagram(bench.now, LINK, &route(1), &datagram);
+    };
+    // Both before anything is sent: the network held the first back.
+    hand_in(Packet::Pingreq(Pingreq { client_id: None }));
+    hand_in(Packet::Connect(connect("a", true, 60)));
+    bench.drain();
+    bench.expect(1, &[connack(ReturnCode::Accepted)]);
 }

@@ -682,3 +682,111 @@ fn link_up(bench: &mut Bench, credit: u32) {
     bench.gateway.handle_link(bench.now, LINK, LinkEvent::Up(profile));
     bench.drain();
 }
+
+// A DISCONNECT that was lost: the client sleeps, and the gateway does not know.
+
+/// Client `a` at port A, as [`sleeper`] makes it, but the gateway has not heard that it sleeps; one message was sent to
+/// it in vain.
+fn overlooked_sleeper() -> (Bench, FilterId) {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect_with(A, connect("a", false, 600));
+    bench.register(A, "cmd/a");
+    let (_, filter) = bench.subscribe(A, "cmd/#", QOS2);
+    bench.cmd(filter, QOS1, "1");
+    bench.pass(seconds(300));
+    bench.take(A);
+    (bench, filter)
+}
+
+#[test]
+fn active_client_that_names_itself_gets_what_waits_before_pingresp() {
+    let (mut bench, filter) = overlooked_sleeper();
+    bench.cmd(filter, QOS2, "2");
+    bench.cmd(filter, QOS0, "3");
+    bench.expect(A, &[]);
+    assert_eq!(bench.wake_and_take_all(A), ["1", "2", "3"]);
+    // It is active all the same: what comes now goes out at once.
+    bench.cmd(filter, QOS1, "4");
+    assert_eq!(bench.heard_publish(A).data, b"4");
+}
+
+#[test]
+fn pingresp_waits_for_what_waited_at_the_ping_and_not_for_what_came_since() {
+    let (mut bench, filter) = overlooked_sleeper();
+    bench.pingreq(A, Some("a"));
+    let first = bench.heard_publish(A);
+    bench.cmd(filter, QOS1, "2");
+    bench.puback(A, first);
+    let heard = bench.heard(A);
+    assert!(
+        matches!(heard[..], [Packet::Pingresp, Packet::Publish(_)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn pingresp_is_put_off_twice_for_a_message_that_the_client_cannot_take() {
+    let (mut bench, _) = overlooked_sleeper();
+    for _ in 0..2 {
+        bench.pingreq(A, Some("a"));
+        assert_eq!(bench.heard_publish(A).data, b"1");
+    }
+    for _ in 0..2 {
+        bench.pingreq(A, Some("a"));
+        bench.expect(A, &[Packet::Pingresp]);
+    }
+    // Its next wake-up may go better.
+    bench.pass(seconds(60));
+    bench.take(A);
+    bench.pingreq(A, Some("a"));
+    let message = bench.heard_publish(A);
+    bench.puback(A, message);
+    bench.expect(A, &[Packet::Pingresp]);
+}
+
+#[test]
+fn active_client_that_does_not_name_itself_is_answered_at_once() {
+    let (mut bench, _) = overlooked_sleeper();
+    bench.pingreq(A, None);
+    let heard = bench.heard(A);
+    assert!(
+        matches!(heard[..], [Packet::Pingresp, Packet::Publish(_)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn message_of_a_silent_client_waits_until_it_is_lost_and_in_its_session_afterwards() {
+    let (mut bench, _) = overlooked_sleeper();
+    bench.pass(seconds(900));
+    assert_eq!(bench.gateway.metrics().lost_total, 1);
+    bench.take(A);
+    bench.packet(A, Packet::Connect(connect("a", false, 600)));
+    let heard = bench.heard(A);
+    let [_, Packet::Register(register)] = heard[..] else {
+        panic!("{heard:?}")
+    };
+    bench.packet(A, regack(register));
+    let message = bench.heard_publish(A);
+    assert_eq!((message.data, message.dup), (&b"1"[..], true));
+}
+
+#[test]
+fn regack_that_comes_after_falling_asleep_shows_that_the_client_answers() {
+    let (mut bench, filter) = sleeper(GatewayConfig::default());
+    bench.packet(A, Packet::Connect(connect("a", false, 60)));
+    bench.take(A);
+    bench.message(&[filter], "cmd/new", QOS1, false, b"1");
+    let heard = bench.heard(A);
+    let [Packet::Register(register)] = heard[..] else {
+        panic!("{heard:?}")
+    };
+    bench.sleep(A, 600);
+    bench.packet(A, regack(register));
+    // Awake again, its answers are lost for a whole round: that is loss and no habit, so names are still registered.
+    bench.pingreq(A, Some("a"));
+    bench.pass(seconds(200));
+    bench.take(A);
+    bench.message(&[filter], "cmd/newer", QOS1, false, b"2");
+    assert_eq!(bench.wake_and_take_all(A), ["1", "2"]);
+}

@@ -360,6 +360,34 @@ fn overlapping_filters_deliver_once_at_the_higher_qos() {
 }
 
 #[test]
+fn message_routed_before_a_better_filter_stood_is_delivered_by_the_older_one() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.register(A, "room/1");
+    let (_, all) = bench.subscribe(A, "#", QoS::AtLeastOnce);
+    let (_, room) = bench.subscribe(A, "room/+", QoS::ExactlyOnce);
+    // It waited at the broker when nothing but `#` was subscribed, so no copy for `room/+` will come.
+    bench.message(&[all], "room/1", QoS::AtLeastOnce, false, b"old");
+    let message = bench.heard_publish(A);
+    bench.puback(A, message);
+    // A broker that sends a copy for each: still once, the first time by the older filter, then by the better one.
+    for (payload, qos) in [(b"1", QoS::AtLeastOnce), (b"2", QoS::ExactlyOnce)] {
+        for (filter, highest) in [(all, QoS::AtLeastOnce), (room, QoS::ExactlyOnce)] {
+            bench.message(&[filter], "room/1", highest, false, payload);
+        }
+        let message = bench.heard_publish(A);
+        assert_eq!(
+            (message.data, message.qos),
+            (&payload[..], PublishQoS::Level(qos))
+        );
+        match qos {
+            QoS::ExactlyOnce => bench.packet(A, Packet::Pubrec(message.msg_id)),
+            _ => bench.puback(A, message),
+        }
+    }
+}
+
+#[test]
 fn wildcard_match_is_registered_before_it_is_published() {
     let mut bench = Bench::up(GatewayConfig::default());
     bench.connect(A, "a");
@@ -484,6 +512,66 @@ fn subscription_is_accepted_while_the_broker_is_away_and_carried_out_later() {
         result: Err(Refusal(0x87)),
     });
     bench.expect(A, &[disconnect()]);
+}
+
+#[test]
+fn answer_to_an_earlier_subscribe_does_not_take_qos_from_who_asked_for_more_since() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.connect(B, "b");
+    bench.packet(A, subscribe(MsgId(9), "cmd", QoS::AtMostOnce));
+    let (early, filter) = bench.subscribe_request();
+    // Its answer is still to come when the connection drops; meanwhile B is granted QoS 1 (reading A31).
+    bench.broker_down();
+    bench.packet(B, subscribe(MsgId(9), "cmd", QoS::AtLeastOnce));
+    bench.broker_up(true);
+    bench.broker(BrokerEvent::Settled {
+        token: early,
+        result: Ok(Some(QoS::AtMostOnce)),
+    });
+    bench.take(B);
+    bench.message(&[filter], "cmd", QoS::AtLeastOnce, false, b"go");
+    let message = bench.heard_publish(B);
+    assert_eq!(message.qos, PublishQoS::Level(QoS::AtLeastOnce));
+    // A broker that gives less than it was asked for is another matter.
+    let (late, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token: late,
+        result: Ok(Some(QoS::AtMostOnce)),
+    });
+    bench.puback(B, message);
+    bench.message(&[filter], "cmd", QoS::AtLeastOnce, false, b"go");
+    let message = bench.heard_publish(B);
+    assert_eq!(message.qos, PublishQoS::Level(QoS::AtMostOnce));
+}
+
+#[test]
+fn subscribe_of_an_earlier_connection_does_not_answer_another_under_its_id() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let connect = common::connect("a", false, 60);
+    bench.connect_with(A, connect);
+    bench.packet(A, subscribe(MsgId(9), "cmd/#", QoS::ExactlyOnce));
+    let (early, _) = bench.subscribe_request();
+    // A device that starts anew and begins with the same ids.
+    bench.connect_with(B, connect);
+    bench.packet(B, subscribe(MsgId(9), "state/#", QoS::AtLeastOnce));
+    let (own, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token: early,
+        result: Ok(Some(QoS::ExactlyOnce)),
+    });
+    bench.expect(B, &[]);
+    bench.broker(BrokerEvent::Settled {
+        token: own,
+        result: Ok(Some(QoS::AtLeastOnce)),
+    });
+    let granted = Suback {
+        qos: QoS::AtLeastOnce,
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(9),
+        return_code: ReturnCode::Accepted,
+    };
+    bench.expect(B, &[Packet::Suback(granted)]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -13,15 +13,16 @@ use gateway_core::config::{
     QosMinusOneRule, SearchReply, SleepQos0, SleepRules, Timers, UpstreamConfig, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
-use radio_adapters::udp::UdpConfig;
+use ipnet::IpNet;
 use sn_codec::{QoS, TopicId};
 use tracing::level_filters::LevelFilter;
 
 use super::{
     layers::Surroundings,
+    radio_settings::{links, radio},
     report::Report,
     rules::base_directory,
-    settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings},
+    settings::{Broker, LogFormat, LogSettings, Radio, Settings},
     source::Place,
     tree::{Table, Value},
     url::BrokerUrl,
@@ -36,7 +37,11 @@ const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 /// Builds the settings. Where a value is invalid, and so has been reported, something else stands in its place.
 pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Report>) -> Settings {
     let gateway_id = root.integer("gateway.id").map_or(1, to);
-    let radios: Vec<Radio> = root.tables("radio").iter().filter_map(radio).collect();
+    let radios: Vec<Radio> = root
+        .tables("radio")
+        .iter()
+        .filter_map(|entry| radio(root, entry))
+        .collect();
     let sleep = sleep(root, "sleep", &SleepRules::default());
     let default = GatewayConfig::default();
     let name = root
@@ -65,8 +70,8 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             forwarders: forwarders(root, &radios),
             qos_minus_one: qos_minus_one(root, &radios),
             timers: timers(root),
-            links: Vec::new(),
-            keep_airtime: false,
+            links: links(&radios),
+            keep_airtime: radios.iter().any(|radio| radio.kind.has_duty_cycle()),
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
             sleep,
@@ -167,7 +172,28 @@ fn forwarders(root: &Table, radios: &[Radio]) -> Vec<ForwarderRule> {
             packets_per_second: entry.integer("packets_per_second").map_or(0, to),
         })
     };
-    root.tables("forwarder").iter().filter_map(rule).collect()
+    let listed = root.tables("forwarder").iter().filter_map(rule);
+    listed.chain(without_encapsulation(root, radios)).collect()
+}
+
+/// Lines on which nobody may forward: a rule that no peer of theirs meets, since none of them has an IP address.
+fn without_encapsulation(root: &Table, radios: &[Radio]) -> Vec<ForwarderRule> {
+    let closed = |entry: &&Table| entry.text("encapsulation") == Some("none");
+    let rule = |entry: &Table| {
+        let name = entry.text("name")?;
+        let at = radios.iter().position(|radio| radio.name == name)?;
+        Some(ForwarderRule {
+            name: format!("none on {name}"),
+            peers: PeerMatch {
+                link: Some(LinkId(u16::try_from(at).ok()?)),
+                source: Some(IpNet::from(IpAddr::from(Ipv4Addr::UNSPECIFIED))),
+            },
+            max_nodes: 0,
+            packets_per_second: 0,
+        })
+    };
+    let entries = root.tables("radio").iter();
+    entries.filter(closed).filter_map(rule).collect()
 }
 
 fn qos_minus_one(root: &Table, radios: &[Radio]) -> Vec<QosMinusOneRule> {
@@ -285,30 +311,6 @@ fn state_dir(root: &Table, around: &Surroundings) -> PathBuf {
         None if around.home.is_none() => home().join("snipe"),
         None => home().join(".local/state/snipe"),
     }
-}
-
-fn radio(radio: &Table) -> Option<Radio> {
-    let addresses = |key| {
-        radio
-            .addresses(key)
-            .map(|(address, _)| address)
-            .collect::<Vec<SocketAddr>>()
-    };
-    let kind = match radio.text("kind")? {
-        "udp" => RadioKind::Udp(UdpConfig {
-            bind: addresses("bind"),
-            multicast: addresses("multicast"),
-            interface: radio.text("interface").map(str::to_owned),
-            mtu: to(radio.integer("mtu")?),
-        }),
-        // Warned about where the kind stands.
-        _ => return None,
-    };
-    Some(Radio {
-        name: radio.text("name")?.to_owned(),
-        kind,
-        required: radio.bool("required").unwrap_or_default(),
-    })
 }
 
 fn broker(root: &Table, reports: &mut Vec<Report>) -> Broker {

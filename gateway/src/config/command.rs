@@ -3,12 +3,13 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::{
-    Broker, EXIT_INVALID, Loaded, SourceArgs,
+    Broker, EXIT_INVALID, Loaded, SourceArgs, forecast,
     layers::Surroundings,
     load, load_tree, render,
     report::{ConfigErrors, colours_on_stderr},
     schema::ROOT,
 };
+use crate::online;
 
 /// Arguments of `snipe check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -16,6 +17,9 @@ pub(crate) struct CheckArgs {
     /// Files to check instead of those of --config, merged in this order
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Also open the radios, ask each modem what it is, and try the broker
+    #[arg(long)]
+    pub(crate) online: bool,
     /// Where the rest comes from.
     #[command(flatten)]
     pub(crate) source: SourceArgs,
@@ -52,7 +56,8 @@ pub(crate) struct ShowArgs {
 }
 
 impl CheckArgs {
-    /// Prints every warning and error and a summary. Exit code 0, or 78 if there are errors.
+    /// Prints every warning and error and a summary, and what is there if that was asked for. Exit code 0, 78 if there
+    /// are errors, 69 or 77 if something is not there.
     pub(crate) fn run(mut self) -> ExitCode {
         if !self.files.is_empty() {
             self.source.config = std::mem::take(&mut self.files);
@@ -61,6 +66,12 @@ impl CheckArgs {
             Ok(loaded) => {
                 warn(&loaded);
                 println!("{}: ok ({})", loaded.origin, summary(&loaded));
+                for line in loaded.settings.radios.iter().filter_map(forecast::of) {
+                    println!("  {line}");
+                }
+                if self.online {
+                    return online::check(&loaded.settings);
+                }
                 ExitCode::SUCCESS
             }
             Err(errors) => refuse(&errors),

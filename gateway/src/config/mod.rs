@@ -5,7 +5,11 @@
 
 mod assemble;
 mod command;
+mod derive;
+mod forecast;
 mod layers;
+mod radio_rules;
+mod radio_settings;
 mod render;
 mod report;
 mod rules;
@@ -23,7 +27,9 @@ use std::path::PathBuf;
 
 pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
 pub(crate) use report::{ConfigErrors, Warning};
-pub(crate) use settings::{Broker, LogFormat, LogSettings, RadioKind, Settings};
+pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings};
+#[cfg(feature = "sim")]
+pub(crate) use units::parse_duration;
 
 use layers::Surroundings;
 use tree::Table;
@@ -73,7 +79,8 @@ struct LoadedTree {
 
 fn load_tree(args: &SourceArgs, around: &Surroundings) -> Result<LoadedTree, ConfigErrors> {
     let mut reports = Vec::new();
-    let merged = layers::read(args, around, &mut reports);
+    let mut merged = layers::read(args, around, &mut reports);
+    derive::radios(&mut merged.root);
     rules::check(&merged.root, &mut reports);
     let settings = assemble::settings(&merged.root, around, &mut reports);
     let warnings = report::settle(reports)?;

@@ -4,7 +4,7 @@ use core::fmt::Write;
 
 use super::{
     layers::DEFAULT_RADIO,
-    schema::{Field, Kind, ROOT, Shape},
+    schema::{Field, Kind, ROOT, Shape, Variant},
     tree::{Node, Table, Value},
     url::{MASK, masked},
 };
@@ -76,18 +76,44 @@ fn entry(out: &mut String, name: &str, shape: &Shape) {
         .fields_of(is_default.then_some("udp"))
         .filter(|field| field.used)
     {
-        // What the default radio must say is what its examples say.
-        let field = Field {
-            default: field.default.or(field.example.filter(|_| field.required)),
-            ..*field
-        };
-        default_line(out, hash, &field);
+        default_line(out, hash, &said(field));
+    }
+    for variant in shape.variants.iter().filter(|_| is_default) {
+        if variant.used && variant.kind != "udp" {
+            other_kind(out, name, variant);
+        }
+    }
+}
+
+/// What an entry must say is what the example says.
+fn said(field: &Field) -> Field {
+    Field {
+        default: field.default.or(field.example.filter(|_| field.required)),
+        ..*field
+    }
+}
+
+/// An entry of another kind behind `#`; what it may leave out stands behind another one.
+fn other_kind(out: &mut String, name: &str, variant: &Variant) {
+    let kind = variant.kind;
+    let _ = writeln!(out);
+    line(out, "# ", &format!("[[{name}]]"), "");
+    line(out, "# ", &format!("name = \"{kind}0\""), "");
+    line(out, "# ", &format!("kind = \"{kind}\""), variant.doc);
+    for field in variant.fields.iter().filter(|field| field.used) {
+        key_line(out, "# ", "# # ", &said(field));
     }
 }
 
 fn default_line(out: &mut String, hash: &str, field: &Field) {
-    let hash = if field.telling || field.default.is_none() && !matches!(field.kind, Kind::Table(_)) {
-        "# "
+    key_line(out, hash, "# ", field);
+}
+
+/// A key behind `hash`, or behind `optional` if nothing, or something that depends on others, stands for it.
+fn key_line(out: &mut String, hash: &str, optional: &str, field: &Field) {
+    let of_its_own = matches!(field.kind, Kind::Table(_)) && field.example.is_none();
+    let hash = if field.telling || field.default.is_none() && !of_its_own {
+        optional
     } else {
         hash
     };

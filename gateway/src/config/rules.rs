@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::net::SocketAddr;
 
 use super::{
+    radio_rules,
     report::Report,
     schema::{BROKER_EMBEDDED as EMBEDDED, Kind, ROOT, Shape},
     source::{Origin, Place},
@@ -24,6 +25,7 @@ pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
     required(&ROOT, root, "", reports);
     gateway(root, reports);
     radios(root, reports);
+    radio_rules::check(root, reports);
     broker(root, reports);
     embedded(root, reports);
     topics(root, reports);
@@ -498,7 +500,7 @@ fn topics(root: &Table, reports: &mut Vec<Report>) {
     let smallest = root
         .tables("radio")
         .iter()
-        .filter(|radio| radio.text("kind") == Some("udp"))
+        .filter(|radio| radio.text("kind") == Some("udp") || radio_rules::on_a_line(radio))
         .filter_map(|radio| Some((radio.integer("mtu")?, radio)))
         .min_by_key(|(mtu, _)| *mtu);
     let of_clients = root
@@ -667,6 +669,17 @@ fn peers(root: &Table, section: &str, reports: &mut Vec<Report>) {
                 network.addr()
             );
             reports.push(Report::warning("wide-network", title, &node.place, "not one address").help(help));
+        }
+        if let (Some(name), Some(source)) = (entry.text("radio"), entry.node("source"))
+            && let Some(radio) = root
+                .tables("radio")
+                .iter()
+                .find(|radio| radio.text("name") == Some(name))
+            && radio_rules::on_a_line(radio)
+        {
+            let title = format!("nobody on radio `{name}` has an IP address");
+            let report = Report::error("bad-address", title, &source.place, "matches nobody");
+            reports.push(report.help("leave `source` out: it is for radios of the network"));
         }
         let covers = |earlier: &&Table| {
             let radio = earlier

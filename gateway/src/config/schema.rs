@@ -25,6 +25,8 @@ pub(super) struct Variant {
     pub(super) fields: &'static [Field],
     /// Whether this version does anything with it.
     pub(super) used: bool,
+    /// One line about it.
+    pub(super) doc: &'static str,
 }
 
 /// How the entries of an array of tables are told apart.
@@ -125,6 +127,11 @@ impl Shape {
     pub(super) fn field(&self, kind: Option<&str>, name: &str) -> Option<&'static Field> {
         self.fields_of(kind).find(|field| field.name == name)
     }
+}
+
+/// The default of a key of radios of a kind, as TOML writes it.
+pub(super) fn radio_default(kind: &str, key: &str) -> Option<&'static str> {
+    RADIO.field(Some(kind), key)?.default
 }
 
 const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Field {
@@ -307,7 +314,7 @@ static RADIO: Shape = Shape {
         key(
             "kind",
             Kind::Choice(&["udp", "dtls", "lora", "xbee", "serial", "forwarder-tcp"]),
-            "MQTT-SN over UDP",
+            "udp | lora | xbee | serial",
         )
         .required()
         .example("\"udp\""),
@@ -317,39 +324,50 @@ static RADIO: Shape = Shape {
             "true: the gateway does not start without this radio",
         )
         .default("false"),
+        key(
+            "retry",
+            Kind::Table(&RADIO_RETRY),
+            "in place of keys of timers.retry, for this radio",
+        )
+        .example("{ first = \"20s\", count = 4 }"),
         later("protocol", SN_VERSIONS),
-        later("retry", Kind::Table(&RETRY)),
     ],
     variants: &[
         Variant {
             kind: "udp",
             fields: UDP,
             used: true,
+            doc: "MQTT-SN over UDP",
         },
         Variant {
             kind: "dtls",
             fields: DTLS,
             used: false,
+            doc: "",
         },
         Variant {
             kind: "lora",
             fields: LORA,
-            used: false,
+            used: true,
+            doc: "a LoRa modem on a serial port",
         },
         Variant {
             kind: "xbee",
             fields: XBEE,
-            used: false,
+            used: true,
+            doc: "an XBee in API mode",
         },
         Variant {
             kind: "serial",
             fields: SERIAL,
-            used: false,
+            used: true,
+            doc: "MQTT-SN over a serial line",
         },
         Variant {
             kind: "forwarder-tcp",
             fields: FORWARDER_TCP,
             used: false,
+            doc: "",
         },
     ],
     identity: Some(Identity {
@@ -394,64 +412,252 @@ const DTLS: &[Field] = &[
 ];
 
 const BAUD: Kind = Kind::Integer(300, 12_000_000);
-const LINK_HEADER: Kind = Kind::Choice(&["radiohead", "forwarder", "none"]);
+/// A radio's datagrams: room for a PUBLISH and a few octets, up to two octets of length.
+const RADIO_MTU: Kind = Kind::Integer(16, 65_535);
+
+const fn port(example: &'static str) -> Field {
+    key(
+        "port",
+        Kind::Text,
+        "the serial port; /dev/serial/by-id/… is the same when replugged",
+    )
+    .required()
+    .example(example)
+}
+const HARDWARE_FLOW: Field = key("hardware_flow", Kind::Bool, "RTS and CTS are wired").default("false");
+const REOPEN_KEY: Field = key(
+    "reopen",
+    Kind::Table(&REOPEN),
+    "a port that is gone is tried again; waits double",
+);
+const TURNAROUND: Field = key(
+    "turnaround",
+    Kind::Duration(ZERO, SECOND),
+    "after a reception, before an answer; 100 ms where nodes are RN2483",
+)
+.default("\"20ms\"");
+const HEADER_ADDRESS: Field = key(
+    "header_address",
+    Kind::Integer(0, 254),
+    "the gateway's own in the RadioHead header",
+)
+.default("0");
+const HEADER_ACKS: Field = key(
+    "header_acks",
+    Kind::Bool,
+    "nodes use RHReliableDatagram: acknowledge each frame",
+)
+.default("false");
+const DUTY_CYCLE: Kind = Kind::Float(0.0, 1.0);
 
 const LORA: &[Field] = &[
-    later(
+    key(
         "driver",
         Kind::Choice(&[
-            "rak3172", "rak4270", "rn2483", "rylr998", "lora-e5", "la66", "loralink",
+            "rak3172", "rak4270", "rn2483", "rn2903", "rylr998", "rylr896", "lora-e5", "la66", "loralink",
         ]),
-    ),
-    later("header", LINK_HEADER),
-    later("header_address", Kind::Integer(0, 255)),
-    later("header_acks", Kind::Bool),
-    later("sync_word", Kind::Integer(0, 255)),
-    later("network_id", Kind::Integer(0, 255)),
-    later("address", Kind::Integer(0, 65_535)),
-    later("turnaround", ANY_TIME),
-    later("port", Kind::Text),
-    later("baud", BAUD),
-    later("region", Kind::Text),
-    later("frequency", Kind::Integer(100_000_000, 3_000_000_000)),
-    later("spreading_factor", Kind::Integer(5, 12)),
-    later("bandwidth", Kind::Integer(7_800, 1_625_000)),
-    later("coding_rate", Kind::Choice(&["4/5", "4/6", "4/7", "4/8"])),
-    later("tx_power_dbm", Kind::Integer(-20, 33)),
-    later("antenna_gain_dbi", Kind::Float(-50.0, 50.0)),
-    later("duty_cycle", Kind::Float(0.0, 1.0)),
+        "the modem: rak3172 | rak4270 | rn2483 | rn2903 | rylr998 | rylr896",
+    )
+    .required()
+    .example("\"rak3172\""),
+    port("\"/dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0\""),
+    key("baud", BAUD, "else as the modem is delivered").example("115_200"),
+    HARDWARE_FLOW,
+    key(
+        "region",
+        Kind::Choice(&radio_adapters::regions::NAMES),
+        "whose law holds; decides what follows",
+    )
+    .required()
+    .example("\"EU868\""),
+    key(
+        "frequency",
+        Kind::Integer(100_000_000, 3_000_000_000),
+        "in Hz; else a usual one of the region",
+    )
+    .example("868_100_000"),
+    key(
+        "spreading_factor",
+        Kind::Integer(5, 12),
+        "7..12; each step doubles time on air and adds range",
+    )
+    .default("9"),
+    key(
+        "bandwidth",
+        Kind::Number(&[125_000, 250_000, 500_000]),
+        "in Hz; else the region's",
+    )
+    .example("125_000"),
+    key(
+        "coding_rate",
+        Kind::Choice(&["4/5", "4/6", "4/7", "4/8"]),
+        "4/5 | 4/6 | 4/7 | 4/8",
+    )
+    .default("\"4/5\""),
+    key(
+        "sync_word",
+        Kind::Integer(0, 255),
+        "0x12 private, 0x34 public; not for REYAX modems",
+    )
+    .default("0x12"),
+    key("network_id", Kind::Integer(0, 255), "of REYAX modems").example("18"),
+    key(
+        "address",
+        Kind::Integer(0, 65_535),
+        "of REYAX modems: the gateway's own",
+    )
+    .example("1"),
+    key(
+        "tx_power_dbm",
+        Kind::Integer(-20, 33),
+        "else the region's, as far as the modem goes",
+    )
+    .example("14"),
+    key(
+        "antenna_gain_dbi",
+        Kind::Float(-50.0, 50.0),
+        "less the loss of its cable: e.r.p. = power + gain - 2.15",
+    )
+    .default("2.15"),
+    key(
+        "duty_cycle",
+        DUTY_CYCLE,
+        "share of each hour; else all that the law allows",
+    )
+    .example("0.01"),
+    key(
+        "header",
+        Kind::Choice(&["radiohead", "forwarder", "none"]),
+        "how nodes are told apart: radiohead | forwarder | none",
+    )
+    .default("\"radiohead\""),
+    HEADER_ADDRESS,
+    HEADER_ACKS,
+    TURNAROUND,
+    key(
+        "ask_signal",
+        Kind::Bool,
+        "RN modems: ask for RSSI and SNR; deaf for 20 ms meanwhile",
+    )
+    .default("true"),
+    key(
+        "mtu",
+        RADIO_MTU,
+        "the largest datagram; else what modem and law allow",
+    )
+    .example("200"),
+    REOPEN_KEY,
     later("link_key_file", Kind::Text),
-    later("mtu", MTU),
-    later("reopen", Kind::Table(&REOPEN)),
 ];
 
 const XBEE: &[Field] = &[
-    later("port", Kind::Text),
-    later("baud", BAUD),
-    later("api_mode", Kind::Number(&[1, 2])),
-    later("mtu", MTU),
-    later("reopen", Kind::Table(&REOPEN)),
+    port("\"/dev/serial/by-id/usb-FTDI_FT231X_DN01J5VT-if00-port0\""),
+    key("baud", BAUD, "others are tried if the modem is silent").default("9600"),
+    HARDWARE_FLOW,
+    key(
+        "api_mode",
+        Kind::Number(&[1, 2]),
+        "1: as it is | 2: special octets escaped",
+    )
+    .default("2"),
+    key(
+        "last_hop_rssi",
+        Kind::Bool,
+        "Zigbee, DigiMesh: ask for it after each packet",
+    )
+    .default("false"),
+    key("mtu", RADIO_MTU, "the largest datagram; else one packet").example("84"),
+    REOPEN_KEY,
 ];
 
 const SERIAL: &[Field] = &[
-    later("port", Kind::Text),
-    later("baud", BAUD),
-    later(
+    port("\"/dev/ttyAMA0\""),
+    key("baud", BAUD, "bits a second").default("115_200"),
+    HARDWARE_FLOW,
+    key(
         "framing",
         Kind::Choice(&["cobs", "slip", "hdlc", "kiss", "length-prefix"]),
-    ),
-    later("crc", Kind::Choice(&["none", "crc16-x25", "crc16-xmodem"])),
-    later("header", LINK_HEADER),
-    later("metadata", Kind::Choice(&["none", "rssi"])),
-    later("encapsulation", Kind::Choice(&["auto", "none"])),
+        "cobs | slip | hdlc | kiss | length-prefix (MQTT-SN's own)",
+    )
+    .default("\"cobs\""),
+    key(
+        "crc",
+        Kind::Choice(&["none", "crc16-x25", "crc16-xmodem"]),
+        "none | crc16-x25 | crc16-xmodem; hdlc has its own",
+    )
+    .default("\"none\""),
+    key(
+        "header",
+        Kind::Choice(&["none", "radiohead"]),
+        "none | radiohead: nodes behind a radio are told apart",
+    )
+    .default("\"none\""),
+    HEADER_ADDRESS,
+    HEADER_ACKS,
+    key(
+        "metadata",
+        Kind::Choice(&["none", "rssi", "rssi-after"]),
+        "an octet of RSSI: rssi: first in each frame | rssi-after: behind it (Ebyte)",
+    )
+    .default("\"none\""),
+    key(
+        "encapsulation",
+        Kind::Choice(&["auto", "none"]),
+        "auto: 0xFE frames are nodes behind the wire | none: dropped",
+    )
+    .default("\"auto\""),
+    key(
+        "fixed_prefix",
+        Kind::Text,
+        "hex, before each frame sent: Ebyte's address and channel",
+    )
+    .example("\"ffff12\""),
+    key(
+        "air_rate",
+        Kind::Integer(100, 10_000_000),
+        "bits a second of a radio behind the line; none: a wire",
+    )
+    .example("2400"),
+    key(
+        "duty_cycle",
+        DUTY_CYCLE,
+        "share of each hour that the radio behind may send",
+    )
+    .example("0.01"),
+    key(
+        "turnaround",
+        Kind::Duration(ZERO, SECOND),
+        "after a reception, before an answer: RS-485, or a radio behind",
+    )
+    .default("\"0s\""),
+    key(
+        "echo",
+        Kind::Bool,
+        "the line gives back what is sent, as RS-485 may",
+    )
+    .default("false"),
+    key(
+        "settle",
+        Kind::Duration(ZERO, Duration::from_secs(60)),
+        "after opening: an Arduino starts again then",
+    )
+    .default("\"2s\""),
+    key(
+        "mtu",
+        RADIO_MTU,
+        "the largest datagram; else 1024, length-prefix 255",
+    )
+    .example("250"),
+    REOPEN_KEY,
     later("link_key_file", Kind::Text),
-    later("mtu", MTU),
-    later("reopen", Kind::Table(&REOPEN)),
 ];
 
 const FORWARDER_TCP: &[Field] = &[later("bind", ADDRESSES), later("mtu", MTU)];
 
-static REOPEN: Shape = Shape::table(&[later("first", ANY_TIME), later("max", ANY_TIME)]);
+static REOPEN: Shape = Shape::table(&[
+    key("first", Kind::Duration(MS, DAY), "").default("\"1s\""),
+    key("max", Kind::Duration(MS, DAY), "").default("\"30s\""),
+]);
 
 static BROKER: Shape = Shape::table(&[
     key(
@@ -710,6 +916,14 @@ static RETRY: Shape = Shape::table(&[
     key("first", Kind::Duration(MS, DAY), "").default("\"10s\""),
     key("max", Kind::Duration(MS, DAY), "").default("\"60s\""),
     key("count", Kind::Integer(0, 255), "").default("3"),
+    later("adaptive", Kind::Bool),
+]);
+
+/// What it leaves out is as in `timers.retry`, or longer where the air takes longer.
+static RADIO_RETRY: Shape = Shape::table(&[
+    key("first", Kind::Duration(MS, DAY), ""),
+    key("max", Kind::Duration(MS, DAY), ""),
+    key("count", Kind::Integer(0, 255), ""),
     later("adaptive", Kind::Bool),
 ]);
 

@@ -4,7 +4,8 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use broker::{EmbeddedConfig, RemoteConfig};
-use gateway_core::config::GatewayConfig;
+use gateway_core::config::{GatewayConfig, Retry};
+use radio_adapters::settings::{LoraSettings, PortSettings, RawSettings, XbeeSettings};
 use radio_adapters::udp::UdpConfig;
 use tracing::level_filters::LevelFilter;
 
@@ -36,6 +37,8 @@ pub(crate) struct Radio {
     pub(crate) kind: RadioKind,
     /// The gateway does not start without it.
     pub(crate) required: bool,
+    /// Waits for acknowledgements here; `None`: those of all radios.
+    pub(crate) retry: Option<Retry>,
 }
 
 /// What a radio is.
@@ -43,6 +46,43 @@ pub(crate) struct Radio {
 pub(crate) enum RadioKind {
     /// MQTT-SN over UDP.
     Udp(UdpConfig),
+    /// A LoRa modem on a serial port.
+    Lora(LoraSettings),
+    /// An XBee on a serial port.
+    Xbee(XbeeSettings),
+    /// MQTT-SN over a serial line.
+    Serial(RawSettings),
+}
+
+impl RadioKind {
+    /// Its name in the configuration.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            RadioKind::Udp(_) => "udp",
+            RadioKind::Lora(_) => "lora",
+            RadioKind::Xbee(_) => "xbee",
+            RadioKind::Serial(_) => "serial",
+        }
+    }
+
+    /// Whether the law limits its airtime.
+    pub(crate) fn has_duty_cycle(&self) -> bool {
+        match self {
+            RadioKind::Udp(_) | RadioKind::Xbee(_) => false,
+            RadioKind::Lora(lora) => lora.duty_cycle_ppm.is_some(),
+            RadioKind::Serial(serial) => serial.duty_cycle_ppm.is_some(),
+        }
+    }
+
+    /// Its serial port; none for UDP.
+    pub(crate) fn port(&self) -> Option<&PortSettings> {
+        match self {
+            RadioKind::Udp(_) => None,
+            RadioKind::Lora(lora) => Some(&lora.port),
+            RadioKind::Xbee(xbee) => Some(&xbee.port),
+            RadioKind::Serial(serial) => Some(&serial.port),
+        }
+    }
 }
 
 /// Where the messages go.

@@ -19,6 +19,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::*;
 
+mod radios;
+
 #[test]
 fn nothing_configured_is_the_core_s_own_default() {
     let loaded = Dir::new().load(&[]).unwrap();
@@ -35,6 +37,7 @@ fn nothing_configured_is_the_core_s_own_default() {
             name,
             kind: RadioKind::Udp(udp),
             required: false,
+            retry: None,
         },
     ] = &loaded.settings.radios[..]
     else {
@@ -110,7 +113,7 @@ fn every_key_in_use_is_explained() {
             .iter()
             .chain(shape.variants.iter().flat_map(|variant| variant.fields));
         for field in fields.filter(|field| field.used) {
-            let inline = ["timers.retry", "broker.reconnect"].contains(&path);
+            let inline = ["timers.retry", "broker.reconnect", "radio.retry", "radio.reopen"].contains(&path);
             assert!(inline || !field.doc.is_empty(), "{path}.{}", field.name);
             match field.kind {
                 schema::Kind::Table(inner) | schema::Kind::Tables(inner) if path.is_empty() => {
@@ -363,7 +366,7 @@ fn rules_for_peers_know_radios_by_their_place() {
     let file = dir.write(
         "snipe.toml",
         "gateway.search_reply = \"both\"\nsecurity.search_reply_interval = \"5s\"\n\
-         [[radio]]\nname = \"lora\"\nkind = \"lora\"\n\
+         [[radio]]\nname = \"lora\"\nkind = \"dtls\"\n\
          [[radio]]\nname = \"a\"\nkind = \"udp\"\nbind = [\"127.0.0.1:1\"]\n\
          [[radio]]\nname = \"b\"\nkind = \"udp\"\nbind = [\"127.0.0.1:2\"]\n\
          [[forwarder]]\nname = \"roof\"\nradio = \"b\"\nsource = \"10.20.0.7\"\nmax_nodes = 9\npackets_per_second = 8\n\
@@ -505,13 +508,10 @@ fn overrides_reach_named_entries() {
     let radios: Vec<_> = settings
         .radios
         .iter()
-        .map(
-            |Radio {
-                 name,
-                 kind: RadioKind::Udp(udp),
-                 ..
-             }| (name.as_str(), udp.bind[0].port(), udp.mtu),
-        )
+        .map(|radio| match &radio.kind {
+            RadioKind::Udp(udp) => (radio.name.as_str(), udp.bind[0].port(), udp.mtu),
+            other => panic!("{other:?}"),
+        })
         .collect();
     assert_eq!(radios, [("udp0", 1884, 512), ("udp1", 1885, 1400)]);
     assert_eq!(settings.gateway.predefined[0].id, TopicId(7));
@@ -819,7 +819,7 @@ fn doubts_are_shown_with_their_lines() {
         "snipe.toml",
         "[gateway]\nadvertise_interval = \"10m\"\n[broker]\nkind = \"embedded\"\nurl = \"mqtt://h\"\n\
          when_down = \"spool\"\nprofile = \"emqx\"\n[[client]]\nmatch = \"*\"\n[[client]]\nmatch = \"pump\"\n\
-         [log]\nformat = \"journald\"\n[web]\nread_only = true\nhistory = \"1h\"\n[[radio]]\nname = \"l\"\nkind = \"lora\"\n\
+         [log]\nformat = \"journald\"\n[web]\nread_only = true\nhistory = \"1h\"\n[[radio]]\nname = \"l\"\nkind = \"dtls\"\n\
          [[radio]]\nname = \"u\"\nkind = \"udp\"\nbind = [\"127.0.0.1:1883\"]\nmulticast = [\"225.1.1.1:1883\", \"[ff03::1]:1883\"]\n",
     );
 
@@ -1028,7 +1028,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "key_of_another_kind",
-        "[[radio]]\nname = \"l\"\nkind = \"lora\"\nmulticast = []\n[[radio]]\nname = \"u\"\nkind = \"udp\"\nbaud = 9600\n",
+        "[[radio]]\nname = \"l\"\nkind = \"xbee\"\nport = \"p\"\nmulticast = []\n[[radio]]\nname = \"u\"\nkind = \"udp\"\nbaud = 9600\n",
     ),
     (
         "wrong_types",

@@ -168,6 +168,23 @@ impl Table {
         }
     }
 
+    /// The same, to be changed.
+    pub(super) fn tables_mut(&mut self, key: &str) -> &mut [Table] {
+        match self.fields.get_mut(key).map(|node| &mut node.value) {
+            Some(Value::Tables(tables)) => tables,
+            _ => &mut [],
+        }
+    }
+
+    /// Puts a default that depends on other values where `key` is missing; `text` is how TOML writes it.
+    pub(super) fn derive(&mut self, key: &str, value: Value, text: &str) {
+        self.fields.entry(key.to_owned()).or_insert_with(|| Node {
+            value,
+            place: Place::new(&default_source(text), 0..text.len()),
+            hides: Vec::new(),
+        });
+    }
+
     /// The value of `key` as it is written in paths and compared between layers.
     pub(super) fn identity(&self, key: &str) -> Option<String> {
         match &self.fields.get(key)?.value {

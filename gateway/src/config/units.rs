@@ -29,7 +29,7 @@ const SIZES: [(&str, u64); 8] = [
 ];
 
 /// The time in `"10s"`, `"1h 30m"`, `"250ms"`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let micros = parse_sum(text, &TIMES)?;
     Some(Duration::from_micros(micros))
 }

@@ -9,6 +9,9 @@ use std::net::SocketAddr;
 
 use broker::{Embedded, EmbeddedConfig, OpenError, Protocol, RemoteConfig};
 
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;
 
@@ -56,6 +59,63 @@ pub(crate) async fn open(configured: Broker) -> Result<Chosen, String> {
             }
             Err(error) => Err(cannot_listen(&error, &embedded.bind)),
         },
+    }
+}
+
+/// Whether the configured broker is there and lets us in, for a person; nothing of it is used.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub(crate) async fn ask(configured: &Broker) -> Result<String, String> {
+    let Broker::External(remote) = configured else {
+        let chosen = open(configured.clone()).await?;
+        return Ok(chosen.description.replacen("listening on", "can listen on", 1));
+    };
+    let name = described(remote);
+    let addresses = tokio::net::lookup_host((remote.host.as_str(), remote.port));
+    let addresses: Vec<SocketAddr> = match timeout(PATIENCE, addresses).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => {
+            return Err(format!(
+                "{name}: no address for the name {:?}: {error}; see `url` in [broker]",
+                remote.host
+            ));
+        }
+        Err(_) => return Err(format!("{name}: the name server does not answer")),
+    };
+    let mut last = format!("{name}: the name {:?} has no address", remote.host);
+    for address in addresses {
+        if let Err(error) = reach(address).await {
+            last =
+                format!("{name}: {address}: {error}; does the broker run there, and listen beyond loopback?");
+            continue;
+        }
+        match probe::ask(address, remote, PATIENCE).await {
+            Answer::Broker(protocol) if protocol == remote.protocol => {
+                return Ok(format!("{name} lets us in"));
+            }
+            Answer::Broker(_) => {
+                return Err(format!(
+                    "{name}: it speaks MQTT 3.1.1 only: protocol = 3 in [broker]"
+                ));
+            }
+            Answer::NotAllowed(code) => {
+                let why = refusal(code, remote.username.as_deref());
+                return Err(format!(
+                    "{name}: it does not let us in: {why}; see username and password_file in [broker]"
+                ));
+            }
+            Answer::NotMqtt => last = format!("{name}: what listens at {address} does not answer MQTT"),
+        }
+    }
+    Err(last)
+}
+
+/// Whether anything listens there.
+async fn reach(address: SocketAddr) -> std::io::Result<()> {
+    match timeout(PATIENCE, TcpStream::connect(address)).await {
+        Ok(connected) => connected.map(drop),
+        Err(_) => Err(ErrorKind::TimedOut.into()),
     }
 }
 

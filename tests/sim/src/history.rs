@@ -3,10 +3,12 @@
 use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use gateway_core::config::{PredefinedTopic, WhenDown, WhenFull};
+use gateway_core::config::{
+    AddressChange, ForwarderRule, PeerMatch, PredefinedTopic, SleepQos0, WhenDown, WhenFull,
+};
 use gateway_core::io::Refusal;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use sn_codec::{PublishQoS, QoS, TopicId};
+use sn_codec::{MsgType, PublishQoS, QoS, TopicId};
 
 use crate::families::Family;
 use crate::net::{Burst, PathConfig};
@@ -24,6 +26,8 @@ pub struct History {
     pub clients: Vec<ClientConfig>,
     /// How many forwarders it has.
     pub forwarders: usize,
+    /// A device that has the id of another, and is switched off in the end: two that fight over a session never rest.
+    pub twin: Option<usize>,
     /// What happens, each after a pause.
     pub steps: Vec<(Duration, Step)>,
 }
@@ -144,8 +148,8 @@ impl History {
     /// The scenario of a seed.
     pub fn random(seed: u64) -> History {
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x5EED);
-        let world = random_world(seed, rng);
-        let mut clients = Vec::new();
+        let mut world = random_world(seed, rng);
+        let mut clients: Vec<ClientConfig> = Vec::new();
         let mut families = Vec::new();
         for ix in 0..rng.random_range(1..=6) {
             let family = rng
@@ -163,6 +167,14 @@ impl History {
             },
             gateway_restarts: rng.random_bool(0.15),
         };
+        vary_sleep_rules(&mut world, rng);
+        vary_admission(&mut world, plan.forwarders > 0, rng);
+        let twin = (clients.len() > 1 && rng.random_bool(0.1)).then(|| clients.len() - 1);
+        let mut plan = plan;
+        if let Some(twin) = twin {
+            clients[twin] = clients[0].clone();
+            plan.families[twin] = plan.families[0];
+        }
         let mut steps: Vec<(Duration, Step)> = (0..clients.len())
             .map(|ix| (pause(rng), Step::Connect(ix)))
             .collect();
@@ -173,6 +185,7 @@ impl History {
             world,
             clients,
             forwarders: plan.forwarders,
+            twin,
             steps,
         }
     }
@@ -216,6 +229,9 @@ impl History {
         for (pause, step) in &self.steps {
             world.advance(world.now() + *pause)?;
             step.apply(world);
+        }
+        if let Some(twin) = self.twin {
+            world.retire(ClientIx(twin));
         }
         world.try_settle()
     }
@@ -416,6 +432,41 @@ fn random_world(seed: u64, rng: &mut SmallRng) -> WorldConfig {
     world
 }
 
+fn vary_sleep_rules(world: &mut WorldConfig, rng: &mut SmallRng) {
+    let rules = &mut world.gateway.sleep;
+    rules.qos0 = match rng.random_range(0..3) {
+        0 => SleepQos0::KeepAll,
+        1 => SleepQos0::LatestPerTopic,
+        _ => SleepQos0::Drop,
+    };
+    if rng.random_bool(0.15) {
+        rules.max_age = Duration::from_secs(rng.random_range(30..=900));
+    }
+}
+
+/// Who may have a session where.
+fn vary_admission(world: &mut WorldConfig, forwarders: bool, rng: &mut SmallRng) {
+    world.gateway.address_change = match rng.random_range(0..10) {
+        0 => AddressChange::Guarded,
+        1 => AddressChange::Strict,
+        _ => AddressChange::Open,
+    };
+    if world.gateway.address_change != AddressChange::Open {
+        // Who is let in depends on what the gateway has sent so far, so nothing may be held back.
+        world.link_credit = None;
+        world.batch = Duration::ZERO;
+    } else if forwarders && rng.random_bool(0.4) {
+        world.batch = Duration::ZERO;
+        world.link_credit = None;
+        world.gateway.forwarders = vec![ForwarderRule {
+            name: "every forwarder".into(),
+            peers: PeerMatch::default(),
+            max_nodes: rng.random_range(0..=3),
+            packets_per_second: rng.random_range(0..=8),
+        }];
+    }
+}
+
 /// From a clean one (0) to one that does everything at once (3).
 fn random_path(trouble: u32, rng: &mut SmallRng) -> PathConfig {
     let latency_max = Duration::from_millis(rng.random_range(10..=1_500));
@@ -564,7 +615,12 @@ fn random_step(plan: &Plan, rng: &mut SmallRng) -> Step {
         116 if plan.forwarders > 0 => Step::RestartForwarder(rng.random_range(0..plan.forwarders)),
         117 if plan.gateway_restarts => Step::RestartGateway,
         _ => {
-            let datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
+            let mut datagram: Vec<u8> = (0..rng.random_range(0..12)).map(|_| rng.random()).collect();
+            if let [_, msg_type, ..] = &mut datagram[..]
+                && *msg_type == MsgType::Publish as u8
+            {
+                *msg_type = 0xFF; // What is a PUBLISH by chance is a message that nobody knows of.
+            }
             Step::Garbage {
                 client: rng.random_bool(0.5).then_some(client),
                 datagram,

@@ -30,13 +30,25 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use rustc_hash::{FxHashMap, FxHasher};
 use sn_codec::{Encapsulation, MsgType, Packet, PublishQoS, QoS, TopicId};
 
+pub mod admission;
+pub mod agenda;
+pub mod ether;
 pub mod families;
+pub mod field;
 pub mod history;
+pub mod modem;
 pub mod net;
+pub mod noise;
+#[cfg(unix)]
+pub mod pty;
 pub mod reference;
+pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod site;
+pub mod virtual_line;
 
+use admission::Verdict;
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
 use sim_broker::{BrokerAction, BrokerConfig, Origin, SimBroker};
@@ -168,6 +180,8 @@ pub struct World {
     hash: FxHasher,
     trace: VecDeque<String>,
     settling: bool,
+    /// The gateway keeps some clients out.
+    selective: bool,
 }
 
 /// A client and its link.
@@ -182,6 +196,8 @@ struct Station {
     wakes_at: Option<Instant>,
     /// QoS 1 and 2 messages of its application since it last had power.
     submitted: Vec<Bytes>,
+    /// It will not come back, and another device may go on with its session.
+    retired: bool,
 }
 
 /// A forwarder and its link to the gateway.
@@ -274,6 +290,7 @@ impl World {
             hash: FxHasher::default(),
             trace: VecDeque::new(),
             settling: false,
+            selective: admission::is_selective(&config.gateway),
             config,
         };
         world.link_up();
@@ -313,6 +330,7 @@ impl World {
             down,
             wakes_at: None,
             submitted: Vec::new(),
+            retired: false,
         });
         self.announce(ix.0);
         ix
@@ -440,6 +458,12 @@ impl World {
         self.clients[ix.0].client.vanish();
         self.clients[ix.0].submitted.clear();
         self.forget_ids(ix);
+    }
+
+    /// A client loses power for good.
+    pub fn retire(&mut self, ix: ClientIx) {
+        self.vanish(ix);
+        self.clients[ix.0].retired = true;
     }
 
     /// A client loses power for a moment and connects again.
@@ -692,6 +716,14 @@ impl World {
         for forwarder in 0..self.forwarders.len() {
             self.switch_forwarder(ForwarderIx(forwarder), true);
         }
+        if !self.config.gateway.forwarders.is_empty() {
+            // Those that a forwarder has no room for would ask for ever.
+            for ix in 0..self.clients.len() {
+                if self.clients[ix].behind.is_some() {
+                    self.rebind(ClientIx(ix));
+                }
+            }
+        }
         if !self.broker.is_reachable() {
             self.broker_up();
         }
@@ -721,12 +753,15 @@ impl World {
     }
 
     /// A client sleeps, and the gateway takes it for active: its DISCONNECT with a duration was lost and not repeated, or
-    /// a copy of its CONNECT came later. Nobody finds out, for its PINGREQs are those of an active client too (A16), so
-    /// it misses what is sent to it. Here somebody looks at the device.
+    /// a copy of its CONNECT came later. Who names itself when it wakes gets its messages all the same (A16). The
+    /// PINGREQs of others are those of an active client, so they miss what is sent to them, and nobody finds out. Here
+    /// somebody looks at the device.
     fn wake_the_overlooked(&mut self) {
         for ix in 0..self.clients.len() {
             let there = self.reference.presence(ClientIx(ix));
-            if self.clients[ix].client.presence() == Presence::Asleep && there == Presence::Active {
+            let unnamed = self.clients[ix].client.config.quirks.wakes_without_id;
+            let asleep = self.clients[ix].client.presence() == Presence::Asleep;
+            if unnamed && asleep && there == Presence::Active {
                 self.clients[ix].client.reconnect(self.now);
                 self.after_client(ix);
             }
@@ -750,9 +785,13 @@ impl World {
             let unsupervised = client.config.keep_alive == 0;
             let (here, there) = (client.presence(), self.reference.presence(*ix));
             let moved = here != Presence::Away && !self.reference.is_bound(*ix, &self.address(*ix));
-            // A late copy of a DISCONNECT with a duration, whose answer was lost: each PINGREQ is a wake-up (A69).
-            let overlooked = (here, there) == (Presence::Active, Presence::Asleep);
-            ((here != there && !overlooked) || moved) && !unsupervised
+            // A late copy of a DISCONNECT with a duration, whose answer was lost: each PINGREQ is a wake-up (A69). Or a
+            // DISCONNECT that was lost: each is answered as one (A16).
+            let overlooked = matches!(
+                (here, there),
+                (Presence::Active, Presence::Asleep) | (Presence::Asleep, Presence::Active)
+            );
+            ((here != there && !overlooked) || moved) && !unsupervised && !self.clients[ix.0].retired
         });
         left.extend(at_odds.map(|(_, client)| format!("{} is at odds with the gateway", client.config.id)));
         let open = self.reference.open_tokens();
@@ -802,7 +841,15 @@ impl World {
     fn check_end(&mut self) -> Check {
         for (ix, station) in self.clients.iter().enumerate() {
             let client = &station.client;
-            let has = |payload: &Bytes| client.delivered.iter().any(|d| d.payload == *payload);
+            // What has one id is one client.
+            let same = self
+                .clients
+                .iter()
+                .filter(|other| other.client.config.id == client.config.id);
+            let has = |payload: &Bytes| {
+                same.clone()
+                    .any(|s| s.client.delivered.iter().any(|d| d.payload == *payload))
+            };
             let missing = self
                 .reference
                 .acknowledged_by(ClientIx(ix))
@@ -845,7 +892,8 @@ impl World {
                     && !self
                         .reference
                         .came_under_two_ids(ClientIx(ix), &delivered.payload);
-                if again && certain && routed == 1 && !delivered.retain && client.power_losses == 0 {
+                let remembers = client.power_losses == 0 && client.forgot_asleep == 0;
+                if again && certain && routed == 1 && !delivered.retain && remembers {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);
                     return Err(Violation::new("QoS 2 reaches the application once", detail));
                 }
@@ -972,8 +1020,17 @@ impl World {
         match event {
             Event::ToGateway { from, datagram } => {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
-                self.reference.on_datagram(now, &from.addr, &datagram);
+                // Counting takes time in proportion to the clients.
+                let before = self.selective.then(|| self.refusals());
                 self.gateway.handle_datagram(now, LINK, &from, &datagram);
+                let verdict = before.map_or(Verdict::OPEN, |(refused, moved)| {
+                    let after = self.refusals();
+                    Verdict {
+                        refused: after.0 > refused,
+                        moved: after.1 > moved,
+                    }
+                });
+                self.reference.on_datagram(now, &from.addr, &datagram, verdict)?;
             }
             Event::ToClient {
                 client,
@@ -1028,6 +1085,12 @@ impl World {
         Ok(())
     }
 
+    /// CONNECTs refused for now, and clients that moved, so far.
+    fn refusals(&mut self) -> (u64, u64) {
+        let metrics = self.gateway.metrics();
+        (metrics.connects_congestion_total, metrics.takeovers_total)
+    }
+
     fn drain(&mut self) -> Check {
         let mut buf = Vec::new();
         for _ in 0..MAX_OUTPUTS_PER_DRAIN {
@@ -1061,7 +1124,7 @@ impl World {
                 Output::Broker(request) => {
                     self.note(|_| format!("gateway -> broker {request:?}"));
                     self.hash.write(format!("{request:?}").as_bytes());
-                    self.reference.on_request(&request)?;
+                    self.reference.on_request(self.now, &request)?;
                     self.broker
                         .handle_request(self.now, request, &mut self.rng)
                         .map_err(|misuse| Violation::new("the seam's rules towards the broker", misuse))?;

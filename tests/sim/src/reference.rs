@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::config::{ClientRule, GatewayConfig, Limits, WhenFull};
+use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, Limits, SleepRules, WhenFull};
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
 };
@@ -22,12 +22,17 @@ use sn_codec::{
     Regack, Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
+use crate::admission::{Challenge, ForwarderLimits, Verdict};
 use crate::sim_broker::Publication;
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
 
 /// Reading A60: rounds of sends after which a message is dropped.
 const ROUNDS: u32 = 6;
+
+/// Reading A16: PINGREQs in a row whose answer waits for a message.
+const PINGS_PUT_OFF: usize = 2;
+const ROW_OF_PINGS: Duration = Duration::from_secs(60);
 
 /// Reading A71: longest time and most messages of one wake-up.
 const WAKE_TIME: Duration = Duration::from_secs(60);
@@ -90,6 +95,9 @@ pub struct Reference {
     mtu: usize,
     shutting_down: bool,
     clients: Vec<ClientModel>,
+    /// Which of them each client of the world is; several may have one id.
+    models: Vec<usize>,
+    forwarders: ForwarderLimits,
     by_addr: FxHashMap<Address, usize>,
     uplinks: FxHashMap<Bytes, UplinkModel>,
     wills: FxHashMap<Bytes, usize>,
@@ -110,6 +118,7 @@ struct ClientModel {
     quirks: Quirks,
     sends_per_round: u32,
     bound: Option<Address>,
+    challenge: Option<Challenge>,
     phase: Phase,
     /// How long it said it would sleep.
     sleep: Duration,
@@ -119,6 +128,10 @@ struct ClientModel {
     woken: Instant,
     /// The PINGREQ before it, if this one may as well be a repeat of that.
     woken_first: Instant,
+    /// PINGREQs with its id while active, within a minute and since it last took a message (A16).
+    named_pings: Vec<Instant>,
+    /// When the last of them came, if its PINGRESP follows what waited then.
+    ping_put_off: Option<Instant>,
     /// PUBLISHes begun in this wake-up.
     wake_messages: usize,
     /// The last PINGRESP that ended a wake-up: its sleep timer starts there (§6.14).
@@ -215,6 +228,8 @@ struct Asked {
     broker_was_away: bool,
     /// What the client held before, which an answer of congestion leaves to it.
     before: Option<Sub>,
+    /// It had asked for it before, acknowledged or not.
+    asked_before: bool,
     answered: bool,
     /// UNSUBSCRIBE came before the answer.
     given_back: bool,
@@ -242,6 +257,8 @@ struct DownExchange {
     msg_id: MsgId,
     payload: Option<Bytes>,
     topic: String,
+    /// When it was first sent.
+    began: Instant,
     sends: u32,
     /// Sends since the client was last heard.
     unheard: u32,
@@ -253,6 +270,10 @@ struct DownExchange {
     closed: bool,
     /// From before the last CONNECT: may be continued or not.
     stale: bool,
+    /// Which round it is in cannot be told.
+    unsure: bool,
+    /// Back in the queue it is too old to be begun again from then on (A70).
+    expires: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,6 +323,8 @@ struct UplinkModel {
 #[derive(Debug, Default)]
 struct MessageModel {
     topic: String,
+    /// When it came last.
+    since: Instant,
     publications: BTreeSet<Publication>,
     /// Further copies, one per filter, of which it is not sure whether they are for the same clients.
     uncertain_copies: usize,
@@ -339,10 +362,12 @@ impl Reference {
     /// A model of a gateway that has this configuration and one link.
     pub fn new(config: GatewayConfig, mtu: usize) -> Reference {
         Reference {
+            forwarders: ForwarderLimits::new(&config),
             config,
             mtu,
             shutting_down: false,
             clients: Vec::new(),
+            models: Vec::new(),
             by_addr: FxHashMap::default(),
             uplinks: FxHashMap::default(),
             wills: FxHashMap::default(),
@@ -358,22 +383,30 @@ impl Reference {
 
     // What the world announces.
 
-    /// A client exists.
+    /// A client exists. One with the id of another is the same to the gateway.
     pub fn add_client(&mut self, client: ClientIx, config: &ClientConfig) {
-        assert_eq!(client.0, self.clients.len(), "clients are added in order");
-        let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
-        self.clients.push(ClientModel::new(config, sends_per_round));
+        assert_eq!(client.0, self.models.len(), "clients are added in order");
+        let same = self.clients.iter().position(|model| *model.id == *config.id);
+        self.models.push(same.unwrap_or(self.clients.len()));
+        if same.is_none() {
+            let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
+            self.clients.push(ClientModel::new(config, sends_per_round));
+        }
     }
 
     /// A client may send from this address from now on; no other client ever does.
     pub fn add_address(&mut self, client: ClientIx, addr: Address) {
-        self.by_addr.insert(addr, client.0);
+        self.by_addr.insert(addr, self.models[client.0]);
+    }
+
+    fn model(&self, client: ClientIx) -> &ClientModel {
+        &self.clients[self.models[client.0]]
     }
 
     /// A client's application has a message.
     pub fn add_uplink(&mut self, client: ClientIx, uplink: &Uplink, topic: String) {
         let model = UplinkModel {
-            client: client.0,
+            client: self.models[client.0],
             topic,
             qos: uplink.qos,
             retain: uplink.retain,
@@ -389,16 +422,17 @@ impl Reference {
 
     /// A client has a will with this message.
     pub fn add_will(&mut self, client: ClientIx, message: Bytes) {
-        self.wills.insert(message, client.0);
+        self.wills.insert(message, self.models[client.0]);
     }
 
     /// From now on a client may take the id of one topic for that of another.
     pub fn confuse_ids(&mut self, client: ClientIx) {
-        self.clients[client.0].ids_collided = true;
+        self.clients[self.models[client.0]].ids_collided = true;
     }
 
     /// The gateway ended without a word, and another one is in its place that knows nothing.
     pub fn restart(&mut self) {
+        self.forwarders = ForwarderLimits::new(&self.config);
         self.conns.clear();
         self.tokens.clear();
         self.filters.clear();
@@ -417,39 +451,55 @@ impl Reference {
 
     // Inputs of the gateway.
 
-    /// A datagram is about to be handed to the gateway.
-    pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8]) {
+    /// A datagram was handed to the gateway, and nothing taken from it since.
+    ///
+    /// # Errors
+    /// What the gateway made of it was not its to decide.
+    pub fn on_datagram(&mut self, now: Instant, from: &LinkAddr, datagram: &[u8], verdict: Verdict) -> Check {
+        self.pass_time(now);
+        let framed = Encapsulation::split(datagram).is_ok_and(|(encapsulation, _)| encapsulation.is_some());
+        if framed && !self.forwarders.takes_frame(now) {
+            return Ok(());
+        }
         let (encapsulation, packet) = match sn_codec::decode_for_gateway(datagram) {
             Ok(decoded) => decoded,
             Err(error) => {
                 if let Some(answer) = error.answer {
                     self.on_bad_value(now, from, datagram, &answer);
                 }
-                return;
+                return Ok(());
             }
         };
         let node = encapsulation.map(|encapsulation| encapsulation.wireless_node_id);
         let from = &Address::new(from.clone(), node);
-        let Some(&ix) = self.by_addr.get(from) else { return };
+        let Some(&ix) = self.by_addr.get(from) else {
+            return Ok(());
+        };
         self.ingress += 1;
         self.clients[ix].end_of_setup(now, &self.config);
-        if let Packet::Connect(connect) = packet {
-            self.clients[ix].on_connect(now, from, connect);
+        if let Packet::Connect(connect) = packet
+            && !self.lets_connect(now, ix, from, connect, verdict)?
+        {
+            return Ok(());
+        }
+        if let Packet::Pingreq(ping) = packet
+            && ping.client_id == Some(&self.clients[ix].id)
+        {
+            self.lets_wake(ix, from, verdict)?;
         }
         let client = &mut self.clients[ix];
-        if let Packet::Pingreq(ping) = packet
-            && ping.client_id == Some(&client.id)
-            && matches!(client.phase, Phase::Asleep | Phase::Awake)
-        {
-            // A16: its network gave it another address while it slept.
-            client.bound = Some(from.clone());
-        }
         let bound = client.bound.as_ref() == Some(from);
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
         if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
         }
         if bound {
+            if !matches!(
+                packet,
+                Packet::SearchGw(_) | Packet::Advertise(_) | Packet::GwInfo(_)
+            ) {
+                client.challenge = None;
+            }
             let setting_up = client.phase == Phase::Setup && !client.handshake_done;
             client.fresh = match packet {
                 Packet::Connect(_) => true,
@@ -457,14 +507,11 @@ impl Reference {
                 Packet::WillMsg(_) => client.fresh,
                 _ => client.fresh && setting_up,
             };
-            client.last_heard = now;
-            if let Some(down) = &mut client.down {
-                down.unheard = 0;
-            }
+            client.heard(now);
         }
         if let Packet::Publish(publish) = packet {
             self.on_client_publish(ix, bound, publish);
-            return;
+            return Ok(());
         }
         if bound {
             let names = Names {
@@ -478,6 +525,120 @@ impl Reference {
                 asked.broker_was_away |= self.conns.get(&ConnId(0)).is_none_or(|conn| !conn.up);
             }
         }
+        Ok(())
+    }
+
+    /// What becomes true by time alone.
+    fn pass_time(&mut self, now: Instant) {
+        let max_age = self.config.sleep.max_age;
+        let guarded = self.config.address_change == AddressChange::Guarded;
+        // Looking at all clients each time would be slow where there are many.
+        if !guarded && max_age >= SleepRules::default().max_age {
+            return;
+        }
+        for client in &mut self.clients {
+            // A70: what waited too long is dropped.
+            let before = client.owed.len();
+            client.owed.retain(|_, owed| now < owed.since + max_age);
+            self.given_up += before - client.owed.len();
+            // A11: no answer from the old address.
+            if let Some(challenge) = client.challenge.take_if(|challenge| now >= challenge.until) {
+                let id = client.id.clone();
+                client.on_connect(challenge.until, &challenge.from, challenge.connect(&id));
+                client.heard(challenge.until);
+                client.fresh = true;
+            }
+        }
+    }
+
+    /// A CONNECT: true if the client is there from now on.
+    fn lets_connect(
+        &mut self,
+        now: Instant,
+        ix: usize,
+        from: &Address,
+        connect: Connect<'_>,
+        verdict: Verdict,
+    ) -> Result<bool, Violation> {
+        let (certain, possible) = self.nodes_besides(ix);
+        let max_nodes = self.forwarders.max_nodes().filter(|_| from.node.is_some());
+        let client = &mut self.clients[ix];
+        let behind = client.bound.as_ref().is_some_and(|bound| bound.node.is_some());
+        let elsewhere = client.bound.as_ref().is_some_and(|bound| bound != from);
+        let connected = elsewhere && client.phase.is_connected() && !client.gone;
+        let maybe_connected = elsewhere && !matches!(client.phase, Phase::None | Phase::Lost);
+        let told = || {
+            format!(
+                "{connect:?} from {from}, {:?} at {:?}, {possible} other nodes, {max_nodes:?} allowed",
+                client.phase, client.bound
+            )
+        };
+        let full = max_nodes.is_some_and(|max| possible >= max);
+        let (may_refuse, must_refuse) = match self.config.address_change {
+            AddressChange::Strict => (maybe_connected, connected),
+            AddressChange::Guarded => {
+                let other = client
+                    .challenge
+                    .as_ref()
+                    .is_some_and(|challenge| challenge.from != *from);
+                (other && elsewhere, other && elsewhere)
+            }
+            AddressChange::Open => (false, false),
+        };
+        if verdict.refused {
+            // A node that makes room by moving within the forwarder is let in.
+            ensure(may_refuse || full, "nobody is refused without a reason", told)?;
+            client.bad_connects += u32::from(!elsewhere);
+            return Ok(false);
+        }
+        ensure(!must_refuse, "a session stays where it is (A11)", told)?;
+        let crowded = max_nodes.is_some_and(|max| certain >= max) && !behind;
+        ensure(!crowded, "a forwarder has no more nodes than allowed (A82)", told)?;
+        if self.config.address_change == AddressChange::Guarded && connected && client.phase == Phase::Active
+        {
+            match &mut client.challenge {
+                Some(challenge) => {
+                    (challenge.will, challenge.clean_session) = (connect.will, connect.clean_session);
+                    challenge.duration = connect.duration;
+                }
+                None => client.challenge = Some(Challenge::new(now, from, connect, &self.config)),
+            }
+            return Ok(false);
+        }
+        client.challenge = None;
+        client.on_connect(now, from, connect);
+        Ok(true)
+    }
+
+    /// A PINGREQ with the client's id: its network may have given it another address while it slept (A16).
+    fn lets_wake(&mut self, ix: usize, from: &Address, verdict: Verdict) -> Check {
+        let (_, possible) = self.nodes_besides(ix);
+        let max_nodes = self.forwarders.max_nodes().filter(|_| from.node.is_some());
+        let client = &mut self.clients[ix];
+        let sleeps = matches!(client.phase, Phase::Asleep | Phase::Awake) && !client.gone;
+        if !sleeps || client.bound.as_ref() == Some(from) {
+            return Ok(());
+        }
+        let strict = self.config.address_change == AddressChange::Strict;
+        let full = max_nodes.is_some_and(|max| possible >= max);
+        let right = if verdict.moved { !strict } else { strict || full };
+        ensure(right, "a sleeper wakes where it is (A16)", || {
+            format!("{} at {from}: {verdict:?}", client.id)
+        })?;
+        if verdict.moved {
+            client.bound = Some(from.clone());
+        }
+        Ok(())
+    }
+
+    /// Other clients behind forwarders: those that are connected, and those whose record may still be bound there.
+    fn nodes_besides(&self, ix: usize) -> (usize, usize) {
+        let others = self.clients.iter().enumerate().filter(|(at, _)| *at != ix);
+        let behind = others
+            .map(|(_, client)| client)
+            .filter(|client| client.bound.as_ref().is_some_and(|bound| bound.node.is_some()));
+        let connected = |client: &&ClientModel| client.phase.is_connected() && !client.gone;
+        (behind.clone().filter(connected).count(), behind.count())
     }
 
     /// The layout of a message and a value that is none: its sender was heard all the same.
@@ -502,6 +663,7 @@ impl Reference {
             *client.due.entry((answer.msg_type(), msg_id)).or_insert(0) += 1;
             client.last_heard = now;
             client.fresh = false;
+            client.challenge = None;
         }
     }
 
@@ -605,6 +767,7 @@ impl Reference {
             } => {
                 let message = self.messages.entry(payload.clone()).or_default();
                 message.topic = topic.to_string();
+                message.since = now;
                 message.highest = message.highest.max(*qos);
                 message.retain_seen[usize::from(*retain)] = true;
                 let new = publication.is_none_or(|p| message.publications.insert(p));
@@ -750,6 +913,7 @@ impl Reference {
     /// # Errors
     /// The rule it breaks.
     pub fn on_transmit(&mut self, now: Instant, to: &Destination, datagram: &[u8]) -> Check {
+        self.pass_time(now);
         let (encapsulation, packet) = sn_codec::decode_message(datagram)
             .map_err(|error| Violation::new("datagrams decode", format!("{error}: {datagram:02x?}")))?;
         let header = encapsulation.map_or(0, |e| e.encoded_len());
@@ -834,12 +998,15 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
+                client.end_ping(now)?;
                 client.end_wake(now)
             }
             Packet::WillTopicResp(_) => client.pay(MsgType::WillTopicResp, MsgId(0)),
             Packet::WillMsgResp(_) => client.pay(MsgType::WillMsgResp, MsgId(0)),
-            // §6.11 allows it, A76 switches it off.
-            Packet::Pingreq(_) => Err(Violation::new("the gateway does not ping", what(client))),
+            // §6.11 allows it, A76 keeps it for one purpose.
+            Packet::Pingreq(_) => ensure(client.challenge.is_some(), "the gateway does not ping", || {
+                what(client)
+            }),
             Packet::Connack(_)
             | Packet::Disconnect(_)
             | Packet::GwInfo(_)
@@ -942,6 +1109,7 @@ impl Reference {
             payload: None,
             topic: register.topic_name,
             dup: None,
+            expires: now + self.config.sleep.max_age,
         };
         self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         Ok(())
@@ -1016,6 +1184,7 @@ impl Reference {
             .as_ref()
             .is_some_and(|d| !d.closed && d.msg_id == publish.msg_id);
         let repeat = qos != QoS::AtMostOnce && same;
+        let registered = client.down.as_ref().is_some_and(|d| d.kind == DownKind::Register);
         let released = same
             && client
                 .down
@@ -1033,13 +1202,16 @@ impl Reference {
             let open = client
                 .down
                 .as_ref()
-                .is_some_and(|d| !d.closed && !d.stale && !d.given_up(sends_per_round));
+                .is_some_and(|d| d.is_open(now, sends_per_round));
             ensure(!open, "nothing overtakes an open exchange (A59)", || {
                 told(&publish)
             })?;
             if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
-                client.ignores_register |= !down.closed && !down.stale && !client.answers_register;
+                let unanswered = !down.closed && !down.stale;
                 down.closed = true;
+                if unanswered {
+                    self.given_up += client.register_unanswered(None);
+                }
             }
         } else {
             let [high, low] = publish.msg_id.0.to_be_bytes();
@@ -1054,6 +1226,7 @@ impl Reference {
                 payload: Some(payload.clone()),
                 topic: &name,
                 dup: Some(publish.dup),
+                expires: message.map_or(now, |message| message.since) + self.config.sleep.max_age,
             };
             self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         }
@@ -1061,6 +1234,12 @@ impl Reference {
         if !repeat && !payload.is_empty() {
             let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
             let started = client.started.entry(payload.clone()).or_default();
+            let age = message.map_or(Duration::ZERO, |message| now.since(message.since));
+            ensure(
+                age < self.config.sleep.max_age + LATE || registered || started.exchanges > 0,
+                "nothing too old is delivered (A70)",
+                || format!("{age:?}: {publish:?} to {}", client.id),
+            )?;
             started.exchanges += 1;
             let allowed = publications + started.interrupted;
             ensure(
@@ -1099,6 +1278,7 @@ impl Reference {
             payload: None,
             topic: "",
             dup: None,
+            expires: now + self.config.sleep.max_age,
         };
         self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         Ok(())
@@ -1120,7 +1300,16 @@ impl Reference {
                 .is_some_and(|uplink| uplink.settled_ok > 0)
         };
         let late = exchange.previous.iter().any(settled);
-        if late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload)) {
+        let unclear = late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload));
+        if puback.return_code != ReturnCode::Accepted && !exchange.previous.is_empty() {
+            // Of the messages that had this id it may be about any.
+            for payload in exchange.previous.iter().chain([&exchange.payload]) {
+                if let Some(uplink) = self.uplinks.get_mut(payload) {
+                    uplink.any_order |= uplink.settled_ok == 0;
+                }
+            }
+        }
+        if unclear {
             return Ok(());
         }
         exchange.finished = true;
@@ -1129,7 +1318,7 @@ impl Reference {
         };
         if puback.return_code != ReturnCode::Accepted {
             uplink.order = None;
-            uplink.any_order = uplink.allowed > 1;
+            uplink.any_order |= uplink.allowed > 1;
             return Ok(());
         }
         ensure(
@@ -1178,16 +1367,18 @@ impl Reference {
             named,
             broker_was_away,
             before,
+            asked_before,
             given_back,
             ..
         } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
-            match before.filter(|_| suback.return_code == ReturnCode::Congestion) {
+            let for_now = suback.return_code == ReturnCode::Congestion;
+            match before.filter(|_| for_now) {
                 Some(before) => {
                     client.maybe.insert(filter.clone());
                     client.subs.insert(filter, before);
                 }
-                None if client.subs.contains_key(&filter) => {}
+                None if client.subs.contains_key(&filter) || (for_now && asked_before) => {}
                 None => {
                     client.maybe.remove(&filter);
                 }
@@ -1225,7 +1416,8 @@ impl Reference {
     ///
     /// # Errors
     /// The rule it breaks.
-    pub fn on_request(&mut self, request: &BrokerRequest) -> Check {
+    pub fn on_request(&mut self, now: Instant, request: &BrokerRequest) -> Check {
+        self.pass_time(now);
         self.published += 1;
         let told = || format!("{request:?}");
         match request {
@@ -1423,6 +1615,7 @@ impl Reference {
     /// # Errors
     /// The rule it breaks.
     pub fn on_notice(&mut self, now: Instant, notice: &Notice) -> Check {
+        self.pass_time(now);
         match notice {
             Notice::Lost { client, will } => {
                 let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
@@ -1447,6 +1640,7 @@ impl Reference {
                     format!("{:?} of {client}", model.will)
                 })?;
                 model.phase = Phase::Lost;
+                model.challenge = None;
                 model.interrupt();
                 model.wills_due.extend(model.will.clone().filter(|_| *will));
                 if model.clean {
@@ -1460,6 +1654,7 @@ impl Reference {
                     return Ok(());
                 };
                 // A78: only when the broker took a subscription back, or the gateway stops.
+                model.challenge = None;
                 model.sent_away = !model.said_goodbye && (refused || self.shutting_down);
                 ensure(
                     model.said_goodbye || model.sent_away,
@@ -1557,7 +1752,7 @@ impl Reference {
 
     /// Where a client is in its session, as far as the gateway can know.
     pub fn presence(&self, client: ClientIx) -> Presence {
-        match self.clients[client.0].phase {
+        match self.model(client).phase {
             Phase::None | Phase::Setup | Phase::Lost => Presence::Away,
             Phase::Active => Presence::Active,
             Phase::Asleep | Phase::Awake => Presence::Asleep,
@@ -1566,14 +1761,15 @@ impl Reference {
 
     /// The gateway sends to a client there.
     pub fn is_bound(&self, client: ClientIx, address: &Address) -> bool {
-        self.clients[client.0].bound.as_ref() == Some(address)
+        self.model(client).bound.as_ref() == Some(address)
     }
 
     /// Whoever was silent for too long is lost by now, so that its will is published when it should be.
     ///
     /// # Errors
     /// That is not so.
-    pub fn check_silence(&self, now: Instant) -> Check {
+    pub fn check_silence(&mut self, now: Instant) -> Check {
+        self.pass_time(now);
         let overdue = self.clients.iter().find(|c| {
             let since = match c.phase {
                 Phase::Active => c.last_heard,
@@ -1608,13 +1804,13 @@ impl Reference {
 
     /// A message came again to a client under another message id, so that a late copy of the first looks new.
     pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
-        let started = self.clients[client.0].started.get(payload);
+        let started = self.model(client).started.get(payload);
         started.is_some_and(|started| started.unknown_topic)
     }
 
     /// The messages that a client acknowledged.
     pub fn acknowledged_by(&self, client: ClientIx) -> impl Iterator<Item = &Bytes> {
-        let started = self.clients[client.0].started.iter();
+        let started = self.model(client).started.iter();
         started
             .filter(|(_, started)| started.acknowledged)
             .map(|(payload, _)| payload)
@@ -1655,12 +1851,19 @@ struct Next<'a> {
     payload: Option<Bytes>,
     topic: &'a str,
     dup: Option<bool>,
+    /// When the message is too old, as far as it is known which one it is.
+    expires: Instant,
 }
 
 impl DownExchange {
+    /// Certain to be under way.
+    fn is_open(&self, now: Instant, sends_per_round: u32) -> bool {
+        !self.closed && !self.stale && !self.given_up(sends_per_round) && now < self.expires
+    }
+
     fn given_up(&self, sends_per_round: u32) -> bool {
         match self.kind {
-            DownKind::Register => self.sends >= sends_per_round,
+            DownKind::Register => self.sends >= sends_per_round || self.unsure,
             DownKind::Publish(_) | DownKind::Pubrel => self.sends >= sends_per_round * ROUNDS,
         }
     }
@@ -1673,11 +1876,14 @@ impl ClientModel {
             quirks: config.quirks,
             sends_per_round,
             bound: None,
+            challenge: None,
             phase: Phase::None,
             sleep: Duration::ZERO,
             sleep_answer_due: false,
             woken: Instant::START,
             woken_first: Instant::START,
+            named_pings: Vec::new(),
+            ping_put_off: None,
             wake_messages: 0,
             asleep_since: Instant::START,
             clean: config.clean,
@@ -1740,6 +1946,14 @@ impl ClientModel {
         });
     }
 
+    /// A datagram of the client came.
+    fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        if let Some(down) = &mut self.down {
+            down.unheard = 0;
+        }
+    }
+
     /// What the client sends is processed.
     fn accepts(&self) -> bool {
         !self.gone && (self.phase.is_connected() || (self.phase == Phase::Setup && self.handshake_done))
@@ -1782,6 +1996,7 @@ impl ClientModel {
             Phase::None | Phase::Setup | Phase::Lost => {}
         }
         self.sleep_answer_due = false;
+        self.ping_put_off = None;
         self.resumes_since = resumes.then_some(now);
         let strayed = self.stray.take().as_ref() == Some(from);
         let still_due = self.late_goodbye && self.phase == Phase::Setup;
@@ -1863,6 +2078,7 @@ impl ClientModel {
     /// The gateway's record of the client is gone, and A35 holds within one record.
     fn record_gone(&mut self) {
         self.forget();
+        self.answers_register = false;
         self.stale_names.append(&mut self.names);
     }
 
@@ -1870,6 +2086,7 @@ impl ClientModel {
     fn restart(&mut self) {
         self.record_gone();
         self.bound = None;
+        self.challenge = None;
         self.phase = Phase::None;
         self.parameters = None;
         self.connacks_due = 0;
@@ -1886,6 +2103,37 @@ impl ClientModel {
         self.emitted_order = [0; 2];
     }
 
+    /// A REGISTER was given up. Who never answered one is sent none any more, so what needs one is dropped (A40), and
+    /// perhaps what the REGISTER was for. Returns how many messages.
+    fn register_unanswered(&mut self, topic: Option<&str>) -> usize {
+        self.ignores_register |= !self.answers_register;
+        let skips = self.ignores_register;
+        let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+        let before = self.owed.len();
+        self.owed.retain(|_, owed| {
+            let needs_register = skips && unknown(&owed.topic);
+            Some(owed.topic.as_str()) != topic && !needs_register
+        });
+        before - self.owed.len()
+    }
+
+    /// PINGRESP to an active client that named itself: it may sleep now, so it has got what waited (A16).
+    fn end_ping(&mut self, now: Instant) -> Check {
+        let Some(asked) = self.ping_put_off.take() else {
+            return Ok(());
+        };
+        let open = |d: &&DownExchange| d.began < asked && d.is_open(now, self.sends_per_round);
+        ensure(
+            self.down.as_ref().filter(open).is_none(),
+            "PINGRESP when everything is acknowledged",
+            || format!("{:?} to {}", self.down, self.id),
+        )?;
+        let kept = self.owed.iter().find(|(_, owed)| owed.since < asked);
+        ensure(kept.is_none(), "PINGRESP when nothing waits (A16)", || {
+            format!("{kept:?} for {}", self.id)
+        })
+    }
+
     /// PINGRESP: the client sleeps again, and has got everything that waited when it woke.
     fn end_wake(&mut self, now: Instant) -> Check {
         if self.phase != Phase::Awake {
@@ -1893,7 +2141,7 @@ impl ClientModel {
         }
         self.phase = Phase::Asleep;
         self.asleep_since = now;
-        let open = |d: &&DownExchange| !d.closed && !d.stale && !d.given_up(self.sends_per_round);
+        let open = |d: &&DownExchange| d.is_open(now, self.sends_per_round);
         ensure(
             self.down.as_ref().filter(open).is_none(),
             "PINGRESP when everything is acknowledged",
@@ -1905,11 +2153,8 @@ impl ClientModel {
             .as_ref()
             .filter(|d| d.kind == DownKind::Register && !d.closed)
         {
-            self.ignores_register = !self.answers_register;
-            let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
-            let (gone, skips) = (down.topic.clone(), self.ignores_register);
-            self.owed
-                .retain(|_, owed| owed.topic != gone && !(skips && unknown(&owed.topic)));
+            let topic = down.topic.clone();
+            self.register_unanswered(Some(&topic));
         }
         let long = now.since(self.woken_first) >= WAKE_TIME || self.wake_messages >= WAKE_MESSAGES;
         let kept = self.owed.iter().find(|(_, owed)| owed.since < self.woken);
@@ -1965,7 +2210,7 @@ impl ClientModel {
                     *ever = (*ever).max(subscribe.qos);
                     // Another QoS may be granted from now on, so claims under the old one end.
                     let before = self.subs.remove(&filter);
-                    self.maybe.insert(filter.clone());
+                    let asked_before = !self.maybe.insert(filter.clone());
                     let named = matches!(subscribe.topic, TopicFilter::Name(_));
                     let asked = Asked {
                         filter,
@@ -1973,6 +2218,7 @@ impl ClientModel {
                         named,
                         broker_was_away: false,
                         before,
+                        asked_before,
                         answered: false,
                         given_back: false,
                     };
@@ -1992,9 +2238,22 @@ impl ClientModel {
                     open.for_each(|asked| asked.given_back = true);
                 }
             }
-            Packet::Pingreq(_) => {
+            Packet::Pingreq(ping) => {
                 owe(MsgType::Pingresp, MsgId(0));
+                self.ping_put_off = None;
                 match self.phase {
+                    Phase::Active if ping.client_id.is_some() => {
+                        self.named_pings.retain(|at| now.since(*at) < ROW_OF_PINGS);
+                        let put_off = self.named_pings.len() < PINGS_PUT_OFF;
+                        self.named_pings.push(now);
+                        self.ping_put_off = put_off.then_some(now);
+                        if let Some(down) = &mut self.down {
+                            // With nothing waiting then, the earlier ones were not put off.
+                            down.unsure |= !put_off;
+                            down.due = true;
+                            down.sends -= down.sends % self.sends_per_round;
+                        }
+                    }
                     Phase::Asleep => {
                         self.phase = Phase::Awake;
                         self.woken = now;
@@ -2062,6 +2321,8 @@ impl ClientModel {
                 self.on_client_puback(puback);
             }
             Packet::Regack(mut regack) if active => {
+                self.answers_register = true;
+                self.ignores_register = false;
                 if self.quirks.swaps_acks {
                     (regack.topic_id, regack.msg_id) = swapped(regack.topic_id, regack.msg_id);
                 }
@@ -2070,7 +2331,6 @@ impl ClientModel {
                     && down.msg_id == regack.msg_id
                     && !down.closed
                 {
-                    self.answers_register = true;
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
@@ -2088,6 +2348,7 @@ impl ClientModel {
                 self.sleep = Duration::from_secs(u64::from(seconds));
                 self.asleep_since = now;
                 self.sleep_answer_due = true;
+                self.ping_put_off = None;
                 self.interrupt();
             }
             Packet::Disconnect(_) => {
@@ -2167,6 +2428,9 @@ impl ClientModel {
             .filter(|d| d.kind == kind && d.msg_id == msg_id)
         {
             down.closed = true;
+            if kind != DownKind::Register {
+                self.named_pings.clear();
+            }
         }
     }
 
@@ -2271,16 +2535,12 @@ impl ClientModel {
         }
         let mut given_up = 0;
         if let Some(down) = self.down.as_ref().filter(|d| !d.closed && !d.stale) {
-            ensure(down.given_up(sends_per_round), "one open exchange (A59)", || {
-                told(down)
-            })?;
+            let over = down.given_up(sends_per_round) || now >= down.expires;
+            ensure(over, "one open exchange (A59)", || told(down))?;
             // A40, A60: without an answer the message is dropped.
             if down.kind == DownKind::Register {
-                self.ignores_register = !self.answers_register;
                 let topic = down.topic.clone();
-                let before = self.owed.len();
-                self.owed.retain(|_, owed| owed.topic != topic);
-                given_up = before - self.owed.len();
+                given_up = self.register_unanswered(Some(&topic));
             } else if let Some(payload) = &down.payload {
                 given_up = usize::from(self.owed.remove(payload).is_some());
             }
@@ -2303,6 +2563,7 @@ impl ClientModel {
             msg_id: next.msg_id,
             payload: next.payload.clone(),
             topic: next.topic.into(),
+            began: now,
             sends: 1,
             unheard: 1,
             last_sent: now,
@@ -2310,6 +2571,8 @@ impl ClientModel {
             due: false,
             closed: false,
             stale: false,
+            unsure: false,
+            expires: next.expires,
         });
         Ok(given_up)
     }

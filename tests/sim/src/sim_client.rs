@@ -237,6 +237,9 @@ pub struct SimClient {
     pub gave_up: usize,
     /// Times it lost power.
     pub power_losses: usize,
+    /// Times it was told that it has no session while it slept, and forgot what it had of QoS 2 messages, as its clean
+    /// session said. The gateway may know it at another address and take its CONNECT for the return from sleep (A20).
+    pub forgot_asleep: usize,
     /// Wake-ups that PINGRESP ended.
     pub wakes: usize,
     /// Wake-ups that it gave up, and went back to sleep.
@@ -358,6 +361,7 @@ impl SimClient {
             kicked: 0,
             gave_up: 0,
             power_losses: 0,
+            forgot_asleep: 0,
             wakes: 0,
             missed_wakes: 0,
             missed_in_a_row: 0,
@@ -799,6 +803,9 @@ impl SimClient {
             return;
         }
         self.kicked += 1;
+        let half_received = !(self.received.is_empty() && self.released.is_empty());
+        let asleep = self.presence() == Presence::Asleep || self.returning;
+        self.forgot_asleep += usize::from(asleep && half_received && self.config.clean);
         self.returning = false;
         if quirks.exits_on_disconnect {
             self.vanish();

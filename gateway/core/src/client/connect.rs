@@ -138,6 +138,8 @@ impl Gateway {
             let moved = self.clients.get(ix).is_some_and(|client| client.via.is_some());
             self.cx.metrics.takeovers_total += u64::from(moved);
         }
+        // What is still owed to it as a stranger, or from before, would end the session that begins now.
+        self.cx.links.forget_disconnects(&via);
         self.clients.bind(ix, via);
         let same_address = bound == Some(ix);
         if let Some(client) = self.clients.get_mut(ix) {
@@ -196,6 +198,7 @@ impl Gateway {
             return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
         }
         self.cx.metrics.takeovers_total += 1;
+        self.cx.links.forget_disconnects(&via);
         self.clients.bind(ix, via);
         if let Some(client) = self.clients.get_mut(ix) {
             client.on_connect(&mut self.cx, now, connect, true, false);

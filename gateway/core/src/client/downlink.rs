@@ -130,6 +130,13 @@ pub(crate) struct Downlink {
     parked: bool,
 }
 
+/// PINGREQs in a row whose answer waits for messages, until the client takes one (reading A16): the next gets its
+/// PINGRESP at once, before a client that cannot take the message gives the gateway up.
+const PINGS_PUT_OFF: u8 = 2;
+
+/// How long such a row is: repeats of one PINGREQ are Tretry apart, and a later one is another wake-up.
+const ROW_OF_PINGS: Duration = Duration::from_secs(60);
+
 /// Messages for the client, and what keeps them back.
 #[derive(Debug, Default)]
 struct Work {
@@ -140,6 +147,11 @@ struct Work {
     paused_until: Option<Instant>,
     /// A SUBSCRIBE is open: what matches it waits for the SUBACK (reading A57).
     held_until: Option<Instant>,
+    /// The client is owed PINGRESP after so many messages (reading A16).
+    pingresp_after: Option<u16>,
+    pings_put_off: u8,
+    /// When the first of those came.
+    put_off_since: Instant,
 }
 
 /// One open exchange of ours with the client.
@@ -151,6 +163,10 @@ pub(crate) struct Exchange {
     topic: TopicRef,
     /// Sends of the current step in the current round.
     sends: u8,
+    /// Those since the client was last heard.
+    unheard: u8,
+    /// Tretry after the last send: the earliest time to repeat it, if the client is heard meanwhile.
+    soonest: Instant,
     /// The PUBLISH went out at least once under this message id.
     published: bool,
     /// The last PUBLISH carried DUP.
@@ -284,6 +300,7 @@ impl Downlink {
     /// Puts the message of the open exchange back to the front.
     pub(crate) fn requeue(&mut self) {
         let Some(work) = &mut self.work else { return };
+        (work.pingresp_after, work.pings_put_off) = (None, 0);
         if let Some(exchange) = work.exchange.take() {
             let mut item = exchange.item;
             item.msg_id = exchange.published.then_some(exchange.msg_id);
@@ -300,12 +317,51 @@ impl Downlink {
         }
     }
 
+    /// The client was heard: the next repeat comes Tretry after the last, for the longer waits are for those that are
+    /// silent (reading A60).
+    pub(crate) fn end_silence(&mut self) {
+        if let Some(exchange) = self.exchange_mut() {
+            exchange.retry_at = exchange.retry_at.map(|at| at.min(exchange.soonest));
+            exchange.unheard = 0;
+        }
+    }
+
     /// A request of the client ends the pause it asked for (reading A62).
     pub(crate) fn unpause(&mut self) {
         let paused = self.work.as_mut().and_then(|work| work.paused_until.take());
         if paused.is_some() {
             self.repeat_now();
         }
+    }
+
+    /// True if PINGRESP follows the messages that wait now; the one under way is sent again, for the client says that
+    /// it listens.
+    pub(crate) fn put_off_pingresp(&mut self, now: Instant) -> bool {
+        let waiting = u16::try_from(self.len()).unwrap_or(u16::MAX);
+        let Some(work) = self.work.as_mut().filter(|_| waiting > 0) else {
+            return false;
+        };
+        if work.pings_put_off == 0 || now.since(work.put_off_since) >= ROW_OF_PINGS {
+            (work.pings_put_off, work.put_off_since) = (0, now);
+        }
+        if work.pings_put_off >= PINGS_PUT_OFF {
+            work.pingresp_after = None;
+            return false;
+        }
+        work.pings_put_off += 1;
+        work.pingresp_after = Some(waiting);
+        self.repeat_now();
+        true
+    }
+
+    /// True, once, if the messages that PINGRESP waits for are done with.
+    pub(crate) fn take_due_pingresp(&mut self) -> bool {
+        let done = self.len() == 0;
+        let due = |after: &mut u16| done || *after == 0;
+        self.work
+            .as_mut()
+            .and_then(|work| work.pingresp_after.take_if(due))
+            .is_some()
     }
 
     /// Sends the open exchange again, as a new round; what is on its way has not been sent yet.
@@ -326,6 +382,7 @@ impl Downlink {
         {
             exchange.due = true;
             exchange.sends = exchange.sends.saturating_sub(1);
+            exchange.unheard = exchange.unheard.saturating_sub(1);
             (exchange.in_flight, exchange.retry_at) = (None, None);
         }
     }
@@ -527,6 +584,8 @@ impl Client {
     fn forget(&mut self, cx: &mut Context, item: &Queued) {
         if let Some(work) = &mut self.down.work {
             work.bytes -= item.message.size();
+            work.pingresp_after = work.pingresp_after.map(|after| after.saturating_sub(1));
+            work.pings_put_off = 0;
         }
         cx.metrics.buffer_messages -= 1;
         cx.metrics.buffer_bytes -= item.message.size() as u64;
@@ -653,6 +712,8 @@ impl Client {
             msg_id,
             topic,
             sends: 0,
+            unheard: 0,
+            soonest: Instant::START,
             published: known.is_some(),
             sent_dup: false,
             due: true,
@@ -664,12 +725,16 @@ impl Client {
             held: false,
             item,
         });
+        if step == Step::Pubrel {
+            self.hold_pubrel(cx);
+        }
     }
 
     /// How the client is told the topic (reading A42), or `None` if it refused the name.
     fn topic_for(&mut self, cx: &mut Context, name: &Arc<str>) -> Option<(Step, TopicRef)> {
         if let Some(topic) = self.topics.by_name(name) {
-            if topic.rejected {
+            let cannot_be_told = self.down.no_register && !topic.told && !topic.confirmed;
+            if topic.rejected || cannot_be_told {
                 return None;
             }
             let skip = topic.confirmed || (self.down.no_register && topic.told);
@@ -741,6 +806,7 @@ impl Client {
         }
         exchange.due = false;
         exchange.sends += 1;
+        exchange.unheard = exchange.unheard.saturating_add(1);
         if confirms {
             // Its answer is waited for once it has left.
             (exchange.in_flight, exchange.retry_at) = (Some(ticket), None);
@@ -762,8 +828,10 @@ impl Client {
         let Some(exchange) = self.down.exchange_mut() else {
             return;
         };
-        let factor = 1_u32 << exchange.sends.saturating_sub(1).min(16);
-        let wait = retry.first.max(needed).saturating_mul(factor);
+        let factor = 1_u32 << exchange.unheard.saturating_sub(1).min(16);
+        let first = retry.first.max(needed);
+        exchange.soonest = now + first;
+        let wait = first.saturating_mul(factor);
         exchange.retry_at = Some(now + wait.min(retry.max.max(needed)));
     }
 
@@ -798,6 +866,7 @@ impl Client {
         // What the link refuses again and again must not stay in front for ever.
         if exchange.unsent < UNSENT_MAX {
             exchange.sends = exchange.sends.saturating_sub(1);
+            exchange.unheard = exchange.unheard.saturating_sub(1);
         }
     }
 
@@ -970,7 +1039,7 @@ impl Client {
     }
 
     /// QoS 2: G→C PUBLISH(m)   C→G PUBREC(m)   G→C PUBREL(m)   C→G PUBCOMP(m).
-    pub(crate) fn on_pubrec(&mut self, cx: &mut Context, msg_id: MsgId) {
+    pub(crate) fn on_pubrec(&mut self, cx: &mut Context, now: Instant, msg_id: MsgId) {
         match self.down.exchange_mut() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.item.qos == QoS::ExactlyOnce => {
                 if exchange.held {
@@ -987,14 +1056,17 @@ impl Client {
             }
             _ => {
                 // Late, but the client has the message: sent again under a released id, it would be another one.
-                let Some(item) = self.down.requeued(msg_id, QoS::ExactlyOnce) else {
-                    // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
-                    return self.reply(cx, Reply::Pubrel(msg_id));
-                };
-                item.received = true;
-                let item = item.clone();
-                save_received(cx, &item);
-                self.reply_durably(cx, Reply::Pubrel(msg_id));
+                if let Some(item) = self.down.requeued(msg_id, QoS::ExactlyOnce) {
+                    item.received = true;
+                    let item = item.clone();
+                    save_received(cx, &item);
+                    if self.wants_to_deliver(now) {
+                        return; // The PUBREL is what goes out next.
+                    }
+                    return self.reply_durably(cx, Reply::Pubrel(msg_id));
+                }
+                // Reading A51: an id we do not know is released all the same, else its sender repeats for ever.
+                self.reply(cx, Reply::Pubrel(msg_id));
             }
         }
     }

@@ -51,6 +51,8 @@ pub(crate) struct Client {
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
+    /// The state it is counted in.
+    pub(crate) counted: StateKind,
     /// The flags of its CONNECT.
     pub(crate) clean: bool,
     pub(crate) asked_for_will: bool,
@@ -145,7 +147,33 @@ pub(crate) enum State {
     Gone,
 }
 
+/// A state without what belongs to it; a record that is to be removed counts as disconnected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateKind {
+    Active,
+    Asleep,
+    Awake,
+    Setup,
+    Disconnected,
+    Lost,
+}
+
+impl StateKind {
+    pub(crate) const COUNT: usize = 6;
+}
+
 impl State {
+    pub(crate) fn kind(&self) -> StateKind {
+        match self {
+            State::Active => StateKind::Active,
+            State::Asleep { .. } => StateKind::Asleep,
+            State::Awake(_) => StateKind::Awake,
+            State::Setup(_) => StateKind::Setup,
+            State::Disconnected | State::Gone => StateKind::Disconnected,
+            State::Lost => StateKind::Lost,
+        }
+    }
+
     /// Active, asleep or awake: messages of the client are processed and answered (reading A49).
     pub(crate) fn is_connected(&self) -> bool {
         matches!(self, State::Active | State::Asleep { .. } | State::Awake(_))
@@ -228,6 +256,7 @@ impl Client {
             id_hash,
             via: None,
             state: State::Disconnected,
+            counted: StateKind::Disconnected,
             clean: true,
             asked_for_will: false,
             keep_alive: 0,
@@ -274,7 +303,7 @@ impl Client {
         match packet {
             Packet::Publish(publish) => self.on_publish(cx, now, publish),
             Packet::Puback(puback) => self.on_puback(cx, now, puback),
-            Packet::Pubrec(msg_id) => self.on_pubrec(cx, msg_id),
+            Packet::Pubrec(msg_id) => self.on_pubrec(cx, now, msg_id),
             Packet::Pubrel(msg_id) => self.on_pubrel(cx, now, msg_id),
             Packet::Pubcomp(msg_id) => self.on_pubcomp(cx, msg_id),
             Packet::Register(register) => self.on_register(cx, register),
@@ -284,7 +313,7 @@ impl Client {
             Packet::WillTopicUpd(topic) => self.on_will_topic_upd(cx, topic),
             Packet::WillMsgUpd(message) => self.on_will_msg_upd(cx, message),
             // Answered here whatever the broker does (reading A75).
-            Packet::Pingreq(_) if matches!(self.state, State::Active) => self.reply(cx, Reply::Pingresp),
+            Packet::Pingreq(ping) if matches!(self.state, State::Active) => self.on_ping(cx, now, ping),
             Packet::Pingreq(_) => self.wake(cx, now),
             Packet::Pingresp => {}
             Packet::Disconnect(disconnect) => self.on_disconnect(cx, disconnect),
@@ -298,6 +327,7 @@ impl Client {
         if is_request(&packet) {
             self.down.unpause();
         }
+        self.down.end_silence();
         self.down.resume();
     }
 

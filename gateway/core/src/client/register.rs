@@ -28,11 +28,12 @@ impl Client {
 
     /// G→C REGISTER(id, m, name)   C→G REGACK(id, m, rc), then the PUBLISH it was for.
     pub(crate) fn on_regack(&mut self, cx: &mut Context, now: Instant, regack: Regack) {
+        // A late one tells as well that the client has the habit of answering (reading A40).
+        self.down.answers_register();
         let Some(topic_id) = self.down.registering(cx, regack.topic_id, regack.msg_id) else {
             cx.metrics.unexpected_total += 1;
             return;
         };
-        self.down.answers_register();
         match regack.return_code {
             ReturnCode::Accepted => {
                 self.topics.confirm(topic_id);

@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use sn_codec::Pingreq;
+
 use super::{Client, Reply, State};
 use crate::context::Context;
 use crate::io::Notice;
@@ -75,10 +77,23 @@ impl Client {
 
     /// PINGRESP once the messages of this wake-up are delivered and acknowledged.
     pub(crate) fn end_wake_if_drained(&mut self, cx: &mut Context, now: Instant) {
-        let State::Awake(wake) = &self.state else { return };
-        let done = self.down.queue_is_empty() || !wake.takes_more();
-        if done && !self.down.has_exchange() {
-            self.back_to_sleep(now);
+        match &self.state {
+            State::Awake(wake) => {
+                let done = self.down.queue_is_empty() || !wake.takes_more();
+                if done && !self.down.has_exchange() {
+                    self.back_to_sleep(now);
+                    self.reply(cx, Reply::Pingresp);
+                }
+            }
+            State::Active if self.down.take_due_pingresp() => self.reply(cx, Reply::Pingresp),
+            _ => {}
+        }
+    }
+
+    /// C→G PINGREQ while active. A client that names itself may be asleep, its DISCONNECT lost and not repeated: what
+    /// waits comes first, as in a wake-up (reading A16).
+    pub(crate) fn on_ping(&mut self, cx: &mut Context, now: Instant, ping: Pingreq<'_>) {
+        if ping.client_id.is_none() || !self.down.put_off_pingresp(now) {
             self.reply(cx, Reply::Pingresp);
         }
     }

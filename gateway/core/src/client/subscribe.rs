@@ -93,7 +93,7 @@ impl Client {
             asked,
         });
         self.touch();
-        self.open.open_subscribe(msg_id, wanted.topic_id);
+        self.open.open_subscribe(msg_id, wanted.topic_id, key);
         if up {
             // Messages that overtake the SUBACK wait for it (reading A57).
             self.down.hold(now, &cx.config.timers);
@@ -102,17 +102,24 @@ impl Client {
             // Accepted and carried out when the broker returns (reading A31).
             filter.forget_asker(self.ix);
             filter.ask_again = true;
-            self.on_subscribed(cx, msg_id, Ok(asked));
+            self.on_subscribed(cx, key, msg_id, Ok(asked));
         }
     }
 
     /// The broker answered a SUBSCRIBE of this client, or accepted itself: `Err` is its no.
-    pub(crate) fn on_subscribed(&mut self, cx: &mut Context, msg_id: MsgId, granted: Result<QoS, ()>) {
+    pub(crate) fn on_subscribed(
+        &mut self,
+        cx: &mut Context,
+        filter: FilterKey,
+        msg_id: MsgId,
+        granted: Result<QoS, ()>,
+    ) {
         if let Ok(granted) = granted {
             self.save(cx);
             let waiting = Waiting::Suback {
                 client: self.ix,
                 serial: self.serial,
+                filter,
                 msg_id,
                 granted,
             };
@@ -120,12 +127,18 @@ impl Client {
                 return;
             }
         }
-        self.suback(cx, msg_id, granted);
+        self.suback(cx, filter, msg_id, granted);
     }
 
     /// The SUBACK is due.
-    pub(crate) fn suback(&mut self, cx: &mut Context, msg_id: MsgId, granted: Result<QoS, ()>) {
-        let Some(request) = self.open.close_subscribe(msg_id) else {
+    pub(crate) fn suback(
+        &mut self,
+        cx: &mut Context,
+        filter: FilterKey,
+        msg_id: MsgId,
+        granted: Result<QoS, ()>,
+    ) {
+        let Some(request) = self.open.close_subscribe(msg_id, filter) else {
             return;
         };
         if !self.open.any_subscribe() {
@@ -244,9 +257,9 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
         }
     } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;
-        cx.upstream
-            .subscribe(key, filter.name.clone(), filter.id, filter.wanted_qos());
+        let qos = filter.wanted_qos();
+        cx.upstream.subscribe(key, filter.name.clone(), filter.id, qos);
         filter.asked();
-        filter.pending = Pending::Subscribe;
+        filter.pending = Pending::Subscribe(qos);
     }
 }

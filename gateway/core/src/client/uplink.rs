@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::durable::records::ReceivingRecord;
 use crate::durable::{Waiting, receiving_key};
 use crate::io::{Notice, Refusal};
+use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 use crate::upstream::{Origin, Uplink};
 
@@ -42,7 +43,8 @@ pub(crate) struct OpenRequest {
     pub(crate) msg_id: MsgId,
     /// What the answer echoes.
     pub(crate) topic_id: TopicId,
-    /// Tells a repeat from another message under the same id. Any id will do, 0 too (reading A45).
+    /// Tells a repeat from another message under the same id, and a SUBSCRIBE from another by its filter. Any id will
+    /// do, 0 too (reading A45).
     digest: u32,
     /// QoS 2: the number of the message in the store; 0 if it has none.
     stored: u64,
@@ -82,18 +84,21 @@ impl OpenRequests {
             .any(|request| request.kind == RequestKind::Subscribe)
     }
 
-    pub(crate) fn open_subscribe(&mut self, msg_id: MsgId, topic_id: TopicId) {
+    pub(crate) fn open_subscribe(&mut self, msg_id: MsgId, topic_id: TopicId, filter: FilterKey) {
         self.requests.push(OpenRequest {
             kind: RequestKind::Subscribe,
             msg_id,
             topic_id,
-            digest: 0,
+            digest: filter,
             stored: 0,
         });
     }
 
-    pub(crate) fn close_subscribe(&mut self, msg_id: MsgId) -> Option<OpenRequest> {
-        let is = |request: &OpenRequest| request.kind == RequestKind::Subscribe && request.msg_id == msg_id;
+    /// The answer may be to a SUBSCRIBE of an earlier connection: then none, or another, is open under its id.
+    pub(crate) fn close_subscribe(&mut self, msg_id: MsgId, filter: FilterKey) -> Option<OpenRequest> {
+        let is = |request: &OpenRequest| {
+            request.kind == RequestKind::Subscribe && request.msg_id == msg_id && request.digest == filter
+        };
         self.requests
             .iter()
             .position(is)

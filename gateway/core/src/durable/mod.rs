@@ -19,6 +19,7 @@ use crate::clients::ClientIx;
 use crate::config::Durability;
 use crate::io::{ConnId, DeliveryId, StoreChange, StoreKey, StoreRequest, Ticket, Token};
 use crate::peer::LinkId;
+use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 
 /// Recipients of one record of a message; a message for more has several.
@@ -80,6 +81,7 @@ pub(crate) enum Waiting {
     Suback {
         client: ClientIx,
         serial: u32,
+        filter: FilterKey,
         msg_id: MsgId,
         granted: sn_codec::QoS,
     },

@@ -1,0 +1,9 @@
+//! Any octets, times and datagrams for the raw serial driver.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|octets: &[u8]| {
+    radio_adapters::fuzz::raw_serial(octets);
+});
