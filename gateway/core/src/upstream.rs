@@ -294,7 +294,10 @@ impl Upstream {
                 let away = !up && !self.is_up(SUBSCRIPTIONS);
                 away && self.when_down == WhenDown::Refuse && origin != Origin::Gateway
             }
-            false => !up && !(spools && qos0),
+            false => {
+                let kept = spools && qos0;
+                !up && !kept
+            }
         };
         if refused {
             return Err(Full);
