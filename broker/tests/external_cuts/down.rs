@@ -123,7 +123,7 @@ impl Taker {
         let events = tokio::select! {
             events = core.batch() => events,
             _ = self.pulse.tick() => {
-                if !self.owed.is_empty() {
+                for _ in 0..self.owed.len().div_ceil(8) {
                     let at = rand::rng().random_range(0..self.owed.len());
                     let (delivery, n) = self.owed.swap_remove(at);
                     self.late += 1;

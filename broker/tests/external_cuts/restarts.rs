@@ -36,7 +36,7 @@ async fn qos_2_is_exact_over_restarts_v5() {
 async fn over_restarts(protocol: Protocol) {
     let messages = messages(1_000);
     let broker = Mosquitto::persistent().await;
-    let mut subscriber = Subscriber::start(broker.port, "up").await;
+    let mut subscriber = Subscriber::start_v3(broker.port, "up").await;
     let received = tokio::spawn(async move { subscriber.payloads_until("last").await });
     let relay = relay_to(broker.port).await;
     let started = Instant::now();
