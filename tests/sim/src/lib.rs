@@ -1114,13 +1114,6 @@ impl World {
                     let datagram = buf.split_off(filled);
                     self.transmit(&to, &datagram, ticket)?;
                 }
-                Output::Store(request) => {
-                    let detail = format!("{request:?}");
-                    return Err(Violation::new(
-                        "nothing is stored where nothing is to survive",
-                        detail,
-                    ));
-                }
                 Output::Broker(request) => {
                     self.note(|_| format!("gateway -> broker {request:?}"));
                     self.hash.write(format!("{request:?}").as_bytes());
