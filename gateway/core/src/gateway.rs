@@ -835,7 +835,10 @@ impl Gateway {
         match waiting {
             Waiting::Reply { reply, .. } if client.state.is_connected() => client.reply(&mut self.cx, reply),
             Waiting::Suback {
-                filter, msg_id, granted, ..
+                filter,
+                msg_id,
+                granted,
+                ..
             } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),
             Waiting::Pubrel { msg_id, .. } => client.release_pubrel(msg_id),
             _ => {}

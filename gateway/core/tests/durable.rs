@@ -508,6 +508,8 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
     bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
 
     let mut bench = bench.restart(config());
+    let opened = |request: &BrokerRequest| matches!(request, BrokerRequest::Open { conn: EXACT, .. });
+    assert!(bench.requests.iter().any(opened), "{:?}", bench.requests);
     // The same id, the same content, and another message.
     bench.packet(A, publish2(id, 7, b"x"));
     bench.commit();
