@@ -254,7 +254,7 @@ pub(super) static ROOT: Shape = Shape::table(&[
     key(
         "spool",
         Kind::Table(&SPOOL),
-        "what waits on disk while the broker is away, and how the disk is written",
+        "what waits on disk for the broker, and how the disk is written",
     ),
     key(
         "timers",
