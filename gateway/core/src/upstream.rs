@@ -9,7 +9,9 @@
 //! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
 //! when it is needed, since each of its steps waits for the disk.
 
-use std::collections::VecDeque;
+pub(crate) mod spooled;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +26,7 @@ use crate::durable::{Journal, Waiting, receiving_key, uplink_key};
 use crate::io::{
     BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoredUplink, Token,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 
@@ -55,8 +57,12 @@ pub(crate) struct Upstream {
     backlog_of: FxHashMap<u32, u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
-    /// Dropped since there was no room, and since they waited for too long.
-    dropped: [u64; 2],
+    /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
+    held: BTreeMap<u64, usize>,
+    /// Stored publishes of QoS 0 that were sent just now.
+    sent_qos0: Vec<Stored>,
+    /// Spooled messages dropped, by [`SpoolDrop`].
+    dropped: [u64; SpoolDrop::ALL.len()],
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -118,6 +124,10 @@ enum RequestKind {
     /// A publish that a port that forgets has settled: its record goes when everybody has it.
     Settled {
         stored: Stored,
+        message: Uplink,
+        since: Instant,
+        /// The record of its client; 0 if there is none.
+        serial: u32,
     },
     Subscribe {
         filter: FilterKey,
@@ -234,7 +244,9 @@ impl Upstream {
             spooled_bytes: 0,
             backlog_of: FxHashMap::default(),
             exactly_once: FxHashMap::default(),
-            dropped: [0; 2],
+            held: BTreeMap::new(),
+            sent_qos0: Vec::new(),
+            dropped: [0; SpoolDrop::ALL.len()],
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -334,6 +346,10 @@ impl Upstream {
         backlog: bool,
     ) -> Result<Option<u64>, Full> {
         if let Some(rules) = journal.rules().cloned() {
+            // Dropping others would not help.
+            if message.size() > rules.spool_bytes {
+                return Err(Full);
+            }
             while !self.has_room(&rules, message.size()) {
                 let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
                 if !dropped {
@@ -412,19 +428,6 @@ impl Upstream {
         }
     }
 
-    /// Drops the spooled message that waits longest; false if none can be dropped.
-    fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
-        let oldest = self
-            .connections
-            .iter()
-            .filter_map(|connection| connection.backlog.front().copied())
-            .min_by_key(|key| self.seq_of(*key));
-        let Some(key) = oldest else { return false };
-        self.drop_spooled(journal, key);
-        self.dropped[0] += 1;
-        true
-    }
-
     /// Drops the spooled messages that waited for too long.
     pub(crate) fn drop_expired(&mut self, journal: &mut Journal, now: Instant) {
         let Some(age) = journal.rules().map(|rules| rules.spool_age) else {
@@ -436,7 +439,7 @@ impl Upstream {
                 && now >= *since + age
             {
                 self.drop_spooled(journal, key);
-                self.dropped[1] += 1;
+                self.dropped[SpoolDrop::Age as usize] += 1;
             }
         }
     }
@@ -466,8 +469,11 @@ impl Upstream {
         else {
             return;
         };
-        self.line(conn, backlog.is_some())
-            .retain(|waiting| *waiting != key);
+        let line = self.line(conn, backlog.is_some());
+        match line.front() {
+            Some(front) if *front == key => drop(line.pop_front()),
+            _ => line.retain(|waiting| *waiting != key),
+        }
         self.leave_backlog(backlog);
         match stored {
             Some(id) => self.forget_stored(
@@ -574,7 +580,7 @@ impl Upstream {
                 *released = true;
                 true
             }
-            Some(RequestKind::Settled { stored }) => {
+            Some(RequestKind::Settled { stored, .. }) => {
                 stored.released = true;
                 true
             }
@@ -585,9 +591,10 @@ impl Upstream {
     /// Everybody has a publish that was settled before.
     pub(crate) fn delivered(&mut self, journal: &mut Journal, token: Token) {
         if let Some(key) = self.key_of(token)
-            && let RequestKind::Settled { stored } = self.requests[key].kind
+            && let RequestKind::Settled { stored, .. } = self.requests[key].kind
         {
             self.requests.remove(key);
+            self.held.remove(&stored.id);
             self.forget_stored(journal, stored);
         }
     }
@@ -848,9 +855,14 @@ impl Upstream {
                 message,
                 stored,
                 backlog,
+                since,
                 released,
                 ..
             } => {
+                let serial = match origin.serial() {
+                    0 => backlog.unwrap_or(0),
+                    serial => serial,
+                };
                 if sent {
                     self.connections[conn.0 as usize].answered();
                 } else {
@@ -870,7 +882,7 @@ impl Upstream {
                 });
                 let done = refused || !self.connections[conn.0 as usize].forgets;
                 if let (Some(stored), false) = (stored, done) {
-                    self.keep_settled(token, key, stored);
+                    self.keep_settled(token, key, stored, message.clone(), since, serial);
                 }
                 Settled::Publish {
                     origin,
@@ -886,13 +898,27 @@ impl Upstream {
     }
 
     /// Keeps the place of a settled publish, so that its token still names what is stored of it.
-    fn keep_settled(&mut self, token: Token, key: usize, stored: Stored) {
+    fn keep_settled(
+        &mut self,
+        token: Token,
+        key: usize,
+        stored: Stored,
+        message: Uplink,
+        since: Instant,
+        serial: u32,
+    ) {
         // It was removed just now, so it is the place that is filled next.
         let place = self.requests.insert(Request {
             generation: (token.0 >> 32) as u32,
             restores: false,
-            kind: RequestKind::Settled { stored },
+            kind: RequestKind::Settled {
+                stored,
+                message,
+                since,
+                serial,
+            },
         });
+        self.held.insert(stored.id, place);
         debug_assert_eq!(place, key, "the place that was freed last");
     }
 
@@ -942,8 +968,10 @@ impl Upstream {
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
         self.restoring = 0;
-        self.requests
-            .retain(|_, request| matches!(request.kind, RequestKind::Publish { .. }));
+        self.requests.retain(|_, request| match request.kind {
+            RequestKind::Publish { .. } | RequestKind::Settled { .. } => true,
+            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => false,
+        });
     }
 
     /// The next request that its connection has room for.
@@ -1037,9 +1065,37 @@ impl Upstream {
             stored: kept.and_then(|id| self.stored_uplink(id, key)),
         };
         if !tracked {
-            self.requests.remove(key);
+            self.forget_untracked(key);
         }
         Some(request)
+    }
+
+    /// A publish of QoS 0 was sent: nobody says what became of it.
+    fn forget_untracked(&mut self, key: usize) {
+        let RequestKind::Publish {
+            message,
+            stored,
+            backlog,
+            ..
+        } = self.requests.remove(key).kind
+        else {
+            return;
+        };
+        self.leave_backlog(backlog);
+        self.sent_qos0.extend(stored.map(|id| Stored {
+            id,
+            size: message.size(),
+            qos: message.qos,
+            released: false,
+        }));
+    }
+
+    /// What was sent and is not waited for goes from the store too.
+    pub(crate) fn forget_sent(&mut self, journal: &mut Journal) {
+        for stored in core::mem::take(&mut self.sent_qos0) {
+            self.forget_stored(journal, stored);
+            journal.hurry();
+        }
     }
 
     /// The record of a publish, as its port writes it again.
@@ -1076,7 +1132,7 @@ impl Upstream {
     pub(crate) fn measure(&self, metrics: &mut Metrics) {
         metrics.spool_messages = self.spooled_messages as u64;
         metrics.spool_bytes = self.spooled_bytes as u64;
-        [metrics.spool_dropped_full_total, metrics.spool_dropped_age_total] = self.dropped;
+        metrics.spool_dropped = self.dropped;
         metrics.queue_messages = self.waiting_messages as u64;
         metrics.queue_bytes = self.waiting_bytes as u64;
         metrics.in_flight = self

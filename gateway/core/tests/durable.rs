@@ -4,6 +4,7 @@ mod common;
 
 use bytes::Bytes;
 use common::*;
+use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
 use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, StoreEvent};
 use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
@@ -257,7 +258,7 @@ fn a_full_spool_refuses_or_drops_the_oldest() {
         bench.requests.clear();
         bench.broker_up(false);
         assert_eq!(payloads(&mut bench), [kept]);
-        let dropped = bench.gateway.metrics().spool_dropped_full_total;
+        let dropped = bench.gateway.metrics().spool_dropped[SpoolDrop::Full as usize];
         assert_eq!(dropped, u64::from(when_full == SpoolFull::DropOldest));
     }
 }
@@ -271,7 +272,7 @@ fn messages_that_waited_too_long_are_dropped_and_counted() {
     bench.packet(A, publish1(id, 1, b"old"));
     bench.commit();
     bench.pass(seconds(7 * 24 * 3600 + 1));
-    assert_eq!(bench.gateway.metrics().spool_dropped_age_total, 1);
+    assert_eq!(bench.gateway.metrics().spool_dropped[SpoolDrop::Age as usize], 1);
     assert_eq!(bench.gateway.metrics().spool_messages, 0);
 }
 
