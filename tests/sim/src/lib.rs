@@ -44,6 +44,7 @@ pub mod pty;
 pub mod reference;
 pub mod sensor;
 pub mod sim_broker;
+pub mod sim_store;
 pub mod sim_client;
 pub mod site;
 pub mod virtual_line;
@@ -1113,13 +1114,6 @@ impl World {
                     }
                     let datagram = buf.split_off(filled);
                     self.transmit(&to, &datagram, ticket)?;
-                }
-                Output::Store(request) => {
-                    let detail = format!("{request:?}");
-                    return Err(Violation::new(
-                        "nothing is stored where nothing is to survive",
-                        detail,
-                    ));
                 }
                 Output::Broker(request) => {
                     self.note(|_| format!("gateway -> broker {request:?}"));
