@@ -570,6 +570,13 @@ impl SimBroker {
             }
             _ => {}
         }
+        if let BrokerRequest::Ack { delivery, .. } = &request
+            && let Some(arrived) = conn.deliveries.get_mut(&(delivery.0 as u16))
+            && arrived.delivery == *delivery
+        {
+            // From now on the port answers by itself, whatever becomes of this connection.
+            arrived.acknowledged = true;
+        }
         conn.inbox.push_back(Accepted { request, paid: true });
         self.schedule_execution(now, conn_id, rng);
         Ok(())
@@ -908,11 +915,8 @@ impl SimBroker {
             }
             return;
         }
-        let arrived = conn.deliveries.get_mut(&packet_id);
-        if let Some(arrived) = arrived.filter(|arrived| arrived.delivery == delivery)
-            && !core::mem::replace(&mut arrived.acknowledged, true)
-            && arrived.here
-        {
+        let arrived = conn.deliveries.get(&packet_id);
+        if arrived.is_some_and(|arrived| arrived.delivery == delivery && arrived.here) {
             self.send_delivery(now, conn_id, packet_id, Packet::Pubrec, rng);
         }
     }

@@ -105,6 +105,8 @@ pub struct SimStore {
     queued: Vec<StoreChange>,
     /// Handed to the store and not durable for certain.
     written: Vec<StoreChange>,
+    /// Became durable and was not asked for yet.
+    news: Vec<(StoreKey, Bytes)>,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,7 @@ impl SimStore {
             promised: BTreeMap::new(),
             queued: Vec::new(),
             written: Vec::new(),
+            news: Vec::new(),
         }
     }
 
@@ -241,9 +244,14 @@ impl SimStore {
         }
         for change in self.written.drain(..) {
             match change {
-                StoreChange::Put(key, value) => self.promised.insert(key, value),
-                StoreChange::Delete(key) => self.promised.remove(&key),
-            };
+                StoreChange::Put(key, value) => {
+                    self.news.push((key, value.clone()));
+                    self.promised.insert(key, value);
+                }
+                StoreChange::Delete(key) => {
+                    self.promised.remove(&key);
+                }
+            }
         }
         for waiting in waiting {
             news.push(match waiting {
@@ -288,6 +296,17 @@ impl SimStore {
             damage: recovered.damage,
             missing,
         }
+    }
+
+    /// What became durable since this was asked last.
+    pub fn take_durable(&mut self) -> Vec<(StoreKey, Bytes)> {
+        core::mem::take(&mut self.news)
+    }
+
+    /// The disk works again and is as large as it was.
+    pub fn heal(&mut self) {
+        self.disk.heal();
+        self.disk.resize(self.config.capacity);
     }
 
     /// What is durable.
