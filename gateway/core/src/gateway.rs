@@ -833,7 +833,9 @@ impl Gateway {
             return;
         };
         match waiting {
-            Waiting::Reply { reply, .. } if client.state.is_connected() => client.reply(&mut self.cx, reply),
+            Waiting::Reply { reply, .. } if client.state.is_connected() => {
+                client.reply_promised(&mut self.cx, reply);
+            }
             Waiting::Suback {
                 filter, msg_id, granted, ..
             } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),

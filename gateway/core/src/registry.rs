@@ -292,11 +292,12 @@ impl ClientTopics {
         }
     }
 
-    /// Those of an earlier life.
-    pub(crate) fn restored(next_id: u16, normal: Vec<NormalTopic>) -> Self {
+    /// Those of an earlier life. It may have told the client of as many more as there may be, which nobody stored yet:
+    /// their ids are not given to other names (reading A35).
+    pub(crate) fn restored(next_id: u16, normal: Vec<NormalTopic>, limit: usize) -> Self {
         ClientTopics {
             normal,
-            next_id,
+            next_id: next_id.wrapping_add(limit.min(0x1000) as u16),
             expanded: None,
         }
     }
@@ -361,6 +362,13 @@ impl ClientTopics {
     /// The client does not know the id of `name`: it is registered again before its next use (reading A41).
     pub(crate) fn unconfirm(&mut self, name: &str) {
         if let Some(topic) = self.normal.iter_mut().find(|topic| &*topic.name == name) {
+            topic.confirmed = false;
+        }
+    }
+
+    /// The client was not told `id` in this connection, or not yet.
+    pub(crate) fn unconfirm_id(&mut self, id: TopicId) {
+        if let Some(topic) = self.by_id_mut(id) {
             topic.confirmed = false;
         }
     }

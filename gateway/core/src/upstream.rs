@@ -732,13 +732,17 @@ impl Upstream {
     }
 
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
-    /// that with the QoS 2 publishes if there are any.
+    /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {
         if let Some(options) = self.open_options(SUBSCRIPTIONS) {
             options.clean_start = false;
         }
-        if let Some(mut options) = self.exact.take_if(|options| !options.restored.is_empty()) {
-            options.clean_start = false;
+        let waits = (self.connections.last()).is_some_and(|connection| !connection.backlog.is_empty());
+        if let Some(mut options) = self
+            .exact
+            .take_if(|options| waits || !options.restored.is_empty())
+        {
+            options.clean_start = options.restored.is_empty();
             let conn = ConnId(self.shared);
             self.control.push_back(BrokerRequest::Open { conn, options });
         }

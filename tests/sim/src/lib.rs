@@ -977,7 +977,8 @@ impl World {
                     }
                     continue;
                 };
-                if *outcome == Outcome::Acknowledged && self.broker.count(payload) == 0 {
+                let refused = self.store.is_some() && self.reference.was_refused(payload);
+                if *outcome == Outcome::Acknowledged && self.broker.count(payload) == 0 && !refused {
                     return Err(Violation::new(
                         "what was acknowledged arrived",
                         format!("{payload:?}"),

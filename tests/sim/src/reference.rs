@@ -219,6 +219,8 @@ struct ClientModel {
     /// How often a will was due.
     losses: u32,
     emitted_order: [u64; 3],
+    /// Its session went on in another life of the gateway.
+    restored: bool,
     /// What it was when its record was written, by the value in the store.
     saved: FxHashMap<Bytes, SavedModel>,
 }
@@ -2006,6 +2008,11 @@ impl Reference {
             .is_some_and(|message| message.uncertain_copies > 0)
     }
 
+    /// The broker did not want a message; its client may have been answered before.
+    pub fn was_refused(&self, payload: &[u8]) -> bool {
+        self.uplinks.get(payload).is_some_and(|uplink| uplink.refused.is_some())
+    }
+
     /// QoS 2 messages of clients, and how often they may reach the broker.
     pub fn exactly_once(&self) -> impl Iterator<Item = (&Bytes, u32)> {
         let exactly_once = PublishQoS::Level(QoS::ExactlyOnce);
@@ -2112,6 +2119,7 @@ impl ClientModel {
             wills_again: Vec::new(),
             losses: 0,
             emitted_order: [0; 3],
+            restored: false,
             saved: FxHashMap::default(),
         }
     }
@@ -2356,6 +2364,7 @@ impl ClientModel {
         (self.said_goodbye, self.gone, self.sent_away, self.late_goodbye) = (false, false, false, false);
         (self.sleep_answer_due, self.stray) = (false, None);
         self.last_finished = None;
+        self.restored = true;
         self.due.clear();
         self.registers.clear();
         self.subscribes.clear();
@@ -2816,7 +2825,8 @@ impl ClientModel {
             .as_ref()
             .is_some_and(|p| self.started.get(p).is_some_and(|s| s.msg_id == Some(next.msg_id)));
         ensure(
-            next.dup != Some(true) || repeated,
+            // An earlier life may have sent it.
+            next.dup != Some(true) || repeated || self.restored,
             "the first sending has no DUP",
             || format!("{:?} {} to {id}", next.kind, next.msg_id),
         )?;

@@ -384,8 +384,16 @@ impl Client {
             reply,
         };
         if cx.journal.wait(waiting).is_some() {
-            self.reply(cx, reply);
+            self.reply_promised(cx, reply);
         }
+    }
+
+    /// Owes the client an answer that waited for what it promises.
+    pub(crate) fn reply_promised(&mut self, cx: &mut Context, reply: Reply) {
+        if let Reply::Regack(id, _, ReturnCode::Accepted) = reply {
+            self.topics.confirm(id);
+        }
+        self.reply(cx, reply);
     }
 
     /// What is stored of the client is out of date; it is written soon.

@@ -23,6 +23,11 @@ impl Client {
             return self.reply(cx, answer);
         }
         self.touch();
+        self.save(cx);
+        // Until the answer leaves the client does not know the id.
+        if let Reply::Regack(id, ..) = answer {
+            self.topics.unconfirm_id(id);
+        }
         self.reply_durably(cx, answer);
     }
 

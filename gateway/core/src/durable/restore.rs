@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::RngExt as _;
 use rustc_hash::FxHashMap;
 use sn_codec::QoS;
 
@@ -78,6 +79,7 @@ impl Gateway {
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }
+        self.cx.subscriptions.skip_ids(self.cx.rng.random());
         let clients: Vec<ClientIx> = self.clients.iter().map(|(ix, _)| ix).collect();
         for ix in clients {
             self.after(now, ix);
@@ -109,7 +111,11 @@ impl Gateway {
         client.down.no_register = record.no_register;
         client.down.answers_register = record.answers_register;
         client.will = record.will.map(Box::new);
-        client.topics = ClientTopics::restored(record.next_topic_id, record.topics);
+        client.topics = ClientTopics::restored(
+            record.next_topic_id,
+            record.topics,
+            self.cx.config.limits.topics_per_client,
+        );
         client.saved = true;
         client.state = match record.state {
             SavedState::Active => State::Active,
