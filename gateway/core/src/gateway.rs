@@ -972,7 +972,7 @@ impl Gateway {
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
-        if let Some(request) = self.cx.upstream.poll(&mut self.cx.metrics) {
+        if let Some(request) = self.cx.upstream.poll(&mut self.cx.journal, &mut self.cx.metrics) {
             return Some(Output::Broker(request));
         }
         self.cx.links.poll_store().map(Output::Store)

@@ -292,13 +292,12 @@ impl ClientTopics {
         }
     }
 
-    /// Those of an earlier life. It may have told the client of as many more as there may be, which nobody stored yet:
-    /// their ids are not given to other names (reading A35).
-    pub(crate) fn restored(next_id: u16, normal: Vec<NormalTopic>, limit: usize) -> Self {
+    /// Those of an earlier life. It may have told the client of more that nobody stored yet, so the next ids are not
+    /// those that it would have given next (reading A35).
+    pub(crate) fn restored(start: u16, normal: Vec<NormalTopic>) -> Self {
         ClientTopics {
             normal,
-            next_id: next_id.wrapping_add(limit.min(0x1000) as u16),
-            expanded: None,
+            ..ClientTopics::new(start)
         }
     }
 
@@ -366,10 +365,10 @@ impl ClientTopics {
         }
     }
 
-    /// The client was not told `id` in this connection, or not yet.
-    pub(crate) fn unconfirm_id(&mut self, id: TopicId) {
+    /// The client is about to be told `id`.
+    pub(crate) fn tell(&mut self, id: TopicId) {
         if let Some(topic) = self.by_id_mut(id) {
-            topic.confirmed = false;
+            topic.told = true;
         }
     }
 

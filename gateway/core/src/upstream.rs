@@ -678,17 +678,17 @@ impl Upstream {
     }
 
     /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
+    #[expect(clippy::too_many_arguments, reason = "what is known of it from three places")]
     pub(crate) fn restore(
         &mut self,
         id: u64,
         value: Bytes,
+        conn: ConnId,
         record: UplinkRecord,
         (origin, serial): (Origin, u32),
         since: Instant,
         released: bool,
     ) {
-        // There may be fewer connections than there were.
-        let conn = self.connection_for(record.conn.0, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -940,11 +940,11 @@ impl Upstream {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
         self.restoring = 0;
         self.requests
-            .retain(|_, request| matches!(request.kind, RequestKind::Publish { .. }));
+            .retain(|_, request| !matches!(request.kind, RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. }));
     }
 
     /// The next request that its connection has room for.
-    pub(crate) fn poll(&mut self, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    pub(crate) fn poll(&mut self, journal: &mut Journal, metrics: &mut Metrics) -> Option<BrokerRequest> {
         if let Some(request) = self.control.pop_front() {
             return Some(request);
         }
@@ -964,7 +964,7 @@ impl Upstream {
             }
             if connection.unreported == 0
                 && self.restoring == 0
-                && let Some(request) = self.next_publish(at, metrics)
+                && let Some(request) = self.next_publish(at, journal, metrics)
             {
                 return Some(request);
             }
@@ -972,10 +972,15 @@ impl Upstream {
         None
     }
 
-    fn next_publish(&mut self, at: usize, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_publish(
+        &mut self,
+        at: usize,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let spooled_first = self.connections[at].backlog_next;
         for spooled in [spooled_first, !spooled_first] {
-            if let Some(request) = self.next_of_line(at, spooled, metrics) {
+            if let Some(request) = self.next_of_line(at, spooled, journal, metrics) {
                 self.connections[at].backlog_next = !spooled;
                 return Some(request);
             }
@@ -983,7 +988,13 @@ impl Upstream {
         None
     }
 
-    fn next_of_line(&mut self, at: usize, spooled: bool, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_of_line(
+        &mut self,
+        at: usize,
+        spooled: bool,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let key = *self.line(ConnId(at as u32), spooled).front()?;
         let Upstream {
             connections,
@@ -1024,6 +1035,7 @@ impl Upstream {
         let (conn, message, stored) = (*conn, message.clone(), *stored);
         self.line(conn, spooled).pop_front();
         let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
+        let size = message.size();
         let request = BrokerRequest::Publish {
             conn,
             token: tracked.then(|| token(generation, key)),
@@ -1034,9 +1046,28 @@ impl Upstream {
             stored: kept.and_then(|id| self.stored_uplink(id, key)),
         };
         if !tracked {
-            self.requests.remove(key);
+            self.finish_untracked(journal, key, stored, size);
         }
         Some(request)
+    }
+
+    /// A QoS 0 publish has left, and nobody will say what became of it.
+    fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
+        if let RequestKind::Publish { backlog, .. } = self.requests.remove(key).kind {
+            self.leave_backlog(backlog);
+        }
+        if let Some(id) = stored {
+            let qos = QoS::AtMostOnce;
+            self.forget_stored(
+                journal,
+                Stored {
+                    id,
+                    size,
+                    qos,
+                    released: false,
+                },
+            );
+        }
     }
 
     /// The record of a publish, as its port writes it again.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::config::{
-    AddressChange, ClientRule, Durability, GatewayConfig, Limits, SleepRules, WhenFull,
+    AddressChange, ClientRule, Durability, GatewayConfig, Limits, SleepRules, WhenDown, WhenFull,
 };
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, DeliveryId, Destination, FilterId, Notice, Refusal, StoreKey, Token,
@@ -555,7 +555,9 @@ impl Reference {
         }
         for client in &mut self.clients {
             let found = sessions.remove(&*client.id);
-            client.restore(now, found, &spooled, self.disk_fails)?;
+            // Else nothing waits on the disk for the broker.
+            let spooled = (self.config.upstream.when_down == WhenDown::Spool).then_some(&spooled);
+            client.restore(now, found, spooled, self.disk_fails)?;
         }
         self.disk_fails = false;
         Ok(())
@@ -2306,9 +2308,10 @@ impl ClientModel {
         &mut self,
         now: Instant,
         found: Option<(SavedSession, &Bytes)>,
-        spooled: &FxHashSet<Bytes>,
+        spooled: Option<&FxHashSet<Bytes>>,
         weak: bool,
     ) -> Check {
+        let stored = |will: &Will| spooled.is_none_or(|spooled| spooled.contains(&will.payload));
         let due = core::mem::take(&mut self.wills_due);
         let emitted = core::mem::take(&mut self.wills_emitted);
         let losses = self.losses;
@@ -2322,7 +2325,7 @@ impl ClientModel {
         let noted = saved.as_ref().is_none_or(|saved| saved.losses == losses);
         for will in &due {
             // A26: it is published or the client is lost once more.
-            let kept = spooled.contains(&will.payload) || !noted || weak || will.qos == QoS::AtMostOnce;
+            let kept = stored(will) || !noted || weak || will.qos == QoS::AtMostOnce;
             ensure(kept, "a will that is due survives", || format!("{will:?} of {}", self.id))?;
         }
         let again = |will: &Will| self.wills_again.iter().any(|known| known == will);
@@ -2337,7 +2340,7 @@ impl ClientModel {
         };
         self.wills_again.extend(more);
         self.wills_due = due;
-        self.wills_due.retain(|will| noted && spooled.contains(&will.payload));
+        self.wills_due.retain(|will| noted && spooled.is_some() && stored(will));
         self.phase = match session.phase {
             SavedPhase::Active => Phase::Active,
             SavedPhase::Asleep => Phase::Asleep,
@@ -2353,6 +2356,9 @@ impl ClientModel {
         self.names = names;
         if weak {
             self.subs = saved.subs;
+            let subs = &self.subs;
+            let claimed = |topic: &str| subs.keys().any(|filter| topic::matches(filter, topic));
+            self.owed.retain(|_, owed| claimed(&owed.topic));
         }
         self.maybe.extend(saved.maybe);
         (self.last_heard, self.asleep_since, self.woken, self.woken_first) = (now, now, now, now);
@@ -2371,6 +2377,9 @@ impl ClientModel {
         self.up.retain(|_, exchange| exchange.qos == QoS::ExactlyOnce);
         self.up.values_mut().for_each(|exchange| exchange.sent = false);
         self.interrupt();
+        if let Some(down) = &mut self.down {
+            (down.sends, down.unheard) = (0, 0);
+        }
         self.started
             .values_mut()
             .for_each(|started| started.interrupted += 1);

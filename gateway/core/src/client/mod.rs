@@ -388,7 +388,7 @@ impl Client {
         }
     }
 
-    /// Owes the client an answer that waited for what it promises.
+    /// Owes the client an answer that waited for what it promises. Not before it leaves does the client know an id.
     pub(crate) fn reply_promised(&mut self, cx: &mut Context, reply: Reply) {
         if let Reply::Regack(id, _, ReturnCode::Accepted) = reply {
             self.topics.confirm(id);
