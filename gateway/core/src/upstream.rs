@@ -602,11 +602,13 @@ impl Upstream {
             if let RequestKind::Publish {
                 conn: of,
                 seq,
-                stored: None,
+                stored,
+                backlog,
                 message,
                 ..
             } = &request.kind
                 && *of == conn
+                && (stored.is_none() || backlog.is_none())
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -633,7 +635,8 @@ impl Upstream {
         self.sort_backlog(conn);
     }
 
-    /// Stores one that was sent, or waits, without being stored.
+    /// Stores one that was sent, or waits, without being stored. What is stored is answered now, and goes before what
+    /// its client sends from now on.
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
@@ -648,12 +651,6 @@ impl Upstream {
         else {
             return;
         };
-        let id = journal.new_id();
-        journal.put(
-            uplink_key(id),
-            record(journal, *conn, origin, message, now).encode(),
-        );
-        *stored = Some(id);
         let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
         if backlog.is_none() {
             *backlog = Some(serial);
@@ -661,6 +658,17 @@ impl Upstream {
                 *self.backlog_of.entry(serial).or_default() += 1;
             }
         }
+        if stored.is_some() {
+            // The journal works, so this waits.
+            let _ = journal.wait(Waiting::Uplink(token));
+            return;
+        }
+        let id = journal.new_id();
+        journal.put(
+            uplink_key(id),
+            record(journal, *conn, origin, message, now).encode(),
+        );
+        *stored = Some(id);
         self.spooled_messages += 1;
         self.spooled_bytes += size;
         if waits {

@@ -890,6 +890,9 @@ impl World {
         if open > 0 {
             left.push(format!("{open} requests to the broker are open"));
         }
+        if self.reference.orphans() > 0 {
+            left.push(format!("{} messages were not sent again", self.reference.orphans()));
+        }
         if self.found.is_some() {
             left.push("the gateway is away".into());
         }

@@ -26,7 +26,7 @@ use sn_codec::{
 };
 
 use crate::admission::{Challenge, ForwarderLimits, Verdict};
-use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind};
+use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_payload};
 use crate::sim_broker::{Publication, as_request};
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
@@ -233,6 +233,8 @@ struct SavedModel {
     will: Option<Will>,
     subs: BTreeMap<String, Sub>,
     maybe: BTreeSet<String>,
+    names: BTreeMap<TopicId, String>,
+    confirmed: BTreeSet<TopicId>,
     losses: u32,
 }
 
@@ -507,6 +509,8 @@ impl Reference {
                 will: client.will.clone(),
                 subs: client.subs.clone(),
                 maybe: client.maybe.clone(),
+                names: client.names.clone(),
+                confirmed: client.confirmed.clone(),
                 losses: client.losses,
             };
             client.saved.insert(value.clone(), saved);
@@ -536,6 +540,16 @@ impl Reference {
         self.conns.clear();
         self.tokens.clear();
         self.orphans.extend(self.unacknowledged.drain().map(|(_, payload)| payload));
+        let stored: FxHashSet<Bytes> = values
+            .iter()
+            .filter(|(key, _)| key.kind == kind::MESSAGE)
+            .filter_map(|(_, value)| message_payload(value))
+            .collect();
+        // What neither the broker nor the store was sure of: the broker sends it again.
+        self.orphans.retain(|payload| !stored.contains(payload));
+        for client in &mut self.clients {
+            client.owed.retain(|payload, _| !self.orphans.contains(payload));
+        }
         let of = |kind: u8| values.iter().filter(move |(key, _)| key.kind == kind).map(|(_, value)| value);
         let spooled: FxHashSet<Bytes> = of(kind::UPLINK)
             .filter_map(|value| Some(SavedUplink::decode(value)?.payload))
@@ -858,11 +872,7 @@ impl Reference {
                     model.subscribed.clear();
                     if *conn == ConnId(0) {
                         // The broker forgot what it had not been answered for, and so did the gateway.
-                        for orphan in self.orphans.drain() {
-                            for client in &mut self.clients {
-                                self.given_up += usize::from(client.owed.remove(&orphan).is_some());
-                            }
-                        }
+                        self.given_up += self.orphans.drain().count();
                     }
                 }
             }
@@ -898,13 +908,13 @@ impl Reference {
                 if let Some(delivery) = delivery {
                     self.unacknowledged.insert((*conn, *delivery), payload.clone());
                 }
-                self.orphans.remove(payload);
+                let again = self.orphans.remove(payload);
                 let message = self.messages.entry(payload.clone()).or_default();
                 message.topic = topic.to_string();
                 message.since = now;
                 message.highest = message.highest.max(*qos);
                 message.retain_seen[usize::from(*retain)] = true;
-                let new = publication.is_none_or(|p| message.publications.insert(p));
+                let new = publication.is_none_or(|p| message.publications.insert(p)) || again;
                 // While a SUBSCRIBE is unanswered nobody can tell whether another copy comes for its filter.
                 let unanswered = self.tokens.values().any(|model| match &model.request {
                     BrokerRequest::Subscribe { filter, .. } => topic::matches(filter, topic),
@@ -1402,6 +1412,15 @@ impl Reference {
             .down
             .as_ref()
             .is_some_and(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel && !d.closed);
+        let due = client.due.get(&(MsgType::Pubrel, msg_id)).is_some_and(|due| *due > 0);
+        if self.durable && own && due {
+            // Each PUBREC is answered, if only when that is durable.
+            client.down.iter_mut().for_each(|down| down.due = true);
+        }
+        let earlier = |s: &Started| s.acknowledged && s.msg_id == Some(msg_id);
+        if !own && client.restored && client.started.values().any(earlier) {
+            return Ok(());
+        }
         if !own || client.phase == Phase::Asleep {
             // A51: a PUBREC that belongs to nothing is answered too.
             return client.pay(MsgType::Pubrel, msg_id);
@@ -2032,6 +2051,11 @@ impl Reference {
         self.uplinks.get(payload).map_or(0, |uplink| uplink.allowed)
     }
 
+    /// What the broker has to send again since the gateway may have forgotten it.
+    pub fn orphans(&self) -> usize {
+        self.orphans.len()
+    }
+
     /// Requests to the broker whose outcome is open.
     pub fn open_tokens(&self) -> usize {
         self.tokens.len()
@@ -2361,6 +2385,10 @@ impl ClientModel {
             self.owed.retain(|_, owed| claimed(&owed.topic));
         }
         self.maybe.extend(saved.maybe);
+        self.confirmed.extend(saved.confirmed);
+        for (id, name) in saved.names {
+            self.names.entry(id).or_insert(name);
+        }
         (self.last_heard, self.asleep_since, self.woken, self.woken_first) = (now, now, now, now);
         self.challenge = None;
         self.named_pings.clear();
@@ -2371,7 +2399,8 @@ impl ClientModel {
         (self.sleep_answer_due, self.stray) = (false, None);
         self.last_finished = None;
         self.restored = true;
-        self.due.clear();
+        // A QoS 2 publish that goes on may be refused.
+        self.due.retain(|(kind, _), _| *kind == MsgType::Puback);
         self.registers.clear();
         self.subscribes.clear();
         self.up.retain(|_, exchange| exchange.qos == QoS::ExactlyOnce);

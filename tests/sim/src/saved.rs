@@ -90,6 +90,18 @@ impl SavedUplink {
     }
 }
 
+/// The payload of a message for clients.
+pub fn message_payload(value: &Bytes) -> Option<Bytes> {
+    let mut from = Octets(value);
+    if from.after_version()?.number(1)? != 0 {
+        from.take(4 + 8)?;
+    }
+    from.take(8 + 1)?;
+    from.string()?;
+    let len = from.number(4)? as usize;
+    Some(Bytes::copy_from_slice(from.take(len)?))
+}
+
 struct Octets<'a>(&'a [u8]);
 
 impl<'a> Octets<'a> {

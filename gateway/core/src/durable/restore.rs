@@ -205,7 +205,7 @@ impl Gateway {
             let serial = client.map_or(0, |(_, serial, ..)| serial);
             // Where its client publishes in this life, so that its order holds.
             let author = client.and_then(|(ix, ..)| self.clients.get(ix));
-            let line = author.map_or(record.conn.0, |author| author.id_hash);
+            let line = author.map_or(record.conn.0, Client::line);
             let conn = self.cx.upstream.connection_for(line, record.qos);
             self.cx
                 .upstream
