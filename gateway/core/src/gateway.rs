@@ -835,7 +835,9 @@ impl Gateway {
             return;
         };
         match waiting {
-            Waiting::Reply { reply, .. } if client.state.is_connected() => client.reply(&mut self.cx, reply),
+            Waiting::Reply { reply, .. } if client.state.is_connected() => {
+                client.reply_promised(&mut self.cx, reply);
+            }
             Waiting::Suback {
                 filter,
                 msg_id,
@@ -1019,8 +1021,7 @@ impl Gateway {
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
-        if let Some(request) = self.cx.upstream.poll(&mut self.cx.metrics) {
-            self.cx.upstream.forget_sent(&mut self.cx.journal);
+        if let Some(request) = self.cx.upstream.poll(&mut self.cx.journal, &mut self.cx.metrics) {
             return Some(Output::Broker(request));
         }
         self.cx.links.poll_store().map(Output::Store)

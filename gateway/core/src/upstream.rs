@@ -59,8 +59,6 @@ pub(crate) struct Upstream {
     exactly_once: FxHashMap<u64, usize>,
     /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
     held: BTreeMap<u64, usize>,
-    /// Stored publishes of QoS 0 that were sent just now.
-    sent_qos0: Vec<Stored>,
     /// Spooled messages dropped, by [`SpoolDrop`].
     dropped: [u64; SpoolDrop::ALL.len()],
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
@@ -245,7 +243,6 @@ impl Upstream {
             backlog_of: FxHashMap::default(),
             exactly_once: FxHashMap::default(),
             held: BTreeMap::new(),
-            sent_qos0: Vec::new(),
             dropped: [0; SpoolDrop::ALL.len()],
             restoring: 0,
             control: (0..count)
@@ -609,11 +606,13 @@ impl Upstream {
             if let RequestKind::Publish {
                 conn: of,
                 seq,
-                stored: None,
+                stored,
+                backlog,
                 message,
                 ..
             } = &request.kind
                 && *of == conn
+                && (stored.is_none() || backlog.is_none())
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -640,7 +639,8 @@ impl Upstream {
         self.sort_backlog(conn);
     }
 
-    /// Stores one that was sent, or waits, without being stored.
+    /// Stores one that was sent, or waits, without being stored. What is stored is answered now, and goes before what
+    /// its client sends from now on.
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
@@ -655,12 +655,6 @@ impl Upstream {
         else {
             return;
         };
-        let id = journal.new_id();
-        journal.put(
-            uplink_key(id),
-            record(journal, *conn, origin, message, now).encode(),
-        );
-        *stored = Some(id);
         let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
         if backlog.is_none() {
             *backlog = Some(serial);
@@ -668,6 +662,17 @@ impl Upstream {
                 *self.backlog_of.entry(serial).or_default() += 1;
             }
         }
+        if stored.is_some() {
+            // The journal works, so this waits.
+            let _ = journal.wait(Waiting::Uplink(token));
+            return;
+        }
+        let id = journal.new_id();
+        journal.put(
+            uplink_key(id),
+            record(journal, *conn, origin, message, now).encode(),
+        );
+        *stored = Some(id);
         self.spooled_messages += 1;
         self.spooled_bytes += size;
         if waits {
@@ -685,17 +690,17 @@ impl Upstream {
     }
 
     /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
+    #[expect(clippy::too_many_arguments, reason = "what is known of it from three places")]
     pub(crate) fn restore(
         &mut self,
         id: u64,
         value: Bytes,
+        conn: ConnId,
         record: UplinkRecord,
         (origin, serial): (Origin, u32),
         since: Instant,
         released: bool,
     ) {
-        // There may be fewer connections than there were.
-        let conn = self.connection_for(record.conn.0, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -739,21 +744,18 @@ impl Upstream {
     }
 
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
-    /// that with the QoS 2 publishes if there are any, under way or waiting.
+    /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {
         if let Some(options) = self.open_options(SUBSCRIPTIONS) {
             options.clean_start = false;
         }
-        let conn = ConnId(self.shared);
-        let waits = self
-            .connections
-            .get(conn.0 as usize)
-            .is_some_and(|exact| !exact.backlog.is_empty());
+        let waits = (self.connections.last()).is_some_and(|connection| !connection.backlog.is_empty());
         if let Some(mut options) = self
             .exact
             .take_if(|options| waits || !options.restored.is_empty())
         {
-            options.clean_start = false;
+            options.clean_start = options.restored.is_empty();
+            let conn = ConnId(self.shared);
             self.control.push_back(BrokerRequest::Open { conn, options });
         }
     }
@@ -975,7 +977,7 @@ impl Upstream {
     }
 
     /// The next request that its connection has room for.
-    pub(crate) fn poll(&mut self, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    pub(crate) fn poll(&mut self, journal: &mut Journal, metrics: &mut Metrics) -> Option<BrokerRequest> {
         if let Some(request) = self.control.pop_front() {
             return Some(request);
         }
@@ -995,7 +997,7 @@ impl Upstream {
             }
             if connection.unreported == 0
                 && self.restoring == 0
-                && let Some(request) = self.next_publish(at, metrics)
+                && let Some(request) = self.next_publish(at, journal, metrics)
             {
                 return Some(request);
             }
@@ -1003,10 +1005,15 @@ impl Upstream {
         None
     }
 
-    fn next_publish(&mut self, at: usize, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_publish(
+        &mut self,
+        at: usize,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let spooled_first = self.connections[at].backlog_next;
         for spooled in [spooled_first, !spooled_first] {
-            if let Some(request) = self.next_of_line(at, spooled, metrics) {
+            if let Some(request) = self.next_of_line(at, spooled, journal, metrics) {
                 self.connections[at].backlog_next = !spooled;
                 return Some(request);
             }
@@ -1014,7 +1021,13 @@ impl Upstream {
         None
     }
 
-    fn next_of_line(&mut self, at: usize, spooled: bool, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_of_line(
+        &mut self,
+        at: usize,
+        spooled: bool,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let key = *self.line(ConnId(at as u32), spooled).front()?;
         let Upstream {
             connections,
@@ -1055,6 +1068,7 @@ impl Upstream {
         let (conn, message, stored) = (*conn, message.clone(), *stored);
         self.line(conn, spooled).pop_front();
         let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
+        let size = message.size();
         let request = BrokerRequest::Publish {
             conn,
             token: tracked.then(|| token(generation, key)),
@@ -1065,36 +1079,27 @@ impl Upstream {
             stored: kept.and_then(|id| self.stored_uplink(id, key)),
         };
         if !tracked {
-            self.forget_untracked(key);
+            self.finish_untracked(journal, key, stored, size);
         }
         Some(request)
     }
 
-    /// A publish of QoS 0 was sent: nobody says what became of it.
-    fn forget_untracked(&mut self, key: usize) {
-        let RequestKind::Publish {
-            message,
-            stored,
-            backlog,
-            ..
-        } = self.requests.remove(key).kind
-        else {
-            return;
-        };
-        self.leave_backlog(backlog);
-        self.sent_qos0.extend(stored.map(|id| Stored {
-            id,
-            size: message.size(),
-            qos: message.qos,
-            released: false,
-        }));
-    }
-
-    /// What was sent and is not waited for goes from the store too.
-    pub(crate) fn forget_sent(&mut self, journal: &mut Journal) {
-        for stored in core::mem::take(&mut self.sent_qos0) {
-            self.forget_stored(journal, stored);
-            journal.hurry();
+    /// A QoS 0 publish has left, and nobody will say what became of it.
+    fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
+        if let RequestKind::Publish { backlog, .. } = self.requests.remove(key).kind {
+            self.leave_backlog(backlog);
+        }
+        if let Some(id) = stored {
+            let qos = QoS::AtMostOnce;
+            self.forget_stored(
+                journal,
+                Stored {
+                    id,
+                    size,
+                    qos,
+                    released: false,
+                },
+            );
         }
     }
 

@@ -424,8 +424,8 @@ impl<D: Disk> Store<D> {
             };
             if matches!(found.change, Change::Put(..)) && self.index.get(&found.change.key()) == Some(&place)
             {
-                changes.push((self.sequence, found.change));
-                self.sequence += 1;
+                // With its old number: a copy is not written later than what came after it.
+                changes.push((found.sequence, found.change));
             }
         }
         let found: FxHashSet<Key> = changes.iter().map(|(_, change)| change.key()).collect();
