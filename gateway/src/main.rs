@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod control;
 mod decode;
+mod durable;
 mod gather;
 mod links;
 mod online;

@@ -514,6 +514,9 @@ pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
         dropped("too_large", stats.dropped_too_large),
         dropped("retained", stats.dropped_retained),
         dropped("unshared", stats.dropped_unshared),
+        row("held_over_total", stats.held_over),
+        row("sessions_not_restored_total", stats.sessions_not_restored),
+        row("sessions_not_kept_total", stats.sessions_not_kept),
     ]
 }
 

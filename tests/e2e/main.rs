@@ -2,6 +2,7 @@
 
 mod configuration;
 mod discovery;
+mod durable;
 mod forwarders;
 mod malformed;
 mod network;

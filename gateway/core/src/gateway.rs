@@ -8,9 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef, topic};
 
-use crate::admin::{AdminCommand, AdminReply, TopicRow};
+use crate::admin::{AdminCommand, AdminReply, SpoolRow, TopicRow};
 use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::drive;
 use crate::client::{Client, State, Unsaved};
@@ -33,6 +34,7 @@ use crate::registry::{Names, Predefined};
 use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
+use crate::upstream::spooled::Spooled;
 use crate::upstream::{Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
 
 /// Expiries worked off in one call, so that a resumed laptop does not freeze the loop.
@@ -833,7 +835,9 @@ impl Gateway {
             return;
         };
         match waiting {
-            Waiting::Reply { reply, .. } if client.state.is_connected() => client.reply(&mut self.cx, reply),
+            Waiting::Reply { reply, .. } if client.state.is_connected() => {
+                client.reply_promised(&mut self.cx, reply);
+            }
             Waiting::Suback {
                 filter,
                 msg_id,
@@ -914,11 +918,55 @@ impl Gateway {
         self.cx.upstream.close();
     }
 
-    /// Answers a question; changes nothing.
-    pub fn handle_admin(&mut self, _now: Instant, command: AdminCommand) -> AdminReply {
+    /// Answers a question, or does as it is told.
+    pub fn handle_admin(&mut self, now: Instant, command: AdminCommand) -> AdminReply {
         match command {
-            AdminCommand::Metrics => AdminReply::Metrics(self.metrics().rows()),
+            AdminCommand::Metrics => {
+                let mut rows = self.metrics().rows();
+                let oldest = self.cx.upstream.oldest_spooled();
+                let age = oldest.map_or(0, |since| now.since(since).as_secs());
+                rows.push(("snipe_spool_oldest_seconds".to_owned(), age));
+                AdminReply::Metrics(rows)
+            }
+            AdminCommand::Spool { after, limit } => self.spool_rows(now, after, limit.min(ADMIN_ROWS_MAX)),
+            AdminCommand::SpoolDrop { id } => {
+                let Context {
+                    upstream, journal, ..
+                } = &mut self.cx;
+                let dropped = match id {
+                    Some(id) => usize::from(upstream.drop_by_hand(journal, id)),
+                    None => upstream.drop_all_by_hand(journal),
+                };
+                // Who said so does not want to see them again after a restart.
+                journal.hurry();
+                AdminReply::SpoolDropped(dropped)
+            }
             AdminCommand::Topics { offset, limit } => self.topic_rows(offset, limit.min(ADMIN_ROWS_MAX)),
+        }
+    }
+
+    fn spool_rows(&self, now: Instant, after: u64, limit: usize) -> AdminReply {
+        let (spooled, more) = self.cx.upstream.spooled(after, limit);
+        let wanted: FxHashSet<u32> = spooled.iter().filter_map(|row| row.serial).collect();
+        let senders: FxHashMap<u32, Arc<str>> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| wanted.contains(&client.serial))
+            .map(|(_, client)| (client.serial, client.id.clone()))
+            .collect();
+        let row = |row: Spooled| SpoolRow {
+            id: row.id,
+            client: row.serial.and_then(|serial| senders.get(&serial).cloned()),
+            topic: row.message.topic,
+            qos: row.message.qos,
+            retain: row.message.retain,
+            payload: row.message.payload,
+            age: now.since(row.since),
+            state: row.state,
+        };
+        AdminReply::Spool {
+            rows: spooled.into_iter().map(row).collect(),
+            more,
         }
     }
 
@@ -973,7 +1021,7 @@ impl Gateway {
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
-        if let Some(request) = self.cx.upstream.poll(&mut self.cx.metrics) {
+        if let Some(request) = self.cx.upstream.poll(&mut self.cx.journal, &mut self.cx.metrics) {
             return Some(Output::Broker(request));
         }
         self.cx.links.poll_store().map(Output::Store)

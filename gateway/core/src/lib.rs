@@ -43,4 +43,4 @@ mod upstream;
 
 pub use durable::restore::Restored;
 pub use gateway::Gateway;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, SpoolDrop};

@@ -292,12 +292,12 @@ impl ClientTopics {
         }
     }
 
-    /// Those of an earlier life.
-    pub(crate) fn restored(next_id: u16, normal: Vec<NormalTopic>) -> Self {
+    /// Those of an earlier life. It may have told the client of more that nobody stored yet, so the next ids are not
+    /// those that it would have given next (reading A35).
+    pub(crate) fn restored(start: u16, normal: Vec<NormalTopic>) -> Self {
         ClientTopics {
             normal,
-            next_id,
-            expanded: None,
+            ..ClientTopics::new(start)
         }
     }
 
@@ -362,6 +362,13 @@ impl ClientTopics {
     pub(crate) fn unconfirm(&mut self, name: &str) {
         if let Some(topic) = self.normal.iter_mut().find(|topic| &*topic.name == name) {
             topic.confirmed = false;
+        }
+    }
+
+    /// The client is about to be told `id`.
+    pub(crate) fn tell(&mut self, id: TopicId) {
+        if let Some(topic) = self.by_id_mut(id) {
+            topic.told = true;
         }
     }
 

@@ -17,6 +17,9 @@ use crate::clients::ClientIx;
 use crate::io::FilterId;
 use crate::time::Instant;
 
+/// The highest number of a filter: it has to fit an MQTT 5 subscription identifier.
+const FILTER_ID_MAX: u32 = 0x0FFF_FFFF;
+
 /// How long after a SUBACK its retained messages are still told from others'. A broker sends them at once.
 const RETAINED_WINDOW: Duration = Duration::from_secs(10);
 
@@ -325,13 +328,21 @@ impl Subscriptions {
             return key;
         }
         // An id is not used again: a late message must not find another filter. 28 bits last for years.
-        self.last_id = self.last_id % 0x0FFF_FFFF + 1;
-        self.insert(name, FilterId(self.last_id))
+        loop {
+            self.last_id = self.last_id % FILTER_ID_MAX + 1;
+            if !self.by_id.contains_key(&FilterId(self.last_id)) {
+                return self.insert(name, FilterId(self.last_id));
+            }
+        }
+    }
+
+    /// New numbers begin somewhere else from now on: the broker may know those of an earlier life.
+    pub(crate) fn skip_ids(&mut self, to: u32) {
+        self.last_id = to % FILTER_ID_MAX;
     }
 
     /// The filter of that name from an earlier life, with the number that the broker knows.
     pub(crate) fn restore(&mut self, name: &Arc<str>, id: FilterId) -> FilterKey {
-        self.last_id = self.last_id.max(id.0);
         match self.find(name) {
             Some(key) => key,
             None => self.insert(name, id),

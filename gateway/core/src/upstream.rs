@@ -9,7 +9,9 @@
 //! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
 //! when it is needed, since each of its steps waits for the disk.
 
-use std::collections::VecDeque;
+pub(crate) mod spooled;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,7 +26,7 @@ use crate::durable::{Journal, Waiting, receiving_key, uplink_key};
 use crate::io::{
     BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoredUplink, Token,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 
@@ -55,8 +57,10 @@ pub(crate) struct Upstream {
     backlog_of: FxHashMap<u32, u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
-    /// Dropped since there was no room, and since they waited for too long.
-    dropped: [u64; 2],
+    /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
+    held: BTreeMap<u64, usize>,
+    /// Spooled messages dropped, by [`SpoolDrop`].
+    dropped: [u64; SpoolDrop::ALL.len()],
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -118,6 +122,10 @@ enum RequestKind {
     /// A publish that a port that forgets has settled: its record goes when everybody has it.
     Settled {
         stored: Stored,
+        message: Uplink,
+        since: Instant,
+        /// The record of its client; 0 if there is none.
+        serial: u32,
     },
     Subscribe {
         filter: FilterKey,
@@ -234,7 +242,8 @@ impl Upstream {
             spooled_bytes: 0,
             backlog_of: FxHashMap::default(),
             exactly_once: FxHashMap::default(),
-            dropped: [0; 2],
+            held: BTreeMap::new(),
+            dropped: [0; SpoolDrop::ALL.len()],
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -337,6 +346,10 @@ impl Upstream {
         backlog: bool,
     ) -> Result<Option<u64>, Full> {
         if let Some(rules) = journal.rules().cloned() {
+            // Dropping others would not help.
+            if message.size() > rules.spool_bytes {
+                return Err(Full);
+            }
             while !self.has_room(&rules, message.size()) {
                 let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
                 if !dropped {
@@ -415,19 +428,6 @@ impl Upstream {
         }
     }
 
-    /// Drops the spooled message that waits longest; false if none can be dropped.
-    fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
-        let oldest = self
-            .connections
-            .iter()
-            .filter_map(|connection| connection.backlog.front().copied())
-            .min_by_key(|key| self.seq_of(*key));
-        let Some(key) = oldest else { return false };
-        self.drop_spooled(journal, key);
-        self.dropped[0] += 1;
-        true
-    }
-
     /// Drops the spooled messages that waited for too long.
     pub(crate) fn drop_expired(&mut self, journal: &mut Journal, now: Instant) {
         let Some(age) = journal.rules().map(|rules| rules.spool_age) else {
@@ -439,7 +439,7 @@ impl Upstream {
                 && now >= *since + age
             {
                 self.drop_spooled(journal, key);
-                self.dropped[1] += 1;
+                self.dropped[SpoolDrop::Age as usize] += 1;
             }
         }
     }
@@ -469,8 +469,11 @@ impl Upstream {
         else {
             return;
         };
-        self.line(conn, backlog.is_some())
-            .retain(|waiting| *waiting != key);
+        let line = self.line(conn, backlog.is_some());
+        match line.front() {
+            Some(front) if *front == key => drop(line.pop_front()),
+            _ => line.retain(|waiting| *waiting != key),
+        }
         self.leave_backlog(backlog);
         match stored {
             Some(id) => self.forget_stored(
@@ -577,7 +580,7 @@ impl Upstream {
                 *released = true;
                 true
             }
-            Some(RequestKind::Settled { stored }) => {
+            Some(RequestKind::Settled { stored, .. }) => {
                 stored.released = true;
                 true
             }
@@ -588,9 +591,10 @@ impl Upstream {
     /// Everybody has a publish that was settled before.
     pub(crate) fn delivered(&mut self, journal: &mut Journal, token: Token) {
         if let Some(key) = self.key_of(token)
-            && let RequestKind::Settled { stored } = self.requests[key].kind
+            && let RequestKind::Settled { stored, .. } = self.requests[key].kind
         {
             self.requests.remove(key);
+            self.held.remove(&stored.id);
             self.forget_stored(journal, stored);
         }
     }
@@ -605,11 +609,13 @@ impl Upstream {
             if let RequestKind::Publish {
                 conn: of,
                 seq,
-                stored: None,
+                stored,
+                backlog,
                 message,
                 ..
             } = &request.kind
                 && *of == conn
+                && (stored.is_none() || backlog.is_none())
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -636,7 +642,8 @@ impl Upstream {
         self.sort_backlog(conn);
     }
 
-    /// Stores one that was sent, or waits, without being stored.
+    /// Stores one that was sent, or waits, without being stored. What is stored is answered now, and goes before what
+    /// its client sends from now on.
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
@@ -651,12 +658,6 @@ impl Upstream {
         else {
             return;
         };
-        let id = journal.new_id();
-        journal.put(
-            uplink_key(id),
-            record(journal, *conn, origin, message, now).encode(),
-        );
-        *stored = Some(id);
         let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
         if backlog.is_none() {
             *backlog = Some(serial);
@@ -664,6 +665,17 @@ impl Upstream {
                 *self.backlog_of.entry(serial).or_default() += 1;
             }
         }
+        if stored.is_some() {
+            // The journal works, so this waits.
+            let _ = journal.wait(Waiting::Uplink(token));
+            return;
+        }
+        let id = journal.new_id();
+        journal.put(
+            uplink_key(id),
+            record(journal, *conn, origin, message, now).encode(),
+        );
+        *stored = Some(id);
         self.spooled_messages += 1;
         self.spooled_bytes += size;
         if waits {
@@ -681,17 +693,17 @@ impl Upstream {
     }
 
     /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
+    #[expect(clippy::too_many_arguments, reason = "what is known of it from three places")]
     pub(crate) fn restore(
         &mut self,
         id: u64,
         value: Bytes,
+        conn: ConnId,
         record: UplinkRecord,
         (origin, serial): (Origin, u32),
         since: Instant,
         released: bool,
     ) {
-        // There may be fewer connections than there were.
-        let conn = self.connection_for(record.conn.0, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -735,13 +747,17 @@ impl Upstream {
     }
 
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
-    /// that with the QoS 2 publishes if there are any.
+    /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {
         if let Some(options) = self.open_options(SUBSCRIPTIONS) {
             options.clean_start = false;
         }
-        if let Some(mut options) = self.exact.take_if(|options| !options.restored.is_empty()) {
-            options.clean_start = false;
+        let waits = (self.connections.last()).is_some_and(|connection| !connection.backlog.is_empty());
+        if let Some(mut options) = self
+            .exact
+            .take_if(|options| waits || !options.restored.is_empty())
+        {
+            options.clean_start = options.restored.is_empty();
             let conn = ConnId(self.shared);
             self.control.push_back(BrokerRequest::Open { conn, options });
         }
@@ -844,9 +860,14 @@ impl Upstream {
                 message,
                 stored,
                 backlog,
+                since,
                 released,
                 ..
             } => {
+                let serial = match origin.serial() {
+                    0 => backlog.unwrap_or(0),
+                    serial => serial,
+                };
                 if sent {
                     self.connections[conn.0 as usize].answered();
                 } else {
@@ -866,7 +887,7 @@ impl Upstream {
                 });
                 let done = refused || !self.connections[conn.0 as usize].forgets;
                 if let (Some(stored), false) = (stored, done) {
-                    self.keep_settled(token, key, stored);
+                    self.keep_settled(token, key, stored, message.clone(), since, serial);
                 }
                 Settled::Publish {
                     origin,
@@ -882,13 +903,27 @@ impl Upstream {
     }
 
     /// Keeps the place of a settled publish, so that its token still names what is stored of it.
-    fn keep_settled(&mut self, token: Token, key: usize, stored: Stored) {
+    fn keep_settled(
+        &mut self,
+        token: Token,
+        key: usize,
+        stored: Stored,
+        message: Uplink,
+        since: Instant,
+        serial: u32,
+    ) {
         // It was removed just now, so it is the place that is filled next.
         let place = self.requests.insert(Request {
             generation: (token.0 >> 32) as u32,
             restores: false,
-            kind: RequestKind::Settled { stored },
+            kind: RequestKind::Settled {
+                stored,
+                message,
+                since,
+                serial,
+            },
         });
+        self.held.insert(stored.id, place);
         debug_assert_eq!(place, key, "the place that was freed last");
     }
 
@@ -938,12 +973,14 @@ impl Upstream {
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
         self.restoring = 0;
-        self.requests
-            .retain(|_, request| matches!(request.kind, RequestKind::Publish { .. }));
+        self.requests.retain(|_, request| match request.kind {
+            RequestKind::Publish { .. } | RequestKind::Settled { .. } => true,
+            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => false,
+        });
     }
 
     /// The next request that its connection has room for.
-    pub(crate) fn poll(&mut self, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    pub(crate) fn poll(&mut self, journal: &mut Journal, metrics: &mut Metrics) -> Option<BrokerRequest> {
         if let Some(request) = self.control.pop_front() {
             return Some(request);
         }
@@ -963,7 +1000,7 @@ impl Upstream {
             }
             if connection.unreported == 0
                 && self.restoring == 0
-                && let Some(request) = self.next_publish(at, metrics)
+                && let Some(request) = self.next_publish(at, journal, metrics)
             {
                 return Some(request);
             }
@@ -971,10 +1008,15 @@ impl Upstream {
         None
     }
 
-    fn next_publish(&mut self, at: usize, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_publish(
+        &mut self,
+        at: usize,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let spooled_first = self.connections[at].backlog_next;
         for spooled in [spooled_first, !spooled_first] {
-            if let Some(request) = self.next_of_line(at, spooled, metrics) {
+            if let Some(request) = self.next_of_line(at, spooled, journal, metrics) {
                 self.connections[at].backlog_next = !spooled;
                 return Some(request);
             }
@@ -982,7 +1024,13 @@ impl Upstream {
         None
     }
 
-    fn next_of_line(&mut self, at: usize, spooled: bool, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_of_line(
+        &mut self,
+        at: usize,
+        spooled: bool,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let key = *self.line(ConnId(at as u32), spooled).front()?;
         let Upstream {
             connections,
@@ -1023,6 +1071,7 @@ impl Upstream {
         let (conn, message, stored) = (*conn, message.clone(), *stored);
         self.line(conn, spooled).pop_front();
         let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
+        let size = message.size();
         let request = BrokerRequest::Publish {
             conn,
             token: tracked.then(|| token(generation, key)),
@@ -1033,9 +1082,28 @@ impl Upstream {
             stored: kept.and_then(|id| self.stored_uplink(id, key)),
         };
         if !tracked {
-            self.requests.remove(key);
+            self.finish_untracked(journal, key, stored, size);
         }
         Some(request)
+    }
+
+    /// A QoS 0 publish has left, and nobody will say what became of it.
+    fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
+        if let RequestKind::Publish { backlog, .. } = self.requests.remove(key).kind {
+            self.leave_backlog(backlog);
+        }
+        if let Some(id) = stored {
+            let qos = QoS::AtMostOnce;
+            self.forget_stored(
+                journal,
+                Stored {
+                    id,
+                    size,
+                    qos,
+                    released: false,
+                },
+            );
+        }
     }
 
     /// The record of a publish, as its port writes it again.
@@ -1072,7 +1140,7 @@ impl Upstream {
     pub(crate) fn measure(&self, metrics: &mut Metrics) {
         metrics.spool_messages = self.spooled_messages as u64;
         metrics.spool_bytes = self.spooled_bytes as u64;
-        [metrics.spool_dropped_full_total, metrics.spool_dropped_age_total] = self.dropped;
+        metrics.spool_dropped = self.dropped;
         metrics.queue_messages = self.waiting_messages as u64;
         metrics.queue_bytes = self.waiting_bytes as u64;
         metrics.in_flight = self

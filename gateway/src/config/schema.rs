@@ -252,6 +252,11 @@ pub(super) static ROOT: Shape = Shape::table(&[
         "what is kept for clients that sleep or are away",
     ),
     key(
+        "spool",
+        Kind::Table(&SPOOL),
+        "what waits on disk for the broker, and how the disk is written",
+    ),
+    key(
         "timers",
         Kind::Table(&TIMERS),
         "waits and retries (T_RETRY, N_RETRY of the specification)",
@@ -262,7 +267,6 @@ pub(super) static ROOT: Shape = Shape::table(&[
         "bounds on what clients can make the gateway keep",
     ),
     key("log", Kind::Table(&LOG), "what is logged, and where"),
-    later("spool", Kind::Table(&SPOOL)),
     later("web", Kind::Table(&WEB)),
     later("metrics", Kind::Table(&METRICS)),
     later("mqtt_status", Kind::Table(&MQTT_STATUS)),
@@ -705,10 +709,10 @@ static BROKER: Shape = Shape::table(&[
     .default("\"\""),
     key(
         "when_down",
-        Kind::Choice(&["queue", "refuse", "spool"]),
-        "QoS 1 and 2 meanwhile: queue: waits in memory | refuse: congestion",
+        Kind::Choice(&["spool", "queue", "refuse"]),
+        "QoS 1 and 2 meanwhile: spool: acknowledged once on disk | queue: waits in memory | refuse: congestion",
     )
-    .default("\"queue\""),
+    .default("\"spool\""),
     later(
         "profile",
         Kind::Choice(&[
@@ -1060,12 +1064,38 @@ static SLEEP: Shape = Shape::table(&[
 ]);
 
 static SPOOL: Shape = Shape::table(&[
-    later("max_bytes", ANY_SIZE),
-    later("max_age", ANY_TIME),
-    later("when_full", Kind::Choice(&["refuse", "drop-oldest"])),
-    later("sync", Kind::Choice(&["group", "each", "never"])),
-    later("qos0", Kind::Bool),
-    later("daily_write_budget", ANY_SIZE),
+    key(
+        "max_messages",
+        Kind::Integer(1, u32::MAX as i64),
+        "messages that wait on disk",
+    )
+    .default("100_000"),
+    key(
+        "max_bytes",
+        Kind::Size(1, 1024 * GIB),
+        "their topics and payloads",
+    )
+    .default("\"64 MiB\""),
+    key("max_age", SLEEP_AGE, "older ones are dropped").default("\"7d\""),
+    key(
+        "when_full",
+        Kind::Choice(&["refuse", "drop-oldest"]),
+        "refuse: the next is answered with congestion | drop-oldest",
+    )
+    .default("\"refuse\""),
+    key(
+        "sync",
+        Kind::Choice(&["group", "each", "never"]),
+        "group: those of 5 ms together | each: at once | never: a power cut loses acknowledged messages",
+    )
+    .default("\"group\""),
+    key("qos0", Kind::Bool, "QoS 0 waits too while the broker is away").default("false"),
+    key(
+        "daily_write_budget",
+        ANY_SIZE,
+        "beyond it changes wait up to 1 s for each other; \"0 B\": no limit",
+    )
+    .default("\"1 GiB\""),
 ]);
 
 static WEB: Shape = Shape::table(&[

@@ -8,8 +8,8 @@ use std::{
 
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
 use gateway_core::config::{
-    AddressChange, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply, SleepQos0,
-    SleepRules, WhenDown, WhenFull,
+    AddressChange, Durability, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply,
+    SleepQos0, SleepRules, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
 use proptest::prelude::*;
@@ -20,6 +20,7 @@ use tracing::level_filters::LevelFilter;
 use super::*;
 
 mod radios;
+mod spool;
 
 #[test]
 fn nothing_configured_is_the_core_s_own_default() {
@@ -27,6 +28,13 @@ fn nothing_configured_is_the_core_s_own_default() {
 
     let mut expected = GatewayConfig::default();
     expected.upstream.client_id = "snipe-1".into();
+    // The core alone keeps nothing; the gateway does.
+    expected.upstream.when_down = WhenDown::Spool;
+    expected.durability = Some(Durability {
+        links: vec!["udp0".into()],
+        spool_messages: 100_000,
+        ..Durability::default()
+    });
     assert_eq!(loaded.settings.gateway, expected);
     assert_eq!(loaded.settings.name, "1");
     assert_eq!(loaded.settings.gather, Duration::from_millis(1));
@@ -879,6 +887,7 @@ fn mistakes_in_overrides_name_their_source() {
         config: vec![dir.path().join("missing.toml")],
         set: set.map(str::to_owned).to_vec(),
         broker: Some("localhost".into()),
+        ephemeral: false,
     };
 
     let errors = load_tree(&args, &dir.around).unwrap_err().to_string();
@@ -980,6 +989,7 @@ fn any_line() -> impl Strategy<Value = String> {
         "topics",
         "max_bytes",
         "sleep",
+        "sync",
         "version",
     ]);
     let value = prop::sample::select(vec![
@@ -1115,6 +1125,11 @@ const BAD: &[(&str, &str)] = &[
         "sleep",
         "[sleep]\nmax_age = \"0s\"\nwhen_full = \"drop\"\nqos0 = \"all\"\n[security]\naddress_change = \"closed\"\n\
          [[client]]\nmatch = \"a\"\nsleep = { max_sleep = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
+    ),
+    (
+        "spool",
+        "[spool]\nmax_messages = 0\nmax_bytes = \"0 B\"\nmax_age = \"0s\"\nwhen_full = \"drop\"\nsync = \"always\"\nqos0 = 1\n\
+         daily_write_budget = 5\n",
     ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
     (

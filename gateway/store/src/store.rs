@@ -424,6 +424,7 @@ impl<D: Disk> Store<D> {
             };
             if matches!(found.change, Change::Put(..)) && self.index.get(&found.change.key()) == Some(&place)
             {
+                // With its old number: a copy is not written later than what came after it.
                 changes.push((found.sequence, found.change));
             }
         }

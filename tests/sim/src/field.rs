@@ -506,6 +506,9 @@ impl Field {
                     let stored = Event::Stored(self.lives, link, record);
                     self.agenda.add(self.now + STORE_TIME, stored);
                 }
+                Output::Store(StoreRequest::Write { changes, .. }) => {
+                    panic!("nothing is to survive here: {changes:?}");
+                }
                 Output::Notice(notice) => self.notices.push((self.now, notice)),
             }
         }

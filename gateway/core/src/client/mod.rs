@@ -279,6 +279,15 @@ impl Client {
         }
     }
 
+    /// Chooses its connection to the broker, the same in every life of the gateway: what an earlier one spooled goes
+    /// before what comes now.
+    pub(crate) fn line(&self) -> u32 {
+        use core::hash::Hasher as _;
+        let mut hasher = rustc_hash::FxHasher::default();
+        hasher.write(self.id.as_bytes());
+        (hasher.finish() >> 32) as u32
+    }
+
     /// In a handshake or connected: what comes from its address is the client's.
     pub(crate) fn has_session(&self) -> bool {
         matches!(self.state, State::Setup(_)) || self.state.is_connected()
@@ -384,8 +393,16 @@ impl Client {
             reply,
         };
         if cx.journal.wait(waiting).is_some() {
-            self.reply(cx, reply);
+            self.reply_promised(cx, reply);
         }
+    }
+
+    /// Owes the client an answer that waited for what it promises. Not before it leaves does the client know an id.
+    pub(crate) fn reply_promised(&mut self, cx: &mut Context, reply: Reply) {
+        if let Reply::Regack(id, _, ReturnCode::Accepted) = reply {
+            self.topics.confirm(id);
+        }
+        self.reply(cx, reply);
     }
 
     /// What is stored of the client is out of date; it is written soon.
@@ -527,7 +544,7 @@ impl Client {
                 retain: will.retain,
                 payload: will.payload.clone(),
             };
-            let conn = cx.upstream.connection_for(self.id_hash, will.qos);
+            let conn = cx.upstream.connection_for(self.line(), will.qos);
             match cx.publish(now, conn, Origin::Gateway, message) {
                 Ok(_) => {
                     cx.metrics.wills_published_total += 1;

@@ -115,6 +115,9 @@ impl Client {
         granted: Result<QoS, ()>,
     ) {
         if let Ok(granted) = granted {
+            if let Some(id) = self.open.subscribing_to(msg_id, filter) {
+                self.topics.tell(id);
+            }
             self.save(cx);
             let waiting = Waiting::Suback {
                 client: self.ix,

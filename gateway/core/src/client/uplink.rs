@@ -94,6 +94,14 @@ impl OpenRequests {
         });
     }
 
+    /// The topic id that the answer to a SUBSCRIBE will name.
+    pub(crate) fn subscribing_to(&self, msg_id: MsgId, filter: FilterKey) -> Option<TopicId> {
+        let is = |request: &&OpenRequest| {
+            request.kind == RequestKind::Subscribe && request.msg_id == msg_id && request.digest == filter
+        };
+        self.requests.iter().find(is).map(|request| request.topic_id)
+    }
+
     /// The answer may be to a SUBSCRIBE of an earlier connection: then none, or another, is open under its id.
     pub(crate) fn close_subscribe(&mut self, msg_id: MsgId, filter: FilterKey) -> Option<OpenRequest> {
         let is = |request: &OpenRequest| {
@@ -189,7 +197,7 @@ impl Client {
                 // A message id that it carries says nothing (reading A44).
                 let message = self.uplink(cx, &name, QoS::AtMostOnce, publish);
                 let origin = self.origin(publish.msg_id, 0);
-                let conn = cx.upstream.connection_for(self.id_hash, QoS::AtMostOnce);
+                let conn = cx.upstream.connection_for(self.line(), QoS::AtMostOnce);
                 if cx.publish(now, conn, origin, message).is_err() {
                     cx.metrics.publish_dropped_total += 1;
                 }
@@ -210,7 +218,7 @@ impl Client {
         }
         let message = self.uplink(cx, &name, qos, publish);
         let origin = self.origin(publish.msg_id, digest);
-        let conn = cx.upstream.connection_for(self.id_hash, qos);
+        let conn = cx.upstream.connection_for(self.line(), qos);
         let Ok(stored) = cx.publish(now, conn, origin, message) else {
             cx.metrics.publish_congestion_total += 1;
             return self.reply(cx, congestion);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::RngExt as _;
 use rustc_hash::FxHashMap;
 use sn_codec::QoS;
 
@@ -78,6 +79,7 @@ impl Gateway {
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }
+        self.cx.subscriptions.skip_ids(self.cx.rng.random());
         let clients: Vec<ClientIx> = self.clients.iter().map(|(ix, _)| ix).collect();
         for ix in clients {
             self.after(now, ix);
@@ -109,7 +111,7 @@ impl Gateway {
         client.down.no_register = record.no_register;
         client.down.answers_register = record.answers_register;
         client.will = record.will.map(Box::new);
-        client.topics = ClientTopics::restored(record.next_topic_id, record.topics);
+        client.topics = ClientTopics::restored(self.cx.rng.random(), record.topics);
         client.saved = true;
         client.state = match record.state {
             SavedState::Active => State::Active,
@@ -201,9 +203,13 @@ impl Gateway {
             }
             let since = self.cx.journal.instant(record.since_ms, now);
             let serial = client.map_or(0, |(_, serial, ..)| serial);
+            // Where its client publishes in this life, so that its order holds.
+            let author = client.and_then(|(ix, ..)| self.clients.get(ix));
+            let line = author.map_or(record.conn.0, Client::line);
+            let conn = self.cx.upstream.connection_for(line, record.qos);
             self.cx
                 .upstream
-                .restore(id, value.clone(), record, (origin, serial), since, released);
+                .restore(id, value.clone(), conn, record, (origin, serial), since, released);
         }
         for (id, value) in values.of(kind::RECEIVING) {
             self.cx.journal.used(id);
