@@ -33,7 +33,7 @@ use crate::registry::{Names, Predefined};
 use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
-use crate::upstream::{Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
+use crate::upstream::{Author, Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
 
 /// Expiries worked off in one call, so that a resumed laptop does not freeze the loop.
 const EXPIRIES_PER_CALL: usize = 1024;
@@ -392,7 +392,12 @@ impl Gateway {
             payload: self.cx.payloads.keep(publish.data),
         };
         let allowed = self.cx.qos_minus_one.allow(now);
-        if !allowed || self.cx.publish(now, ConnId(0), Origin::Gateway, message).is_err() {
+        if !allowed
+            || self
+                .cx
+                .publish(now, Author::NONE, Origin::Gateway, message)
+                .is_err()
+        {
             self.cx.metrics.publish_dropped_total += 1;
         }
     }
@@ -790,7 +795,10 @@ impl Gateway {
                 }
                 self.cx.upstream.on_store_failed();
             }
-            StoreEvent::Works => self.cx.journal.recover(),
+            StoreEvent::Works => {
+                self.cx.journal.recover();
+                self.cx.upstream.on_store_works(&mut self.cx.journal, now);
+            }
             event @ (StoreEvent::AirtimeStored(_)
             | StoreEvent::AirtimeNotStored(_)
             | StoreEvent::AirtimeFound(..)) => {
@@ -837,7 +845,10 @@ impl Gateway {
                 client.reply_promised(&mut self.cx, reply);
             }
             Waiting::Suback {
-                filter, msg_id, granted, ..
+                filter,
+                msg_id,
+                granted,
+                ..
             } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),
             Waiting::Pubrel { msg_id, .. } => client.release_pubrel(msg_id),
             _ => {}

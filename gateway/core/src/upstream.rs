@@ -51,8 +51,8 @@ pub(crate) struct Upstream {
     /// Stored and not settled.
     spooled_messages: usize,
     spooled_bytes: usize,
-    /// Messages that each client has in the lane of spooled ones, by the serial number of its record.
-    backlog_of: FxHashMap<u32, u32>,
+    /// Messages that each client has in the lane of spooled ones, by its author.
+    backlog_of: FxHashMap<Author, u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
     /// Dropped since there was no room, and since they waited for too long.
@@ -106,8 +106,10 @@ enum RequestKind {
         stored: Option<u64>,
         /// It may be sent: what is stored is so once that is durable.
         ready: bool,
-        /// It goes out in the lane of spooled ones, and counts for the client with this serial number (0: none).
-        backlog: Option<u32>,
+        /// Whose messages it keeps its order with.
+        author: Author,
+        /// It goes out in the lane of spooled ones.
+        backlog: bool,
         /// When it came.
         since: Instant,
         /// QoS 2: its client was answered and has released it already.
@@ -157,6 +159,24 @@ pub(crate) struct Stored {
     pub(crate) released: bool,
 }
 
+/// Messages that keep their order: those of one client id, also when another session or another life of the gateway
+/// follows. Two clients may have one, which makes no difference but to their speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Author(pub(crate) u32);
+
+impl Author {
+    /// What clients without a session publish: in no order.
+    pub(crate) const NONE: Author = Author(0);
+
+    pub(crate) fn of(client_id: &str) -> Author {
+        use core::hash::Hasher as _;
+        // Not a secret: the next life has to find the same.
+        let mut hasher = rustc_hash::FxHasher::default();
+        hasher.write(client_id.as_bytes());
+        Author((hasher.finish() >> 32) as u32)
+    }
+}
+
 /// Who waits for the outcome of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -169,15 +189,6 @@ pub(crate) enum Origin {
     },
     /// Nobody: a will, QoS −1, or one whose client was answered.
     Gateway,
-}
-
-impl Origin {
-    fn serial(&self) -> u32 {
-        match self {
-            Origin::Client { serial, .. } => *serial,
-            Origin::Gateway => 0,
-        }
-    }
 }
 
 /// What a settled token stood for.
@@ -250,10 +261,10 @@ impl Upstream {
     }
 
     /// Which connection a client publishes on. Order is promised within one QoS.
-    pub(crate) fn connection_for(&self, client_hash: u32, qos: QoS) -> ConnId {
+    fn connection_for(&self, author: Author, qos: QoS) -> ConnId {
         match qos {
             QoS::ExactlyOnce if self.connections.len() > self.shared as usize => ConnId(self.shared),
-            _ => ConnId(client_hash % self.shared),
+            _ => ConnId(author.0 % self.shared),
         }
     }
 
@@ -273,10 +284,11 @@ impl Upstream {
         &mut self,
         journal: &mut Journal,
         now: Instant,
-        conn: ConnId,
+        author: Author,
         origin: Origin,
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
+        let conn = self.connection_for(author, message.qos);
         if conn.0 == self.shared
             && let Some(options) = self.exact.take()
         {
@@ -284,7 +296,7 @@ impl Upstream {
         }
         let up = self.is_up(conn);
         let forgets = self.connections[conn.0 as usize].forgets;
-        let backlogged = self.backlog_of.contains_key(&origin.serial());
+        let backlogged = self.backlog_of.contains_key(&author);
         let tracked = message.qos > QoS::AtMostOnce;
         let spools = self.when_down == WhenDown::Spool && journal.is_on();
         let qos0 = journal.rules().is_some_and(|rules| rules.qos0);
@@ -306,7 +318,7 @@ impl Upstream {
             QoS::ExactlyOnce => journal.is_on(),
         };
         if wanted && journal.works() {
-            return self.spool(journal, now, conn, origin, message, !up || backlogged);
+            return self.spool(journal, now, (conn, author), origin, message, !up || backlogged);
         }
         // While the disk does not work, what cannot leave at once is not taken: nobody could be answered for it.
         let full = wanted && !up
@@ -317,8 +329,7 @@ impl Upstream {
         }
         self.waiting_messages += 1;
         self.waiting_bytes += message.size();
-        let serial = backlogged.then(|| origin.serial());
-        let key = self.insert_publish(conn, origin, message, now, None, true, serial);
+        let key = self.insert_publish((conn, author), origin, message, now, None, true, backlogged);
         self.line(conn, backlogged).push_back(key);
         Ok(None)
     }
@@ -328,7 +339,7 @@ impl Upstream {
         &mut self,
         journal: &mut Journal,
         now: Instant,
-        conn: ConnId,
+        (conn, author): (ConnId, Author),
         origin: Origin,
         message: Uplink,
         backlog: bool,
@@ -342,13 +353,12 @@ impl Upstream {
             }
         }
         let id = journal.new_id();
-        let value = record(journal, conn, &origin, &message, now).encode();
+        let value = record(journal, author, &origin, &message, now).encode();
         journal.put(uplink_key(id), value.clone());
         self.spooled_messages += 1;
         self.spooled_bytes += message.size();
         let qos = message.qos;
-        let serial = backlog.then(|| origin.serial());
-        let key = self.insert_publish(conn, origin, message, now, Some(id), false, serial);
+        let key = self.insert_publish((conn, author), origin, message, now, Some(id), false, backlog);
         if qos == QoS::ExactlyOnce {
             self.keep_record(key, value);
         }
@@ -371,18 +381,18 @@ impl Upstream {
     #[expect(clippy::too_many_arguments, reason = "one place that makes the entry")]
     fn insert_publish(
         &mut self,
-        conn: ConnId,
+        (conn, author): (ConnId, Author),
         origin: Origin,
         message: Uplink,
         since: Instant,
         stored: Option<u64>,
         ready: bool,
-        backlog: Option<u32>,
+        backlog: bool,
     ) -> usize {
         let seq = self.next_seq;
         self.next_seq += 1;
-        if let Some(serial) = backlog.filter(|serial| *serial != 0) {
-            *self.backlog_of.entry(serial).or_default() += 1;
+        if backlog {
+            self.enter_backlog(author);
         }
         let qos = message.qos;
         let key = self.insert(RequestKind::Publish {
@@ -393,6 +403,7 @@ impl Upstream {
             message,
             stored,
             ready,
+            author,
             backlog,
             since,
             released: false,
@@ -459,6 +470,7 @@ impl Upstream {
             conn,
             message,
             stored,
+            author,
             backlog,
             released,
             ..
@@ -466,9 +478,10 @@ impl Upstream {
         else {
             return;
         };
-        self.line(conn, backlog.is_some())
-            .retain(|waiting| *waiting != key);
-        self.leave_backlog(backlog);
+        self.line(conn, backlog).retain(|waiting| *waiting != key);
+        if backlog {
+            self.leave_backlog(author);
+        }
         match stored {
             Some(id) => self.forget_stored(
                 journal,
@@ -483,13 +496,17 @@ impl Upstream {
         }
     }
 
-    fn leave_backlog(&mut self, backlog: Option<u32>) {
-        if let Some(serial) = backlog
-            && let Some(count) = self.backlog_of.get_mut(&serial)
-        {
+    fn enter_backlog(&mut self, author: Author) {
+        if author != Author::NONE {
+            *self.backlog_of.entry(author).or_default() += 1;
+        }
+    }
+
+    fn leave_backlog(&mut self, author: Author) {
+        if let Some(count) = self.backlog_of.get_mut(&author) {
             *count -= 1;
             if *count == 0 {
-                self.backlog_of.remove(&serial);
+                self.backlog_of.remove(&author);
             }
         }
     }
@@ -536,7 +553,7 @@ impl Upstream {
         };
         *ready = true;
         let up = self.connections[conn.0 as usize].up;
-        if up && backlog.is_none() {
+        if up && !*backlog {
             return None;
         }
         let stored = stored.map(|id| Stored {
@@ -558,6 +575,15 @@ impl Upstream {
         for (_, request) in &mut self.requests {
             if let RequestKind::Publish { ready, .. } = &mut request.kind {
                 *ready = true;
+            }
+        }
+    }
+
+    /// The disk works again: what waits for a broker that is away is spooled after all.
+    pub(crate) fn on_store_works(&mut self, journal: &mut Journal, now: Instant) {
+        for conn in (0..self.connections.len() as u32).map(ConnId) {
+            if !self.is_up(conn) {
+                self.spool_unsettled(journal, now, conn);
             }
         }
     }
@@ -608,7 +634,7 @@ impl Upstream {
                 ..
             } = &request.kind
                 && *of == conn
-                && (stored.is_none() || backlog.is_none())
+                && (stored.is_none() || !*backlog)
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -626,7 +652,7 @@ impl Upstream {
         let connection = &mut connections[conn.0 as usize];
         let spooled = |key: &usize| {
             let kind = requests.get(*key).map(|request| &request.kind);
-            matches!(kind, Some(RequestKind::Publish { backlog: Some(_), .. }))
+            matches!(kind, Some(RequestKind::Publish { backlog: true, .. }))
         };
         let waiting = core::mem::take(&mut connection.waiting);
         let (moved, stay): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(spooled);
@@ -640,35 +666,34 @@ impl Upstream {
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
-            conn,
             sent,
             origin,
             message,
             stored,
+            author,
             backlog,
             ..
         }) = self.requests.get_mut(key).map(|request| &mut request.kind)
         else {
             return;
         };
-        let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
-        if backlog.is_none() {
-            *backlog = Some(serial);
-            if serial != 0 {
-                *self.backlog_of.entry(serial).or_default() += 1;
-            }
+        let (author, size, waits) = (*author, message.size(), !*sent);
+        let enters = !core::mem::replace(backlog, true);
+        let is_stored = stored.is_some();
+        if !is_stored {
+            let id = journal.new_id();
+            let value = record(journal, author, origin, message, now).encode();
+            journal.put(uplink_key(id), value);
+            *stored = Some(id);
         }
-        if stored.is_some() {
+        if enters {
+            self.enter_backlog(author);
+        }
+        if is_stored {
             // The journal works, so this waits.
             let _ = journal.wait(Waiting::Uplink(token));
             return;
         }
-        let id = journal.new_id();
-        journal.put(
-            uplink_key(id),
-            record(journal, *conn, origin, message, now).encode(),
-        );
-        *stored = Some(id);
         self.spooled_messages += 1;
         self.spooled_bytes += size;
         if waits {
@@ -686,17 +711,17 @@ impl Upstream {
     }
 
     /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
-    #[expect(clippy::too_many_arguments, reason = "what is known of it from three places")]
     pub(crate) fn restore(
         &mut self,
         id: u64,
         value: Bytes,
-        conn: ConnId,
         record: UplinkRecord,
-        (origin, serial): (Origin, u32),
+        origin: Origin,
         since: Instant,
         released: bool,
     ) {
+        let author = Author(record.author);
+        let conn = self.connection_for(author, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -705,7 +730,15 @@ impl Upstream {
         };
         self.spooled_messages += 1;
         self.spooled_bytes += message.size();
-        let key = self.insert_publish(conn, origin, message.clone(), since, Some(id), true, Some(serial));
+        let key = self.insert_publish(
+            (conn, author),
+            origin,
+            message.clone(),
+            since,
+            Some(id),
+            true,
+            true,
+        );
         if message.qos == QoS::ExactlyOnce {
             self.keep_record(key, value.clone());
             if released {
@@ -852,6 +885,7 @@ impl Upstream {
                 origin,
                 message,
                 stored,
+                author,
                 backlog,
                 released,
                 ..
@@ -860,13 +894,14 @@ impl Upstream {
                     self.connections[conn.0 as usize].answered();
                 } else {
                     // Reported lost and settled all the same: it must not go out again.
-                    self.line(conn, backlog.is_some())
-                        .retain(|waiting| *waiting != key);
+                    self.line(conn, backlog).retain(|waiting| *waiting != key);
                     if stored.is_none() {
                         self.forget_waiting(&message);
                     }
                 }
-                self.leave_backlog(backlog);
+                if backlog {
+                    self.leave_backlog(author);
+                }
                 let stored = stored.map(|id| Stored {
                     id,
                     size: message.size(),
@@ -921,7 +956,7 @@ impl Upstream {
             return None;
         }
         *sent = false;
-        let (conn, seq, spooled) = (*conn, *seq, backlog.is_some());
+        let (conn, seq, spooled) = (*conn, *seq, *backlog);
         if stored.is_none() {
             self.waiting_messages += 1;
             self.waiting_bytes += message.size();
@@ -947,8 +982,12 @@ impl Upstream {
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
         self.restoring = 0;
-        self.requests
-            .retain(|_, request| !matches!(request.kind, RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. }));
+        self.requests.retain(|_, request| {
+            !matches!(
+                request.kind,
+                RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. }
+            )
+        });
     }
 
     /// The next request that its connection has room for.
@@ -1061,8 +1100,13 @@ impl Upstream {
 
     /// A QoS 0 publish has left, and nobody will say what became of it.
     fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
-        if let RequestKind::Publish { backlog, .. } = self.requests.remove(key).kind {
-            self.leave_backlog(backlog);
+        if let RequestKind::Publish {
+            author,
+            backlog: true,
+            ..
+        } = self.requests.remove(key).kind
+        {
+            self.leave_backlog(author);
         }
         if let Some(id) = stored {
             let qos = QoS::AtMostOnce;
@@ -1184,7 +1228,13 @@ impl Connection {
 }
 
 /// A publish as it is stored before it is sent.
-fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, now: Instant) -> UplinkRecord {
+fn record(
+    journal: &Journal,
+    author: Author,
+    origin: &Origin,
+    message: &Uplink,
+    now: Instant,
+) -> UplinkRecord {
     let client = match *origin {
         Origin::Client {
             serial,
@@ -1196,7 +1246,7 @@ fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, no
     };
     UplinkRecord {
         stage: Stage::Pending,
-        conn,
+        author: author.0,
         client,
         since_ms: journal.unix_ms(now),
         qos: message.qos,

@@ -14,8 +14,8 @@ use crate::families::Family;
 use crate::net::{Burst, PathConfig};
 use crate::reference::Violation;
 use crate::sim_broker::{BrokerConfig, Overlap};
-use crate::sim_store::{DiskConfig, End};
 use crate::sim_client::{Action, ClientConfig, TopicForm};
+use crate::sim_store::{DiskConfig, End};
 use crate::{ClientIx, ForwarderIx, World, WorldConfig, will};
 
 /// A scenario that can be run again and again.

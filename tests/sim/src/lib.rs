@@ -22,8 +22,8 @@ use gateway_core::Gateway;
 use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, StoreChange, StoreEvent, StoreKey,
-    StoreRequest, TxTicket, Will,
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, StoreChange, StoreEvent,
+    StoreKey, StoreRequest, TxTicket, Will,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -46,8 +46,8 @@ pub mod reference;
 pub mod saved;
 pub mod sensor;
 pub mod sim_broker;
-pub mod sim_store;
 pub mod sim_client;
+pub mod sim_store;
 pub mod site;
 pub mod virtual_line;
 
@@ -55,8 +55,8 @@ use admission::Verdict;
 use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
 use sim_broker::{BrokerAction, BrokerConfig, Origin, SimBroker};
-use sim_store::{DiskConfig, End, Found, SimStore, StoreAction, StoreNews};
 use sim_client::{Action, ClientConfig, Outcome, Presence, SimClient, TopicForm, Uplink};
+use sim_store::{DiskConfig, End, Found, SimStore, StoreAction, StoreNews};
 
 /// The one link of the world.
 pub const LINK: LinkId = LinkId(0);
@@ -633,7 +633,10 @@ impl World {
         let restored = self.gateway.restore(self.now, unix_ms(self.now), found.values);
         self.note(|_| format!("gateway starts: {restored:?}"));
         if restored.unreadable > 0 {
-            return Err(Violation::new("what was stored is understood", format!("{restored:?}")));
+            return Err(Violation::new(
+                "what was stored is understood",
+                format!("{restored:?}"),
+            ));
         }
         self.reference.restore(self.now, &values)?;
         self.link_credit = self.config.link_credit.unwrap_or(LinkProfile::UNLIMITED);
@@ -891,7 +894,10 @@ impl World {
             left.push(format!("{open} requests to the broker are open"));
         }
         if self.reference.orphans() > 0 {
-            left.push(format!("{} messages were not sent again", self.reference.orphans()));
+            left.push(format!(
+                "{} messages were not sent again",
+                self.reference.orphans()
+            ));
         }
         if self.found.is_some() {
             left.push("the gateway is away".into());
@@ -900,7 +906,10 @@ impl World {
             if !store.is_idle() {
                 left.push("something is being written".into());
             }
-            let spooled = store.promised().keys().filter(|key| key.kind == saved::kind::UPLINK);
+            let spooled = store
+                .promised()
+                .keys()
+                .filter(|key| key.kind == saved::kind::UPLINK);
             let spooled = spooled.count();
             if spooled > 0 {
                 left.push(format!("{spooled} messages for the broker are stored"));
@@ -1001,9 +1010,8 @@ impl World {
                     && !self
                         .reference
                         .came_under_two_ids(ClientIx(ix), &delivered.payload);
-                let remembers = client.power_losses == 0
-                    && client.forgot_asleep == 0
-                    && !self.reference.disk_failed;
+                let remembers =
+                    client.power_losses == 0 && client.forgot_asleep == 0 && !self.reference.disk_failed;
                 if again && certain && routed == 1 && !delivered.retain && remembers {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);
                     return Err(Violation::new("QoS 2 reaches the application once", detail));
@@ -1044,12 +1052,16 @@ impl World {
     fn check_leftovers(&self) -> Check {
         let Some(store) = &self.store else { return Ok(()) };
         let has = |kind: u8, id: u64| store.promised().contains_key(&StoreKey { kind, id });
-        let lonely = store.promised().keys().find(|key| {
-            key.kind == saved::kind::PROGRESS && !has(saved::kind::MESSAGE, key.id >> 24 << 24)
-        });
+        let lonely = store
+            .promised()
+            .keys()
+            .find(|key| key.kind == saved::kind::PROGRESS && !has(saved::kind::MESSAGE, key.id >> 24 << 24));
         match lonely {
             None => Ok(()),
-            Some(key) => Err(Violation::new("nothing is kept of what is done", format!("{key:?}"))),
+            Some(key) => Err(Violation::new(
+                "nothing is kept of what is done",
+                format!("{key:?}"),
+            )),
         }
     }
 
@@ -1321,7 +1333,9 @@ impl World {
                         ));
                     };
                     sessions.extend(changes.iter().filter_map(|change| match change {
-                        StoreChange::Put(key, value) if key.kind == saved::kind::SESSION => Some(value.clone()),
+                        StoreChange::Put(key, value) if key.kind == saved::kind::SESSION => {
+                            Some(value.clone())
+                        }
                         _ => None,
                     }));
                     store.submit(self.now, changes.clone(), *ticket, &mut self.rng);

@@ -539,7 +539,8 @@ impl Reference {
         self.forwarders = ForwarderLimits::new(&self.config);
         self.conns.clear();
         self.tokens.clear();
-        self.orphans.extend(self.unacknowledged.drain().map(|(_, payload)| payload));
+        self.orphans
+            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
         let stored: FxHashSet<Bytes> = values
             .iter()
             .filter(|(key, _)| key.kind == kind::MESSAGE)
@@ -550,7 +551,12 @@ impl Reference {
         for client in &mut self.clients {
             client.owed.retain(|payload, _| !self.orphans.contains(payload));
         }
-        let of = |kind: u8| values.iter().filter(move |(key, _)| key.kind == kind).map(|(_, value)| value);
+        let of = |kind: u8| {
+            values
+                .iter()
+                .filter(move |(key, _)| key.kind == kind)
+                .map(|(_, value)| value)
+        };
         let spooled: FxHashSet<Bytes> = of(kind::UPLINK)
             .filter_map(|value| Some(SavedUplink::decode(value)?.payload))
             .collect();
@@ -1412,7 +1418,10 @@ impl Reference {
             .down
             .as_ref()
             .is_some_and(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel && !d.closed);
-        let due = client.due.get(&(MsgType::Pubrel, msg_id)).is_some_and(|due| *due > 0);
+        let due = client
+            .due
+            .get(&(MsgType::Pubrel, msg_id))
+            .is_some_and(|due| *due > 0);
         if self.durable && own && due {
             // Each PUBREC is answered, if only when that is durable.
             client.down.iter_mut().for_each(|down| down.due = true);
@@ -1439,6 +1448,15 @@ impl Reference {
 
     fn on_puback(&mut self, ix: usize, puback: Puback) -> Check {
         let client = &mut self.clients[ix];
+        let refused = puback.return_code != ReturnCode::Accepted;
+        let exactly_once = client
+            .up
+            .get(&puback.msg_id)
+            .is_some_and(|e| e.qos == QoS::ExactlyOnce);
+        if client.restored && refused && exactly_once {
+            // An earlier life was told so, and its successor, which may not know, is told so again.
+            return Ok(());
+        }
         client.pay(MsgType::Puback, puback.msg_id)?;
         let Some(exchange) = client.up.get_mut(&puback.msg_id) else {
             return ensure(
@@ -1833,9 +1851,11 @@ impl Reference {
                 // A26: nothing but a full queue keeps a will of QoS 1 or 2 from being published.
                 let by_limit = self.config.limits.queue_messages < Limits::default().queue_messages
                     || self.disk_fails
-                    || self.config.durability.as_ref().is_some_and(|rules| {
-                        rules.spool_messages < Durability::default().spool_messages
-                    });
+                    || self
+                        .config
+                        .durability
+                        .as_ref()
+                        .is_some_and(|rules| rules.spool_messages < Durability::default().spool_messages);
                 ensure(*will || !known || by_limit, "a will is published", || {
                     format!("{:?} of {client}", model.will)
                 })?;
@@ -2031,13 +2051,18 @@ impl Reference {
 
     /// The broker did not want a message; its client may have been answered before.
     pub fn was_refused(&self, payload: &[u8]) -> bool {
-        self.uplinks.get(payload).is_some_and(|uplink| uplink.refused.is_some())
+        self.uplinks
+            .get(payload)
+            .is_some_and(|uplink| uplink.refused.is_some())
     }
 
     /// QoS 2 messages of clients, and how often they may reach the broker.
     pub fn exactly_once(&self) -> impl Iterator<Item = (&Bytes, u32)> {
         let exactly_once = PublishQoS::Level(QoS::ExactlyOnce);
-        let uplinks = self.uplinks.iter().filter(move |(_, uplink)| uplink.qos == exactly_once);
+        let uplinks = self
+            .uplinks
+            .iter()
+            .filter(move |(_, uplink)| uplink.qos == exactly_once);
         uplinks.map(|(payload, uplink)| (payload, uplink.meant))
     }
 
@@ -2350,10 +2375,17 @@ impl ClientModel {
         for will in &due {
             // A26: it is published or the client is lost once more.
             let kept = stored(will) || !noted || weak || will.qos == QoS::AtMostOnce;
-            ensure(kept, "a will that is due survives", || format!("{will:?} of {}", self.id))?;
+            ensure(kept, "a will that is due survives", || {
+                format!("{will:?} of {}", self.id)
+            })?;
         }
         let again = |will: &Will| self.wills_again.iter().any(|known| known == will);
-        let more: Vec<Will> = due.iter().chain(&emitted).filter(|will| !again(will)).cloned().collect();
+        let more: Vec<Will> = due
+            .iter()
+            .chain(&emitted)
+            .filter(|will| !again(will))
+            .cloned()
+            .collect();
         let Some((session, saved)) = found.map(|(session, _)| session).zip(saved) else {
             ensure(weak || self.subs.is_empty(), "a session survives", || {
                 format!("{} with {:?}", self.id, self.subs)
@@ -2364,7 +2396,8 @@ impl ClientModel {
         };
         self.wills_again.extend(more);
         self.wills_due = due;
-        self.wills_due.retain(|will| noted && spooled.is_some() && stored(will));
+        self.wills_due
+            .retain(|will| noted && spooled.is_some() && stored(will));
         self.phase = match session.phase {
             SavedPhase::Active => Phase::Active,
             SavedPhase::Asleep => Phase::Asleep,

@@ -205,12 +205,7 @@ impl SimStore {
     }
 
     /// Does what was scheduled earlier; returns what there is to tell.
-    pub fn handle_action(
-        &mut self,
-        now: Instant,
-        action: StoreAction,
-        rng: &mut SmallRng,
-    ) -> Vec<StoreNews> {
+    pub fn handle_action(&mut self, now: Instant, action: StoreAction, rng: &mut SmallRng) -> Vec<StoreNews> {
         let mut news = Vec::new();
         match action {
             StoreAction::Committed(life) if life == self.life => self.committed(now, &mut news),
