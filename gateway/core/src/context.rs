@@ -10,7 +10,7 @@ use crate::io::{Notice, RadioFacts};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
-use crate::registry::{Names, Predefined, RuleIx};
+use crate::registry::{IdTrails, Names, Predefined, RuleIx};
 use crate::subscriptions::Subscriptions;
 use crate::timers::Timers;
 use crate::upstream::Upstream;
@@ -20,6 +20,7 @@ use crate::upstream::Upstream;
 pub(crate) struct Context {
     pub(crate) config: GatewayConfig,
     pub(crate) predefined: Predefined,
+    pub(crate) id_trails: IdTrails,
     pub(crate) names: Names,
     pub(crate) payloads: Payloads,
     pub(crate) upstream: Upstream,

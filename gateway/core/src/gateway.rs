@@ -27,7 +27,7 @@ use crate::link_metrics::LinkMetrics;
 use crate::links::{Links, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
-use crate::registry::{Names, Predefined};
+use crate::registry::{IdTrails, Names, Predefined};
 use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
@@ -58,6 +58,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig, seed: u64, _now: Instant) -> Self {
         let cx = Context {
             predefined: Predefined::new(&config.predefined, &config.clients),
+            id_trails: IdTrails::default(),
             names: Names::default(),
             payloads: Payloads::default(),
             upstream: Upstream::new(&config.upstream, &config.limits),
@@ -222,6 +223,12 @@ impl Gateway {
         packet: Packet<'_>,
     ) {
         self.cx.metrics.count_received(packet.msg_type());
+        if let (Packet::SearchGw(_) | Packet::Advertise(_) | Packet::GwInfo(_), Some(ix)) = (packet, bound)
+            && let Some(client) = self.clients.get_mut(ix)
+        {
+            client.heard_aside(&self.cx, now);
+            self.after(now, ix);
+        }
         match packet {
             // §6.2: before its CONNACK a client is sent prompts and nothing else.
             Packet::SearchGw(_) if bound.is_some_and(|ix| self.is_in_setup(ix)) => {
@@ -854,6 +861,7 @@ impl Gateway {
             State::Gone => {
                 client.drop_subscriptions(&mut self.cx);
                 client.clear_queue(&mut self.cx);
+                self.cx.id_trails.end(client.id_hash, &client.topics);
                 self.clients.remove(ix);
                 return;
             }

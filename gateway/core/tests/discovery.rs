@@ -285,3 +285,23 @@ fn client_that_found_the_gateway_connects() {
     bench.expect(A, &[gw_info()]);
     assert_eq!(bench.gateway.metrics().clients_active, 1);
 }
+
+#[test]
+fn client_that_searches_or_tells_others_of_us_is_not_silent() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect_with(A, common::connect("a", true, 60));
+    for packet in [
+        Packet::SearchGw(SearchGw { radius: 0 }),
+        Packet::GwInfo(GwInfo {
+            gw_id: 1,
+            gw_add: &[10, 0, 0, 1],
+        }),
+    ] {
+        bench.pass(seconds(80));
+        bench.packet(A, packet);
+    }
+    bench.pass(seconds(89));
+    assert_eq!(bench.gateway.metrics().clients_active, 1);
+    bench.pass(seconds(1));
+    assert_eq!(bench.gateway.metrics().clients_active, 0);
+}

@@ -549,3 +549,20 @@ fn no_disconnect_for_the_stranger_follows_the_connack() {
     bench.drain();
     bench.expect(1, &[connack(ReturnCode::Accepted)]);
 }
+
+#[test]
+fn ids_of_a_session_that_is_gone_are_not_given_to_other_names() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let mut told = Vec::new();
+    for round in 0..50 {
+        bench.connect_with(A, connect("a", true, 60));
+        told.push(bench.register(A, &format!("t/{round}")));
+        bench.pass(seconds(90));
+        assert_eq!(bench.gateway.metrics().clients, 0, "its record is gone");
+        bench.take(A);
+    }
+    let mut once = told.clone();
+    once.sort_unstable_by_key(|id| id.0);
+    once.dedup();
+    assert_eq!(once.len(), told.len(), "{told:?} (reading A35)");
+}

@@ -178,7 +178,9 @@ struct ClientModel {
     names: BTreeMap<TopicId, String>,
     /// Names the client refused in this connection (A40).
     refused_names: BTreeSet<String>,
-    /// Those of earlier records.
+    /// Names whose id it was told in this session (A40).
+    told: BTreeSet<String>,
+    /// Those told before the gateway was restarted.
     stale_names: BTreeMap<TopicId, String>,
     /// An id of an earlier record came again for another name: without persistence that is left to chance (A35).
     ids_collided: bool,
@@ -489,6 +491,13 @@ impl Reference {
         }
         let client = &mut self.clients[ix];
         let bound = client.bound.as_ref() == Some(from);
+        if let Packet::Pingreq(ping) = packet
+            && ping.client_id.is_some_and(|id| *id != *client.id)
+        {
+            // A16: whoever that is, it has no session here.
+            client.stray = Some(from.clone());
+            return Ok(());
+        }
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
         if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
@@ -1372,6 +1381,11 @@ impl Reference {
             ..
         } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
+            ensure(
+                !named || suback.topic_id == TopicId::NONE,
+                "a refused name has no topic id (A53)",
+                || format!("{suback:?} to {}", client.id),
+            )?;
             let for_now = suback.return_code == ReturnCode::Congestion;
             match before.filter(|_| for_now) {
                 Some(before) => {
@@ -1725,14 +1739,17 @@ impl Reference {
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
                 // A60: dropped after so many sends, with nothing said.
-                let given_up = c
-                    .down
-                    .as_ref()
-                    .filter(|d| !d.closed && d.given_up(c.sends_per_round));
-                let dropped = given_up.and_then(|d| d.payload.as_ref());
+                let all_sends = c.sends_per_round * ROUNDS;
+                let given_up = c.down.as_ref().filter(|d| !d.closed && d.sends >= all_sends);
+                let dropped = move |(payload, owed): &(&Bytes, &Owed)| {
+                    given_up.is_some_and(|d| match d.kind {
+                        DownKind::Register => d.topic == owed.topic,
+                        DownKind::Publish(_) | DownKind::Pubrel => d.payload.as_ref() == Some(*payload),
+                    })
+                };
                 c.owed
                     .iter()
-                    .filter(move |(payload, _)| Some(*payload) != dropped)
+                    .filter(move |owed| !dropped(owed))
                     .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
             })
             .collect()
@@ -1911,6 +1928,7 @@ impl ClientModel {
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
             refused_names: BTreeSet::new(),
+            told: BTreeSet::new(),
             stale_names: BTreeMap::new(),
             ids_collided: false,
             confirmed: BTreeSet::new(),
@@ -2044,6 +2062,7 @@ impl ClientModel {
         self.owed.clear();
         self.up.clear();
         self.confirmed.clear();
+        self.told.clear();
         if let Some(down) = &mut self.down {
             down.closed = true;
         }
@@ -2074,16 +2093,16 @@ impl ClientModel {
         }
     }
 
-    /// The gateway's record of the client is gone, and A35 holds within one record.
+    /// The gateway's record of the client is gone. A35 holds nevertheless.
     fn record_gone(&mut self) {
         self.forget();
         self.answers_register = false;
-        self.stale_names.append(&mut self.names);
     }
 
     /// Everything the gateway knew is gone.
     fn restart(&mut self) {
         self.record_gone();
+        self.stale_names.append(&mut self.names);
         self.bound = None;
         self.challenge = None;
         self.phase = Phase::None;
@@ -2107,7 +2126,7 @@ impl ClientModel {
     fn register_unanswered(&mut self, topic: Option<&str>) -> usize {
         self.ignores_register |= !self.answers_register;
         let skips = self.ignores_register;
-        let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+        let unknown = |topic: &String| !self.told.contains(topic);
         let before = self.owed.len();
         self.owed.retain(|_, owed| {
             let needs_register = skips && unknown(&owed.topic);
@@ -2292,15 +2311,18 @@ impl ClientModel {
                     down.kind = DownKind::Pubrel;
                     self.acknowledged();
                 }
-                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way.
+                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy
+                // of one that was refused for its topic id since (A41).
+                let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
+                let refused = earlier.is_some_and(|(_, s)| s.unknown_topic);
+                let earlier = earlier.map(|(payload, _)| payload.clone());
                 if let Some(down) = self
                     .down
                     .as_mut()
-                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Register && !d.closed)
+                    .filter(|d| (d.msg_id == msg_id || refused) && d.kind == DownKind::Register && !d.closed)
                 {
-                    down.kind = DownKind::Pubrel;
-                    let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
-                    down.payload = earlier.map(|(payload, _)| payload.clone());
+                    (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
+                    down.payload = earlier;
                     self.acknowledged();
                 }
                 // Each PUBREC is answered by a PUBREL at once.
@@ -2333,6 +2355,7 @@ impl ClientModel {
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
+                        self.told.insert(topic);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
                         self.refused_names.insert(topic);
@@ -2478,6 +2501,7 @@ impl ClientModel {
             format!("{id} of {} was {known}, now {name}", self.id)
         })?;
         self.confirmed.insert(id);
+        self.told.insert(name.into());
         Ok(())
     }
 

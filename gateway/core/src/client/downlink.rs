@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::io::{Notice, TxTicket};
 use crate::links::{Link, What};
 use crate::peer::LinkId;
+use crate::registry::NormalTopic;
 use crate::schedule::Line;
 use crate::time::Instant;
 
@@ -134,6 +135,8 @@ pub(crate) struct Exchange {
     published_before: bool,
     /// PUBACK "invalid topic id" was answered with REGISTER already (reading A41).
     tried_register: bool,
+    /// The message id under which a QoS 2 message was refused by that.
+    refused_id: Option<MsgId>,
 }
 
 /// What the client must answer.
@@ -610,18 +613,20 @@ impl Client {
             unsent: 0,
             published_before: known.is_some(),
             tried_register: false,
+            refused_id: None,
             item,
         });
     }
 
     /// How the client is told the topic (reading A42), or `None` if it refused the name.
     fn topic_for(&mut self, cx: &mut Context, name: &Arc<str>) -> Option<(Step, TopicRef)> {
-        if let Some(topic) = self.topics.by_name(name) {
-            let cannot_be_told = self.down.no_register && !topic.told && !topic.confirmed;
-            if topic.rejected || cannot_be_told {
+        // A number that the client was never told is none yet.
+        let known = |topic: &&NormalTopic| topic.told || topic.confirmed || topic.rejected;
+        if let Some(topic) = self.topics.by_name(name).filter(known) {
+            if topic.rejected {
                 return None;
             }
-            let skip = topic.confirmed || (self.down.no_register && topic.told);
+            let skip = topic.confirmed || self.down.no_register;
             let step = if skip {
                 Step::Publish
             } else {
@@ -914,6 +919,7 @@ impl Client {
             Some((step, topic)) => {
                 let msg_id = self.down.next_msg_id();
                 if let Some(exchange) = self.down.exchange_mut() {
+                    exchange.refused_id = (exchange.item.qos == QoS::ExactlyOnce).then_some(exchange.msg_id);
                     (exchange.step, exchange.topic, exchange.msg_id) = (step, topic, msg_id);
                     (exchange.due, exchange.sends, exchange.published) = (true, 0, false);
                 }
@@ -927,6 +933,16 @@ impl Client {
         match self.down.exchange_mut() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.item.qos == QoS::ExactlyOnce => {
                 exchange.step = Step::Pubrel;
+                exchange.due = true;
+                exchange.sends = 0;
+                self.down.parked = false;
+            }
+            // It refused a copy whose topic id it did not know, and had taken another before (reading A41).
+            Some(exchange)
+                if exchange.refused_id == Some(msg_id) && matches!(exchange.step, Step::Register(_)) =>
+            {
+                (exchange.step, exchange.msg_id) = (Step::Pubrel, msg_id);
+                exchange.published = true;
                 exchange.due = true;
                 exchange.sends = 0;
                 self.down.parked = false;

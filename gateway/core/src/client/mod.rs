@@ -246,7 +246,7 @@ impl Client {
             armed: None,
             will: None,
             challenge: None,
-            topics: ClientTopics::new(cx.rng.random()),
+            topics: ClientTopics::new(cx.id_trails.start(id_hash), cx.rng.random()),
             subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
@@ -387,6 +387,19 @@ impl Client {
         self.seen(cx, now);
         self.answers_challenge(cx);
         self.down.resume();
+    }
+
+    /// A message that is not for the session, but shows that the client is there (reading A28).
+    pub(crate) fn heard_aside(&mut self, cx: &Context, now: Instant) {
+        match self.state {
+            State::Setup(_) => self.last_seen = now,
+            State::Active | State::Asleep { .. } | State::Awake(_) => {
+                self.seen(cx, now);
+                self.down.end_silence();
+                self.down.resume();
+            }
+            State::Disconnected | State::Lost | State::Gone => {}
+        }
     }
 
     /// Its link is down. Silence says nothing until it is back, and nothing was sent in vain.

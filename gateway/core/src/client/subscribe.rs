@@ -26,6 +26,16 @@ pub(crate) enum Form {
     Short,
 }
 
+impl Form {
+    /// What a SUBACK carries that refuses (reading A53).
+    fn refused_id(self, topic_id: TopicId) -> TopicId {
+        match self {
+            Form::Name => TopicId::NONE,
+            Form::Predefined(_) | Form::Short => topic_id,
+        }
+    }
+}
+
 /// A filter as a client asked for it.
 struct Wanted {
     name: Arc<str>,
@@ -46,13 +56,11 @@ impl Client {
             Ok(wanted) => wanted,
             Err((topic_id, code)) => return self.reply(cx, Reply::SubackRefused(topic_id, msg_id, code)),
         };
+        let refused = |code| Reply::SubackRefused(wanted.form.refused_id(wanted.topic_id), msg_id, code);
         let up = cx.upstream.is_up(SUBSCRIPTIONS);
         let busy = self.open.waiting() >= cx.config.limits.open_requests_per_client;
         if busy || (!up && cx.config.upstream.when_down == WhenDown::Refuse) {
-            return self.reply(
-                cx,
-                Reply::SubackRefused(wanted.topic_id, msg_id, ReturnCode::Congestion),
-            );
+            return self.reply(cx, refused(ReturnCode::Congestion));
         }
         let known = cx.subscriptions.find(&wanted.name);
         let held = self.subscriptions.len();
@@ -61,10 +69,7 @@ impl Client {
             .iter_mut()
             .find(|mine| Some(mine.filter) == known);
         if mine.is_none() && held >= cx.config.limits.subscriptions_per_client {
-            return self.reply(
-                cx,
-                Reply::SubackRefused(wanted.topic_id, msg_id, ReturnCode::NotSupported),
-            );
+            return self.reply(cx, refused(ReturnCode::NotSupported));
         }
         let key = cx.subscriptions.entry(&wanted.name);
         match mine {
@@ -127,7 +132,15 @@ impl Client {
                 Reply::Suback(qos, request.topic_id, msg_id)
             }
             // Reading A55: an invalid topic id would make the client register and ask again for ever.
-            Err(()) => Reply::SubackRefused(request.topic_id, msg_id, ReturnCode::NotSupported),
+            Err(()) => {
+                let mine = self.subscriptions.iter().find(|mine| mine.filter == filter);
+                let form = mine.map_or(Form::Name, |mine| mine.form);
+                Reply::SubackRefused(
+                    form.refused_id(request.topic_id),
+                    msg_id,
+                    ReturnCode::NotSupported,
+                )
+            }
         };
         if self.state.is_connected() {
             self.reply(cx, answer);
