@@ -378,3 +378,33 @@ fn message_refused_for_its_topic_id_is_released_if_another_copy_was_taken() {
     bench.expect(A, &[]);
     assert_eq!(bench.gateway.metrics().delivered_total, 1);
 }
+
+#[test]
+fn publish_of_an_earlier_connection_is_answered_when_it_is_repeated() {
+    for qos in [QOS1, QOS2] {
+        let (mut bench, id) = connected();
+        bench.packet(A, publish(TopicRef::Normal(id), qos, 7, b"x"));
+        // A device that began anew may have sent another message under the id, which did not arrive.
+        bench.connect_with(A, connect("a", false, 60));
+        bench.settle();
+        bench.expect(A, &[]);
+        bench.packet(A, again(id, qos, 7, b"x"));
+        let answer = match qos {
+            QOS2 => Packet::Pubrec(MsgId(7)),
+            _ => puback(id, 7, ReturnCode::Accepted),
+        };
+        bench.expect(A, &[answer]);
+        assert!(bench.requests.is_empty(), "published once");
+    }
+}
+
+#[test]
+fn publish_of_an_earlier_connection_that_is_repeated_early_is_answered_with_the_brokers_answer() {
+    let (mut bench, id) = connected();
+    bench.packet(A, publish(TopicRef::Normal(id), QOS1, 7, b"x"));
+    bench.connect_with(A, connect("a", false, 60));
+    bench.packet(A, again(id, QOS1, 7, b"x"));
+    bench.expect(A, &[]);
+    bench.settle();
+    bench.expect(A, &[puback(id, 7, ReturnCode::Accepted)]);
+}

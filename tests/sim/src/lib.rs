@@ -889,9 +889,7 @@ impl World {
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
                 let certain = !self.reference.has_uncertain_copies(&delivered.payload)
-                    && !self
-                        .reference
-                        .came_under_two_ids(ClientIx(ix), &delivered.payload);
+                    && !self.reference.may_look_new(ClientIx(ix), &delivered.payload);
                 let remembers = client.power_losses == 0 && client.forgot_asleep == 0;
                 if again && certain && routed == 1 && !delivered.retain && remembers {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);

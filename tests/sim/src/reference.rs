@@ -295,6 +295,8 @@ struct Started {
     acknowledged: bool,
     /// The client did not know its topic id, so it came again under another message id (A41).
     unknown_topic: bool,
+    /// It was on its way when the client began a clean session that looked like the repeat of its last CONNECT (A18).
+    resumed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -1007,6 +1009,8 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
+                let room = self.mtu - client.bound.as_ref().map_or(0, Address::overhead);
+                self.given_up += client.drop_too_large(room);
                 client.end_ping(now)?;
                 client.end_wake(now)
             }
@@ -1818,10 +1822,12 @@ impl Reference {
             .collect()
     }
 
-    /// A message came again to a client under another message id, so that a late copy of the first looks new.
-    pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
-        let started = self.model(client).started.get(payload);
-        started.is_some_and(|started| started.unknown_topic)
+    /// A message may look new to a client that has it: it came again under another message id, or to a client that had
+    /// begun a clean session and forgotten it, which the gateway could not know.
+    pub fn may_look_new(&self, client: ClientIx, payload: &[u8]) -> bool {
+        let model = self.model(client);
+        let started = model.started.get(payload);
+        started.is_some_and(|started| started.unknown_topic || (started.resumed && model.clean))
     }
 
     /// The messages that a client acknowledged.
@@ -2031,6 +2037,11 @@ impl ClientModel {
         self.no_dup = false;
         self.interrupt();
         if resumes {
+            if self.resumed == Phase::Active
+                && let Some(payload) = self.down.as_ref().and_then(|down| down.payload.clone())
+            {
+                self.started.entry(payload).or_default().resumed = true;
+            }
             return;
         }
         self.confirmed.clear();
@@ -2132,6 +2143,15 @@ impl ClientModel {
             let needs_register = skips && unknown(&owed.topic);
             Some(owed.topic.as_str()) != topic && !needs_register
         });
+        before - self.owed.len()
+    }
+
+    /// A63: it moved behind a forwarder, which leaves less room, after the message came. The notice of that may follow
+    /// later. Returns how many messages.
+    fn drop_too_large(&mut self, room: usize) -> usize {
+        let before = self.owed.len();
+        self.owed
+            .retain(|payload, owed| payload.len() + 7 <= room && owed.topic.len() + 6 <= room);
         before - self.owed.len()
     }
 
@@ -2423,7 +2443,8 @@ impl ClientModel {
                 if down.dup {
                     // A61: it may be refused for its DUP; then it comes once without.
                     self.no_dup = true;
-                    down.stale = true;
+                    down.due = true;
+                    down.sends -= down.sends % self.sends_per_round;
                 } else {
                     // A62: it is not wanted.
                     down.closed = true;

@@ -44,6 +44,9 @@ pub(crate) struct OpenRequest {
     /// Tells a repeat from another message under the same id, and a SUBSCRIBE from another by its filter. Any id will
     /// do, 0 too (reading A45).
     digest: u32,
+    /// It came in an earlier connection and not again in this one, so it is not answered: the answer would pass for
+    /// that to another message under the same id, which may be on its way.
+    earlier: bool,
 }
 
 /// How far a request is.
@@ -86,6 +89,7 @@ impl OpenRequests {
             msg_id,
             topic_id,
             digest: filter,
+            earlier: false,
         });
     }
 
@@ -171,6 +175,9 @@ impl OpenRequests {
         self.released = None;
         self.requests
             .retain(|request| request.kind != RequestKind::Subscribe);
+        for request in &mut self.requests {
+            request.earlier = true;
+        }
     }
 }
 
@@ -242,6 +249,7 @@ impl Client {
             msg_id: publish.msg_id,
             topic_id,
             digest,
+            earlier: false,
         });
     }
 
@@ -251,6 +259,7 @@ impl Client {
         if let Some(at) = open
             && self.open.requests[at].digest == digest
         {
+            self.open.requests[at].earlier = false;
             if self.open.requests[at].kind == RequestKind::Received {
                 self.reply(cx, Reply::Pubrec(publish.msg_id));
             }
@@ -333,7 +342,7 @@ impl Client {
                 Reply::Puback(request.topic_id, msg_id, code)
             }
         };
-        if self.state.is_connected() {
+        if self.state.is_connected() && !request.earlier {
             self.reply(cx, answer);
         }
     }
