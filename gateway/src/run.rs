@@ -371,7 +371,7 @@ impl Shell {
             Input::Datagrams(link, batch) => {
                 for (received, datagram) in batch.iter() {
                     self.gateway
-                        .handle_received(now, link, &received.from, received.facts, datagram);
+                        .handle_datagram(now, link, &received.from, received.facts, datagram);
                 }
                 batch.datagrams.len() as u64
             }

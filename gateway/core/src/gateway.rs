@@ -171,15 +171,10 @@ impl Gateway {
         }
     }
 
-    /// One datagram arrived, of which no more is known than where it came from.
-    pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
-        self.handle_received(now, link, from, RadioFacts::default(), datagram);
-    }
-
     /// One datagram arrived.
     ///
     /// The codec decides what can be read (readings A2 to A7, A9, A37), encapsulated or not (reading A82).
-    pub fn handle_received(
+    pub fn handle_datagram(
         &mut self,
         now: Instant,
         link: LinkId,
@@ -532,8 +527,12 @@ impl Gateway {
             let Some(filter) = self.cx.subscriptions.get_mut(key) else {
                 continue;
             };
-            filter.ask_again |= filter.asks_next();
+            let asks_again = filter.ask_again || filter.asks_next();
             let askers = filter.take_askers();
+            if !askers.is_empty() {
+                filter.accepted_for_now();
+            }
+            filter.ask_again = asks_again;
             self.answer_askers(now, key, askers, None);
         }
     }
@@ -581,8 +580,8 @@ impl Gateway {
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
-                self.cx.subscriptions.granted(key, granted, pending);
-                self.cx.subscriptions.start_retained_window(now, key);
+                let subscriptions = &mut self.cx.subscriptions;
+                subscriptions.granted(now, key, granted, pending, &askers);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
             Err(refusal) => {
@@ -627,10 +626,7 @@ impl Gateway {
     ) {
         for asker in askers {
             let granted = self.cx.subscriptions.get_mut(key).and_then(|filter| {
-                let own = filter
-                    .subscribers
-                    .iter()
-                    .find(|subscriber| subscriber.client == asker.client)?;
+                let own = filter.subscribers.get(asker.client)?;
                 let granted = if result.is_none() { own.asked } else { own.granted };
                 Some(granted.min(asker.asked))
             });
@@ -685,7 +681,7 @@ impl Gateway {
             topic,
             retain,
             digest: NonZeroU32::MIN | hasher.finish() as u32,
-            in_order: qos > QoS::AtMostOnce,
+            qos,
         };
         let mut recipients = core::mem::take(&mut self.recipients);
         self.cx.subscriptions.recipients(now, arrival, &mut recipients);
@@ -958,7 +954,7 @@ mod tests {
         };
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        gateway.handle_datagram(NOW, LinkId(link), &from, &datagram);
+        gateway.handle_datagram(NOW, LinkId(link), &from, RadioFacts::default(), &datagram);
     }
 
     fn connect() -> Packet<'static> {

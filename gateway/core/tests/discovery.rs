@@ -248,9 +248,7 @@ fn own_words_heard_by_another_radio_are_no_second_gateway() {
     let hear = |bench: &mut Bench| {
         let mut datagram = Vec::new();
         advertise().encode(&mut datagram);
-        bench
-            .gateway
-            .handle_datagram(bench.now, other, &route(A), &datagram);
+        bench.hand_in(other, &route(A), &datagram);
         bench.drain();
         bench.gateway.metrics().same_gateway_id_total
     };

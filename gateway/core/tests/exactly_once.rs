@@ -322,9 +322,7 @@ fn late_pubrec_over_a_new_connection_is_answered_by_one_pubrel() {
     ] {
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        bench
-            .gateway
-            .handle_datagram(bench.now, LINK, &route(A), &datagram);
+        bench.hand_in(LINK, &route(A), &datagram);
     }
     bench.drain();
     bench.expect(

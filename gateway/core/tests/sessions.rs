@@ -539,9 +539,7 @@ fn no_disconnect_for_the_stranger_follows_the_connack() {
     let mut hand_in = |packet: Packet<'_>| {
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        bench
-            .gateway
-            .handle_datagram(bench.now, LINK, &route(1), &datagram);
+        bench.hand_in(LINK, &route(1), &datagram);
     };
     // Both before anything is sent: the network held the first back.
     hand_in(Packet::Pingreq(Pingreq { client_id: None }));

@@ -7,7 +7,9 @@ mod common;
 use common::{Bench, LINK, connack, connect, disconnect, puback, publish, seconds, topic_id};
 use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, SleepQos0, SleepRules, WhenFull};
 use gateway_core::io::{FilterId, LinkEvent, LinkProfile};
-use sn_codec::{Connect, Disconnect, MsgId, Packet, PublishQoS, QoS, Regack, Register, ReturnCode, TopicRef};
+use sn_codec::{
+    Connect, Disconnect, MsgId, Packet, PublishQoS, QoS, Regack, Register, ReturnCode, TopicId, TopicRef,
+};
 
 const A: u16 = 1;
 const B: u16 = 2;
@@ -789,4 +791,29 @@ fn regack_that_comes_after_falling_asleep_shows_that_the_client_answers() {
     bench.take(A);
     bench.message(&[filter], "cmd/newer", QOS1, false, b"2");
     assert_eq!(bench.wake_and_take_all(A), ["1", "2"]);
+}
+
+#[test]
+fn name_whose_regack_was_taken_back_by_a_return_is_registered_before_its_use() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect_with(A, connect("a", false, 60));
+    let (_, filter) = bench.subscribe(A, "cmd/+", QOS1);
+    bench.sleep(A, 600);
+    // Both arrive before the gateway is asked what to send.
+    for packet in [
+        Packet::Register(Register {
+            topic_id: TopicId::NONE,
+            msg_id: MsgId(5),
+            topic_name: "cmd/x",
+        }),
+        Packet::Connect(connect("a", false, 60)),
+    ] {
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        bench.hand_in(LINK, &common::route(A), &datagram);
+    }
+    bench.drain();
+    bench.expect(A, &[connack(ReturnCode::Accepted)]);
+    bench.message(&[filter], "cmd/x", QOS1, false, b"go");
+    assert!(matches!(bench.heard(A)[..], [Packet::Register(_)]));
 }

@@ -22,7 +22,7 @@ use gateway_core::Gateway;
 use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, TxTicket, Will,
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, RadioFacts, TxTicket, Will,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -1020,7 +1020,8 @@ impl World {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
                 // Counting takes time in proportion to the clients.
                 let before = self.selective.then(|| self.refusals());
-                self.gateway.handle_datagram(now, LINK, &from, &datagram);
+                let facts = RadioFacts::default();
+                self.gateway.handle_datagram(now, LINK, &from, facts, &datagram);
                 let verdict = before.map_or(Verdict::OPEN, |(refused, moved)| {
                     let after = self.refusals();
                     Verdict {

@@ -7,7 +7,8 @@ use sn_codec::{MsgId, QoS, ReturnCode, Subscribe, TopicFilter, TopicId, Unsubscr
 use super::{Client, Reply};
 use crate::config::WhenDown;
 use crate::context::Context;
-use crate::subscriptions::{Asker, FilterKey, Pending, Subscriber, is_exact};
+use crate::subscribers::Subscriber;
+use crate::subscriptions::{Asker, FilterKey, Pending, is_exact};
 use crate::time::Instant;
 use crate::upstream::SUBSCRIPTIONS;
 
@@ -89,22 +90,21 @@ impl Client {
             granted: asked,
         });
         filter.want_retained(self.ix);
-        // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
-        filter.ask(Asker {
-            client: self.ix,
-            serial: self.serial,
-            msg_id,
-            asked,
-        });
         self.open.open_subscribe(msg_id, wanted.topic_id, key);
         if up {
+            // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
+            filter.ask(Asker {
+                client: self.ix,
+                serial: self.serial,
+                msg_id,
+                asked,
+            });
             // Messages that overtake the SUBACK wait for it (reading A57).
             self.down.hold(now, &cx.config.timers);
             drive(cx, key);
         } else {
             // Accepted and carried out when the broker returns (reading A31).
-            filter.forget_asker(self.ix);
-            filter.ask_again = true;
+            filter.accepted_for_now();
             self.on_subscribed(cx, key, msg_id, Ok(asked));
         }
     }
