@@ -15,7 +15,7 @@ use crate::client::downlink::Message;
 use crate::client::subscribe::drive;
 use crate::client::{Client, State};
 use crate::clients::{ClientIx, ClientTable, Peer};
-use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule};
+use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule, UnknownSender};
 use crate::context::{Context, Payloads};
 use crate::forwarder::Forwarders;
 use crate::io::{
@@ -28,6 +28,7 @@ use crate::links::{Links, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use crate::registry::{IdTrails, Names, Predefined};
+use crate::sources::Sources;
 use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
@@ -81,7 +82,11 @@ impl Gateway {
             config,
         };
         Gateway {
-            clients: ClientTable::new(seed, Forwarders::new(&cx.config.forwarders)),
+            clients: ClientTable::new(
+                seed,
+                Forwarders::new(&cx.config.forwarders),
+                Sources::new(cx.config.limits.per_source_sessions),
+            ),
             cx,
             recipients: Vec::new(),
             next_link: 0,
@@ -269,6 +274,24 @@ impl Gateway {
         self.after(now, ix);
     }
 
+    /// Binds a client to an address; if it was at another, that is told.
+    pub(crate) fn bind(&mut self, ix: ClientIx, via: Via) {
+        if let Some(client) = self.clients.get(ix)
+            && let Some(old) = &client.via
+            && Peer::from(old) != Peer::from(&via)
+        {
+            self.cx.metrics.takeovers_total += 1;
+            let notice = Notice::AddressChanged {
+                client: client.id.clone(),
+                link: via.link,
+                old: old.into(),
+                new: (&via).into(),
+            };
+            self.cx.notice(notice);
+        }
+        self.clients.bind(ix, via);
+    }
+
     /// Whether a PINGREQ from a new address wakes the client (reading A16).
     fn may_wake_elsewhere(&self, ix: ClientIx) -> bool {
         self.clients.get(ix).is_some_and(|client| {
@@ -288,7 +311,9 @@ impl Gateway {
                 self.on_publish_minus_one(now, &via(), publish);
             }
             // Reading A77: else a client that lost our first answer retries and reports an error.
-            Packet::Disconnect(_) => self.answer_stranger(via(), crate::client::Reply::Disconnect.into()),
+            Packet::Disconnect(_) if self.cx.config.unknown_sender == UnknownSender::Disconnect => {
+                self.answer_stranger(via(), crate::client::Reply::Disconnect.into());
+            }
             // Late packets of a finished session.
             Packet::Regack(_)
             | Packet::Puback(_)
@@ -317,10 +342,9 @@ impl Gateway {
             (_, Some(named))
                 if sleeps(&named)
                     && self.may_wake_elsewhere(named)
-                    && (session.is_some() || self.admits_node(now, Some(named), &via())) =>
+                    && (session.is_some() || self.no_place(now, Some(named), &via()).is_none()) =>
             {
-                self.clients.bind(named, via());
-                self.cx.metrics.takeovers_total += 1;
+                self.bind(named, via());
                 named
             }
             // §6.2: not before its CONNACK.

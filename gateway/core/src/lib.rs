@@ -34,6 +34,7 @@ mod metrics;
 pub mod peer;
 mod registry;
 mod schedule;
+mod sources;
 mod subscribers;
 mod subscriptions;
 pub mod time;

@@ -1695,6 +1695,10 @@ impl Reference {
             }
             Notice::Connected { .. }
             | Notice::Asleep { .. }
+            | Notice::Awake { .. }
+            | Notice::Delivered { .. }
+            | Notice::Dropped { .. }
+            | Notice::AddressChanged { .. }
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }

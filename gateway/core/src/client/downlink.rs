@@ -14,7 +14,7 @@ use super::{Client, Reply, State};
 use crate::budget::Share;
 use crate::config::{SleepQos0, SleepRules, Timers, WhenFull};
 use crate::context::Context;
-use crate::io::{Notice, TxTicket};
+use crate::io::{DropReason, Notice, TxTicket};
 use crate::links::{Link, What};
 use crate::peer::LinkId;
 use crate::registry::NormalTopic;
@@ -105,6 +105,16 @@ struct Work {
     pings_put_off: u8,
     /// When the first of those came.
     put_off_since: Instant,
+    /// What the client took of what had waited, until that is told.
+    delivered: Option<Delivered>,
+}
+
+/// What a client took of what had waited for it.
+#[derive(Debug, Default)]
+struct Delivered {
+    messages: u32,
+    bytes: u64,
+    waited: Duration,
 }
 
 /// One open exchange of ours with the client.
@@ -157,6 +167,15 @@ impl Downlink {
         Downlink {
             last_msg_id: start,
             ..Downlink::default()
+        }
+    }
+
+    /// From now on counts what the client takes, if anything waits for it.
+    pub(crate) fn count_delivered(&mut self) {
+        if self.len() > 0
+            && let Some(work) = &mut self.work
+        {
+            work.delivered = Some(Delivered::default());
         }
     }
 
@@ -380,15 +399,57 @@ impl Downlink {
 }
 
 impl Client {
+    /// The client has taken a message.
+    fn took(&mut self, cx: &mut Context, item: &Queued) {
+        cx.metrics.delivered_total += 1;
+        let now = cx.links.now;
+        let Some(delivered) = self.down.work.as_mut().and_then(|work| work.delivered.as_mut()) else {
+            return;
+        };
+        delivered.messages += 1;
+        delivered.bytes += item.message.payload.len() as u64;
+        delivered.waited = delivered.waited.max(now.since(item.since));
+        if self.down.len() == 0 && matches!(self.state, State::Active) {
+            self.tell_delivered(cx);
+        }
+    }
+
+    /// What had waited for the client is with it.
+    pub(crate) fn tell_delivered(&mut self, cx: &mut Context) {
+        let delivered = self.down.work.as_mut().and_then(|work| work.delivered.take());
+        if let Some(delivered) = delivered
+            && delivered.messages > 0
+        {
+            cx.notice(Notice::Delivered {
+                client: self.id.clone(),
+                messages: delivered.messages,
+                bytes: delivered.bytes,
+                waited: delivered.waited,
+            });
+        }
+    }
+
+    fn tell_dropped(&self, cx: &mut Context, topic: &Arc<str>, reason: DropReason) {
+        cx.notice(Notice::Dropped {
+            client: self.id.clone(),
+            topic: topic.clone(),
+            reason,
+        });
+    }
+
     /// Takes a message for the client.
     pub(crate) fn deliver(&mut self, cx: &mut Context, now: Instant, message: &Arc<Message>, qos: QoS) {
         if qos == QoS::AtMostOnce && !self.takes_qos0(cx, &message.topic) {
             cx.metrics.buffer_qos0_dropped_total += 1;
+            if matches!(self.state, State::Asleep { .. }) {
+                self.tell_dropped(cx, &message.topic, DropReason::Qos0);
+            }
             return;
         }
         self.drop_expired(cx, now);
         if !self.make_room(cx, message.size(), qos) {
             cx.metrics.buffer_dropped_total += 1;
+            self.tell_dropped(cx, &message.topic, DropReason::Full);
             return;
         }
         cx.metrics.buffer_messages += 1;
@@ -422,6 +483,7 @@ impl Client {
                 if let Some(at) = earlier {
                     self.drop_queued(cx, at);
                     cx.metrics.buffer_superseded_total += 1;
+                    self.tell_dropped(cx, topic, DropReason::Superseded);
                 }
                 true
             }
@@ -454,7 +516,9 @@ impl Client {
                 WhenFull::DropOldest => oldest_qos0.or((!self.down.queue_is_empty()).then_some(0)),
             };
             let Some(at) = goes else { return false };
-            self.drop_queued(cx, at);
+            if let Some(item) = self.drop_queued(cx, at) {
+                self.tell_dropped(cx, &item.message.topic, DropReason::Full);
+            }
             cx.metrics.buffer_dropped_total += 1;
         }
     }
@@ -468,7 +532,9 @@ impl Client {
             .next()
             .is_some_and(|item| now >= item.since + max_age)
         {
-            self.drop_queued(cx, 0);
+            if let Some(item) = self.drop_queued(cx, 0) {
+                self.tell_dropped(cx, &item.message.topic, DropReason::Expired);
+            }
             cx.metrics.buffer_expired_total += 1;
         }
     }
@@ -479,11 +545,10 @@ impl Client {
         Some(oldest.since + cx.sleep_rules(self.rule).max_age)
     }
 
-    fn drop_queued(&mut self, cx: &mut Context, at: usize) {
-        let work = self.down.work.as_mut();
-        if let Some(item) = work.and_then(|work| work.queue.remove(at)) {
-            self.forget(cx, &item);
-        }
+    fn drop_queued(&mut self, cx: &mut Context, at: usize) -> Option<Queued> {
+        let item = self.down.work.as_mut()?.queue.remove(at)?;
+        self.forget(cx, &item);
+        Some(item)
     }
 
     fn forget(&mut self, cx: &mut Context, item: &Queued) {
@@ -684,9 +749,8 @@ impl Client {
         cx.metrics.count_sent(packet.msg_type());
         cx.metrics.retransmissions_total += u64::from(again);
         if exchange.is_qos0_publish() {
-            cx.metrics.delivered_total += 1;
             let item = confirms.then(|| exchange.item.clone());
-            self.finish_exchange(cx);
+            self.finish_delivered(cx);
             return item.map(|item| What::Qos0 { client, serial, item });
         }
         exchange.published_before = exchange.published;
@@ -842,12 +906,19 @@ impl Client {
     }
 
     /// The message is done with, delivered or not.
-    pub(crate) fn finish_exchange(&mut self, cx: &mut Context) {
+    pub(crate) fn finish_exchange(&mut self, cx: &mut Context) -> Option<Queued> {
         let done = self.down.work.as_mut().and_then(|work| work.exchange.take());
-        if let Some(exchange) = done {
-            self.forget(cx, &exchange.item);
-        }
         self.down.parked = false;
+        let item = done?.item;
+        self.forget(cx, &item);
+        Some(item)
+    }
+
+    /// The message is with the client.
+    fn finish_delivered(&mut self, cx: &mut Context) {
+        if let Some(item) = self.finish_exchange(cx) {
+            self.took(cx, &item);
+        }
     }
 
     /// The client wants to be left alone for T_WAIT, or until it asks for something itself (reading A62).
@@ -884,8 +955,7 @@ impl Client {
         let qos = exchange.item.qos;
         match code {
             ReturnCode::Accepted if qos == QoS::AtLeastOnce => {
-                cx.metrics.delivered_total += 1;
-                self.finish_exchange(cx);
+                self.finish_delivered(cx);
             }
             ReturnCode::Accepted => cx.metrics.unexpected_total += 1,
             ReturnCode::Congestion => self.pause_deliveries(now),
@@ -965,8 +1035,7 @@ impl Client {
     pub(crate) fn on_pubcomp(&mut self, cx: &mut Context, msg_id: MsgId) {
         match self.down.exchange() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.step == Step::Pubrel => {
-                cx.metrics.delivered_total += 1;
-                self.finish_exchange(cx);
+                self.finish_delivered(cx);
             }
             _ => {
                 let late = self.down.requeued(msg_id, QoS::ExactlyOnce);
@@ -980,8 +1049,9 @@ impl Client {
 
     /// The message at the front of the queue was acknowledged after all.
     fn finish_requeued(&mut self, cx: &mut Context) {
-        cx.metrics.delivered_total += 1;
-        self.drop_queued(cx, 0);
+        if let Some(item) = self.drop_queued(cx, 0) {
+            self.took(cx, &item);
+        }
     }
 }
 
