@@ -456,7 +456,7 @@ impl Field {
                     };
                     self.note_arrival(link, &route, &datagram);
                     if let Some(gateway) = &mut self.gateway {
-                        gateway.handle_received(now, link, &route, facts, &datagram);
+                        gateway.handle_datagram(now, link, &route, facts, &datagram);
                     }
                 }
                 LineEvent::Link(event) => self.tell_link(link, event),

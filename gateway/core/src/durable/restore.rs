@@ -22,7 +22,7 @@ use crate::io::StoreKey;
 use crate::links::Via;
 use crate::peer::{LocalEnd, Route};
 use crate::registry::ClientTopics;
-use crate::subscriptions::Subscriber;
+use crate::subscribers::Subscriber;
 use crate::time::Instant;
 use crate::upstream::Origin;
 
