@@ -1071,7 +1071,7 @@ impl World {
     pub fn metrics(&mut self) -> Vec<(String, u64)> {
         match self.gateway.handle_admin(self.now, AdminCommand::Metrics) {
             AdminReply::Metrics(metrics) => metrics,
-            AdminReply::Topics { .. } => Vec::new(),
+            AdminReply::Topics { .. } | AdminReply::Spool { .. } | AdminReply::SpoolDropped(_) => Vec::new(),
         }
     }
 
