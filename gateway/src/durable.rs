@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::StoreSettings;
+use crate::telemetry;
 
 /// Below the state directory.
 const DIRECTORY: &str = "store";
@@ -242,17 +243,7 @@ impl Durable {
     /// What the store counts, with exported names.
     pub(crate) fn rows(&self) -> Vec<(String, u64)> {
         let (usage, today) = self.handle.usage();
-        let row = |name: &str, value: u64| (format!("snipe_{name}"), value);
-        vec![
-            row("disk_written_bytes_total", usage.written_bytes),
-            row("disk_written_today_bytes", today),
-            row("disk_write_budget_bytes", self.budget),
-            row("store_file_bytes", usage.file_bytes),
-            row("store_values", usage.values),
-            row("store_syncs_total", usage.syncs),
-            row("store_failures_total", usage.failures),
-            row("store_unreadable_total", usage.unreadable),
-        ]
+        telemetry::store_rows(&usage, today, self.budget)
     }
 
     /// For the broker: the same store.
