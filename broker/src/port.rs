@@ -15,6 +15,7 @@ use core::pin::pin;
 use core::str;
 use core::task::Poll;
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -61,10 +62,12 @@ pub(crate) struct Port<M> {
     /// Requests taken for which no credit was given back.
     owed: u32,
     link: Link,
-    /// That of the last connection.
-    window: Option<u16>,
+    /// The highest packet id that may be in flight, from the last connection or an earlier life; 0 if there was none.
+    packet_ids: u16,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
+    /// Publishes that wait for a packet id that keeps their order.
+    behind: VecDeque<BrokerRequest>,
     deliveries: Deliveries,
     backoff: Backoff,
     /// The remedy that the log has told last.
@@ -110,6 +113,7 @@ impl<M: Mqtt> Port<M> {
         (mqtt, stages): (M, Arc<Stages>),
         inputs: Sender<Input>,
     ) -> Self {
+        let packet_ids = stages.highest_restored();
         Port {
             deliveries: Deliveries::restored(&options.received),
             conn,
@@ -125,8 +129,9 @@ impl<M: Mqtt> Port<M> {
                 since: Instant::now(),
                 reported: false,
             },
-            window: None,
+            packet_ids,
             held: Vec::new(),
+            behind: VecDeque::new(),
             told: None,
         }
     }
@@ -183,7 +188,7 @@ impl<M: Mqtt> Port<M> {
 
                     match wake.await {
                         Wake::Driver(result) => break result,
-                        Wake::Outcome(event) => self.events.push(event),
+                        Wake::Outcome(event) => self.on_outcome(event),
                         Wake::Requests(0) => {
                             let Link::Up { .. } = self.link else {
                                 break 'connection;
@@ -217,6 +222,10 @@ impl<M: Mqtt> Port<M> {
                 result: Ok(None),
             }));
 
+            for (token, notice) in self.catch_up() {
+                notices.push(settle::<M>(token, notice));
+            }
+
             match result {
                 Ok(Happening::Progress) => {}
                 Ok(Happening::Message(message)) => self.on_message(message),
@@ -233,7 +242,7 @@ impl<M: Mqtt> Port<M> {
                     discard_session = false;
                     // What a lost session took along is known by now, and told before Up.
                     while let Some(Some(event)) = notices.next().now_or_never() {
-                        self.events.push(event);
+                        self.on_outcome(event);
                     }
                     for (token, notice) in self.on_connected(terms) {
                         notices.push(settle::<M>(token, notice));
@@ -254,7 +263,8 @@ impl<M: Mqtt> Port<M> {
         while let Some(Some(event)) = notices.next().now_or_never() {
             self.events.push(event);
         }
-        for request in core::mem::take(&mut self.held) {
+        let unsent = core::mem::take(&mut self.behind).into_iter();
+        for request in unsent.chain(core::mem::take(&mut self.held)) {
             self.lose(&request);
         }
         self.owed = 0;
@@ -266,8 +276,7 @@ impl<M: Mqtt> Port<M> {
     /// The broker has the session but takes fewer publishes at once than before. The client resends with the packet ids
     /// of old and holds back those above the receive maximum, for ever.
     fn cannot_resume(&self, terms: Terms) -> bool {
-        let smaller =
-            terms.session_present && self.window.is_some_and(|window| self.window_of(terms) < window);
+        let smaller = terms.session_present && terms.receive_maximum < self.packet_ids;
         if smaller {
             warn!(
                 target: "broker", conn = self.conn.0,
@@ -286,7 +295,10 @@ impl<M: Mqtt> Port<M> {
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
         let window = self.window_of(terms);
-        self.window = Some(window);
+        if !terms.session_present {
+            self.packet_ids = 0;
+        }
+        self.packet_ids = self.packet_ids.max(window);
         let outage = match self.link {
             Link::Down {
                 since,
@@ -307,6 +319,9 @@ impl<M: Mqtt> Port<M> {
             self.deliveries.session_lost();
             let lost = self.stages.lose().into_iter();
             self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
+            for request in core::mem::take(&mut self.behind) {
+                self.lose(&request);
+            }
         }
         self.owed = 0;
 
@@ -329,7 +344,8 @@ impl<M: Mqtt> Port<M> {
         let kept = held
             .into_iter()
             .filter(|request| terms.session_present || token(request).is_none());
-        kept.filter_map(|request| self.submit(request, terms)).collect()
+        kept.filter_map(|request| self.submit_in_order(request, terms))
+            .collect()
     }
 
     /// Returns how long to wait before the next attempt.
@@ -366,6 +382,13 @@ impl<M: Mqtt> Port<M> {
             reported: true,
         };
         wait
+    }
+
+    fn on_outcome(&mut self, event: BrokerEvent) {
+        if let BrokerEvent::Settled { token, .. } | BrokerEvent::Lost { token } = &event {
+            self.stages.ended(*token);
+        }
+        self.events.push(event);
     }
 
     fn on_message(&mut self, message: Message) {
@@ -416,12 +439,38 @@ impl<M: Mqtt> Port<M> {
                 }
                 None
             }
-            (Link::Up { terms, .. }, request) => self.submit(request, *terms),
+            (Link::Up { terms, .. }, request) => {
+                let terms = *terms;
+                self.submit_in_order(request, terms)
+            }
             (Link::Down { .. }, request) => {
                 self.held.push(request);
                 None
             }
         }
+    }
+
+    /// Submits a request, or keeps it until its packet id would be above those in flight.
+    fn submit_in_order(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
+        let ordered = matches!(&request, BrokerRequest::Publish { stored: Some(_), .. });
+        if ordered && (!self.behind.is_empty() || !self.stages.has_room(self.packet_ids)) {
+            self.behind.push_back(request);
+            return None;
+        }
+        self.submit(request, terms)
+    }
+
+    /// Submits what waited for a packet id.
+    fn catch_up(&mut self) -> Vec<(Token, M::Notice)> {
+        let Link::Up { terms, .. } = self.link else {
+            return Vec::new();
+        };
+        let mut notices = Vec::new();
+        while !self.behind.is_empty() && self.stages.has_room(self.packet_ids) {
+            let request = self.behind.pop_front();
+            notices.extend(request.and_then(|request| self.submit(request, terms)));
+        }
+        notices
     }
 
     fn submit(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
@@ -443,7 +492,7 @@ impl<M: Mqtt> Port<M> {
                     Err(reason::QOS_NOT_SUPPORTED)
                 } else {
                     if let Some(stored) = stored {
-                        self.stages.expect(stored, &topic, retain, &payload);
+                        self.stages.expect(token, stored, &topic, retain, &payload);
                     }
                     self.mqtt.publish(&topic, qos, retain, payload)
                 };
@@ -493,7 +542,7 @@ impl<M: Mqtt> Port<M> {
     }
 
     fn settled<T>(&mut self, token: Token, result: Result<Option<QoS>, Refusal>) -> Option<T> {
-        self.events.push(BrokerEvent::Settled { token, result });
+        self.on_outcome(BrokerEvent::Settled { token, result });
         None
     }
 

@@ -47,11 +47,15 @@ pub(crate) struct Stages {
 #[derive(Debug, Default)]
 struct State {
     /// Handed to the client library, without a packet id yet.
-    expected: Vec<Publish>,
+    expected: Vec<(Option<Token>, Publish)>,
     /// By packet id.
     open: HashMap<u16, Open>,
     /// Of an earlier life, and done.
     settled: Vec<Token>,
+    /// The packet id that was given last.
+    last: u16,
+    /// Records that name packet ids of a lost session; they are to stand before any of the next session.
+    reset: Vec<StoreChange>,
 }
 
 #[derive(Debug)]
@@ -85,22 +89,15 @@ pub(crate) struct InFlight {
 }
 
 impl Stages {
-    pub(crate) fn new(journal: Option<Journal>, options: &ConnectOptions, window: u16) -> Self {
+    pub(crate) fn new(journal: Option<Journal>, options: &ConnectOptions) -> Self {
         let mut state = State::default();
         for restored in &options.restored {
             // A packet id that was given again proves that the publish it was for is done; the later one comes later.
+            state.last = state.last.max(restored.packet_id);
             let open = Open::from(restored);
             if let Some(earlier) = state.open.insert(restored.packet_id, open) {
                 state.settled.extend(earlier.restored);
             }
-        }
-        // With a smaller window the client library cannot go on with higher packet ids: then nothing is in flight.
-        if state.open.keys().any(|packet_id| *packet_id > window) {
-            tracing::warn!(
-                target: "broker",
-                "publishes of before the restart are sent again, since broker.in_flight is smaller than it was"
-            );
-            state.open.clear();
         }
         Stages {
             journal: journal.filter(|_| options.exactly_once),
@@ -124,7 +121,14 @@ impl Stages {
     }
 
     /// A publish is about to be handed to the client library.
-    pub(crate) fn expect(&self, stored: StoredUplink, topic: &str, retain: bool, payload: &Bytes) {
+    pub(crate) fn expect(
+        &self,
+        token: Option<Token>,
+        stored: StoredUplink,
+        topic: &str,
+        retain: bool,
+        payload: &Bytes,
+    ) {
         if self.journal.is_none() {
             return;
         }
@@ -135,39 +139,67 @@ impl Stages {
         };
         let mut state = self.state();
         // Submitted before, and lost with a session before it had a packet id.
-        state.expected.retain(|publish| publish.stored.key != stored.key);
-        state.expected.push(Publish { content, stored });
+        state
+            .expected
+            .retain(|(_, publish)| publish.stored.key != stored.key);
+        state.expected.push((token, Publish { content, stored }));
     }
 
-    /// What was in flight in an earlier life, in the order of packet ids.
+    /// A publish has its outcome: if it has no packet id by now, it gets none.
+    pub(crate) fn ended(&self, token: Token) {
+        self.state().expected.retain(|(of, _)| *of != Some(token));
+    }
+
+    /// The highest packet id of an earlier life, 0 if there is none.
+    pub(crate) fn highest_restored(&self) -> u16 {
+        self.state().open.keys().copied().max().unwrap_or(0)
+    }
+
+    /// What was in flight in an earlier life, in the order in which it was submitted.
     pub(crate) fn restored(&self) -> Vec<InFlight> {
         let state = self.state();
-        let mut all: Vec<InFlight> = state
-            .open
-            .iter()
-            .map(|(packet_id, open)| InFlight {
-                packet_id: *packet_id,
-                content: (!open.released).then(|| open.publish.content.clone()),
-            })
-            .collect();
-        all.sort_unstable_by_key(|publish| publish.packet_id);
-        all
+        let mut all: Vec<(u16, &Open)> = state.open.iter().map(|(id, open)| (*id, open)).collect();
+        all.sort_unstable_by_key(|(_, open)| open.publish.stored.key);
+        let in_flight = |(packet_id, open): (u16, &Open)| InFlight {
+            packet_id,
+            content: (!open.released).then(|| open.publish.content.clone()),
+        };
+        all.into_iter().map(in_flight).collect()
+    }
+
+    /// Whether a publish may be handed over. The client library gives packet ids from 1 to `limit` in a circle, and
+    /// after a reconnect it sends again in the order of packet ids: so the circle begins anew only when nothing is in
+    /// flight.
+    pub(crate) fn has_room(&self, limit: u16) -> bool {
+        let state = self.state();
+        let idle = state.open.is_empty() && state.expected.is_empty();
+        idle || usize::from(state.last) + state.expected.len() < usize::from(limit)
     }
 
     /// This, and nothing else, is in flight; returns when a later life would know.
     pub(crate) async fn save(&self, in_flight: Vec<InFlight>) {
         let changes = self.state().compare(in_flight);
-        let Some(journal) = self.journal.as_ref().filter(|_| !changes.is_empty()) else {
+        if changes.is_empty() {
             return;
-        };
+        }
+        // Of what is written together any part may be there after a power cut.
+        let reset = core::mem::take(&mut self.state().reset);
+        for changes in [reset, changes] {
+            if !changes.is_empty() {
+                self.write(changes).await;
+            }
+        }
+    }
+
+    /// Returns when the changes are durable.
+    async fn write(&self, changes: Vec<StoreChange>) {
+        let Some(journal) = &self.journal else { return };
         let (done, durable) = oneshot::channel();
-        (journal.0)(
-            changes,
-            Box::new(move || {
-                // Whoever waited may have gone.
-                let _ = done.send(());
-            }),
-        );
+        let done = move || {
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        };
+        journal.submit(changes, Box::new(done));
         // Without a store there is nobody to wait for; the process is about to end.
         let _ = durable.await;
     }
@@ -180,7 +212,21 @@ impl Stages {
     /// The session is gone: those of an earlier life that were lost with it.
     pub(crate) fn lose(&self) -> Vec<Token> {
         let mut state = self.state();
-        let mut lost: Vec<Token> = state.open.drain().filter_map(|(_, open)| open.restored).collect();
+        let State { open, reset, .. } = &mut *state;
+        let mut lost = Vec::new();
+        for (
+            _,
+            Open {
+                publish, restored, ..
+            },
+        ) in open.drain()
+        {
+            lost.extend(restored);
+            // Its packet id may soon be another's.
+            let stored = publish.stored;
+            reset.push(StoreChange::Put(stored.key, stored.pending()));
+        }
+        state.last = 0;
         lost.sort_unstable();
         lost
     }
@@ -223,8 +269,9 @@ impl State {
         let at = self
             .expected
             .iter()
-            .position(|publish| publish.content == content)?;
-        let publish = self.expected.remove(at);
+            .position(|(_, publish)| publish.content == content)?;
+        let (_, publish) = self.expected.remove(at);
+        self.last = packet_id;
         let value = publish.stored.at(packet_id, false);
         let change = StoreChange::Put(publish.stored.key, value);
         let open = Open {
@@ -266,6 +313,7 @@ impl From<&RestoredPublish> for Open {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use gateway_core::io::StoreKey;
 
     use super::*;
@@ -306,7 +354,7 @@ mod tests {
             ..ConnectOptions::default()
         };
         let journal = Journal::new(|_, done| done());
-        Stages::new(Some(journal), &options, 20)
+        Stages::new(Some(journal), &options)
     }
 
     fn restored(token: u64, packet_id: u16) -> RestoredPublish {
@@ -332,7 +380,7 @@ mod tests {
     #[test]
     fn each_step_is_a_change_once() {
         let stages = stages(vec![]);
-        stages.expect(stored(5), "t", false, &Bytes::from_static(b"x"));
+        stages.expect(None, stored(5), "t", false, &Bytes::from_static(b"x"));
         let step = |in_flight: Vec<InFlight>| keys(&stages.state().compare(in_flight));
         assert_eq!(step(vec![publish(1, b"x")]), [(5, 1)]);
         assert_eq!(step(vec![publish(1, b"x")]), []);
@@ -346,7 +394,7 @@ mod tests {
     fn a_packet_id_that_is_given_again_belongs_to_the_new_publish() {
         let stages = stages(vec![]);
         for id in [5, 6] {
-            stages.expect(stored(id), "t", false, &Bytes::from_static(b"x"));
+            stages.expect(None, stored(id), "t", false, &Bytes::from_static(b"x"));
         }
         let step = |in_flight: Vec<InFlight>| keys(&stages.state().compare(in_flight));
         assert_eq!(step(vec![publish(1, b"x")]), [(5, 1)]);
@@ -361,6 +409,58 @@ mod tests {
         stages.state().compare(vec![publish(3, b"x")]);
         assert_eq!(stages.take_settled(), [Token(2)]);
         assert_eq!(stages.lose(), [Token(1)]);
+    }
+
+    #[test]
+    fn what_an_earlier_life_submitted_goes_on_in_its_order() {
+        let stages = stages(vec![restored(2, 4), restored(1, 7)]);
+        assert_eq!(stages.restored(), [publish(7, b"x"), publish(4, b"x")]);
+        assert_eq!(stages.highest_restored(), 7);
+    }
+
+    #[test]
+    fn packet_ids_begin_anew_only_when_nothing_is_in_flight() {
+        let stages = stages(vec![]);
+        let expect = |id| stages.expect(None, stored(id), "t", false, &Bytes::from_static(b"x"));
+        expect(1);
+        assert!(stages.has_room(3));
+        stages.state().compare(vec![publish(1, b"x")]);
+        expect(2);
+        assert!(stages.has_room(3));
+        expect(3);
+        assert!(
+            !stages.has_room(3),
+            "two have no packet id yet, and will have 2 and 3"
+        );
+        stages
+            .state()
+            .compare(vec![publish(1, b"x"), publish(2, b"x"), publish(3, b"x")]);
+        stages.state().compare(vec![publish(3, b"x")]);
+        assert!(!stages.has_room(3), "1 is free but would be sent again before 3");
+        stages.state().compare(vec![]);
+        assert!(stages.has_room(3));
+    }
+
+    #[test]
+    fn packet_ids_of_a_lost_session_are_taken_back_before_another_is_stored() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let journal = Journal::new({
+            let written = written.clone();
+            move |changes, done| {
+                written.lock().unwrap().push(keys(&changes));
+                done();
+            }
+        });
+        let options = ConnectOptions {
+            exactly_once: true,
+            restored: vec![restored(1, 3)],
+            ..ConnectOptions::default()
+        };
+        let stages = Stages::new(Some(journal), &options);
+        stages.lose();
+        stages.expect(None, stored(2), "t", false, &Bytes::from_static(b"x"));
+        stages.save(vec![publish(3, b"x")]).now_or_never().unwrap();
+        assert_eq!(*written.lock().unwrap(), [[(1, 0)], [(2, 1)]]);
     }
 
     #[test]

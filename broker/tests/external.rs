@@ -72,8 +72,15 @@ struct Received {
     payload: Bytes,
 }
 
+/// The next message; the end of an earlier QoS 2 delivery may come before it.
 async fn received(core: &mut Core) -> Received {
-    match core.event().await {
+    let event = loop {
+        match core.event().await {
+            BrokerEvent::Released { conn: CONN, .. } => {}
+            event => break event,
+        }
+    };
+    match event {
         BrokerEvent::Message {
             conn: CONN,
             delivery,
@@ -345,6 +352,7 @@ both_versions! {
         ack(&mut core, least);
         ack(&mut core, again.delivery.unwrap());
         ack(&mut core, exact);
+        assert_eq!(core.event().await, BrokerEvent::Released { conn: CONN, delivery: exact });
         publish(broker.port, &["-t", "d", "-q", "2", "-m", "next"]).await;
         assert_eq!(received(&mut core).await.payload, "next");
     }
@@ -529,19 +537,6 @@ both_versions! {
         ack(&mut core, message.delivery.unwrap());
         core.send(publication(2, "t", ExactlyOnce, "works"));
         assert_eq!(core.event().await, done(2));
-    }
-
-    async fn qos_1_is_whole_through_cuts(protocol) {
-        let payloads = push_through_cuts(protocol, AtLeastOnce, cut_messages()).await;
-        let distinct: HashSet<_> = payloads.iter().collect();
-        assert_eq!(distinct.len() as u64, cut_messages());
-    }
-
-    async fn qos_2_is_exact_through_cuts(protocol) {
-        let payloads = push_through_cuts(protocol, ExactlyOnce, cut_messages()).await;
-        let distinct: HashSet<_> = payloads.iter().collect();
-        assert_eq!(distinct.len() as u64, cut_messages());
-        assert_eq!(payloads.len() as u64, cut_messages());
     }
 }
 
@@ -763,72 +758,4 @@ async fn requests_of_one_batch_leave_in_one_write() {
 
     // One read takes what one write sent: twenty PUBLISH of nine octets.
     assert_eq!(connection.read_some().await, 20 * 9);
-}
-
-/// Messages of each experiment with cuts; more with the environment variable `CUT_MESSAGES`.
-fn cut_messages() -> u64 {
-    std::env::var("CUT_MESSAGES").map_or(2_000, |messages| messages.parse().unwrap())
-}
-
-/// Publishes that many messages over a connection that breaks every 30 to 180 ms; returns what a subscriber got.
-async fn push_through_cuts(protocol: Protocol, qos: QoS, messages: u64) -> Vec<String> {
-    let broker = Mosquitto::start().await;
-    let mut subscriber = Subscriber::start(broker.port, "cuts").await;
-    let received = tokio::spawn(async move { subscriber.payloads_until("last").await });
-    let proxy = Proxy::start(broker.port, Duration::from_millis(2)).await;
-    let mut core = Core::up(config(proxy.port, protocol)).await;
-
-    let mut next = 0;
-    let mut open = HashSet::new();
-    let mut up = true;
-    let mut downs = 0;
-    let mut cuts: u64 = 0;
-    let mut interval = Box::pin(tokio::time::sleep(Duration::from_millis(30)));
-    while next < messages || !open.is_empty() {
-        let mut requests = Vec::new();
-        while up && open.len() < 20 && next < messages {
-            requests.push(publication(next, "cuts", qos, &next.to_string()));
-            open.insert(Token(next));
-            next += 1;
-        }
-        core.requests.send(requests);
-        let events = tokio::select! {
-            events = core.batch() => events,
-            () = &mut interval => {
-                proxy.cut().await;
-                cuts += 1;
-                // Any spread will do.
-                let pause = Duration::from_millis(30 + cuts * 47 % 151);
-                interval.as_mut().reset(tokio::time::Instant::now() + pause);
-                continue;
-            }
-        };
-        for event in events {
-            match event {
-                BrokerEvent::Settled { token, result } => {
-                    assert_eq!(result, Ok(None));
-                    assert!(open.remove(&token), "{token:?} settled twice");
-                }
-                BrokerEvent::Lost { token } => panic!("{token:?} lost although the session stands"),
-                BrokerEvent::Up { session_present, .. } => {
-                    assert!(session_present);
-                    up = true;
-                }
-                BrokerEvent::Down { .. } => {
-                    up = false;
-                    downs += 1;
-                }
-                BrokerEvent::Credit { .. } => {}
-                BrokerEvent::Message { .. }
-                | BrokerEvent::Delivered { .. }
-                | BrokerEvent::Released { .. } => {
-                    panic!("{event:?}")
-                }
-            }
-        }
-    }
-    assert!(downs > 3, "only {downs} breaks");
-    println!("{protocol:?} {qos:?}: {messages} messages over {downs} breaks");
-    publish(broker.port, &["-t", "cuts", "-m", "last", "-q", "2"]).await;
-    timeout(PATIENCE, received).await.unwrap().unwrap()
 }

@@ -7,7 +7,7 @@ use rand::rngs::SmallRng;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
 use crate::durable::Journal;
-use crate::io::{ConnId, Notice, RadioFacts};
+use crate::io::{Notice, RadioFacts};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
@@ -15,7 +15,7 @@ use crate::registry::{Names, Predefined, RuleIx};
 use crate::subscriptions::Subscriptions;
 use crate::time::Instant;
 use crate::timers::Timers;
-use crate::upstream::{Full, Origin, Uplink, Upstream};
+use crate::upstream::{Author, Full, Origin, Uplink, Upstream};
 
 /// The gateway without its clients.
 #[derive(Debug)]
@@ -90,12 +90,12 @@ impl Context {
     pub(crate) fn publish(
         &mut self,
         now: Instant,
-        conn: ConnId,
+        author: Author,
         origin: Origin,
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
         self.upstream
-            .publish(&mut self.journal, now, conn, origin, message)
+            .publish(&mut self.journal, now, author, origin, message)
     }
 
     /// Tells the shell something.

@@ -35,7 +35,7 @@ use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
 use crate::upstream::spooled::Spooled;
-use crate::upstream::{Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
+use crate::upstream::{Author, Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
 
 /// Expiries worked off in one call, so that a resumed laptop does not freeze the loop.
 const EXPIRIES_PER_CALL: usize = 1024;
@@ -394,7 +394,12 @@ impl Gateway {
             payload: self.cx.payloads.keep(publish.data),
         };
         let allowed = self.cx.qos_minus_one.allow(now);
-        if !allowed || self.cx.publish(now, ConnId(0), Origin::Gateway, message).is_err() {
+        if !allowed
+            || self
+                .cx
+                .publish(now, Author::NONE, Origin::Gateway, message)
+                .is_err()
+        {
             self.cx.metrics.publish_dropped_total += 1;
         }
     }
@@ -792,7 +797,10 @@ impl Gateway {
                 }
                 self.cx.upstream.on_store_failed();
             }
-            StoreEvent::Works => self.cx.journal.recover(),
+            StoreEvent::Works => {
+                self.cx.journal.recover();
+                self.cx.upstream.on_store_works(&mut self.cx.journal, now);
+            }
             event @ (StoreEvent::AirtimeStored(_)
             | StoreEvent::AirtimeNotStored(_)
             | StoreEvent::AirtimeFound(..)) => {
@@ -945,16 +953,16 @@ impl Gateway {
 
     fn spool_rows(&self, now: Instant, after: u64, limit: usize) -> AdminReply {
         let (spooled, more) = self.cx.upstream.spooled(after, limit);
-        let wanted: FxHashSet<u32> = spooled.iter().filter_map(|row| row.serial).collect();
-        let senders: FxHashMap<u32, Arc<str>> = self
+        let wanted: FxHashSet<Author> = spooled.iter().map(|row| row.author).collect();
+        let senders: FxHashMap<Author, Arc<str>> = self
             .clients
             .iter()
-            .filter(|(_, client)| wanted.contains(&client.serial))
-            .map(|(_, client)| (client.serial, client.id.clone()))
+            .filter(|(_, client)| wanted.contains(&client.author))
+            .map(|(_, client)| (client.author, client.id.clone()))
             .collect();
         let row = |row: Spooled| SpoolRow {
             id: row.id,
-            client: row.serial.and_then(|serial| senders.get(&serial).cloned()),
+            client: senders.get(&row.author).cloned(),
             topic: row.message.topic,
             qos: row.message.qos,
             retain: row.message.retain,

@@ -53,8 +53,8 @@ pub(crate) struct Upstream {
     /// Stored and not settled.
     spooled_messages: usize,
     spooled_bytes: usize,
-    /// Messages that each client has in the lane of spooled ones, by the serial number of its record.
-    backlog_of: FxHashMap<u32, u32>,
+    /// Messages that each client has in the lane of spooled ones, by its author.
+    backlog_of: FxHashMap<Author, u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
     /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
@@ -110,8 +110,10 @@ enum RequestKind {
         stored: Option<u64>,
         /// It may be sent: what is stored is so once that is durable.
         ready: bool,
-        /// It goes out in the lane of spooled ones, and counts for the client with this serial number (0: none).
-        backlog: Option<u32>,
+        /// Whose messages it keeps its order with.
+        author: Author,
+        /// It goes out in the lane of spooled ones.
+        backlog: bool,
         /// When it came.
         since: Instant,
         /// QoS 2: its client was answered and has released it already.
@@ -124,8 +126,8 @@ enum RequestKind {
         stored: Stored,
         message: Uplink,
         since: Instant,
-        /// The record of its client; 0 if there is none.
-        serial: u32,
+        /// Who sent it.
+        author: Author,
     },
     Subscribe {
         filter: FilterKey,
@@ -165,6 +167,24 @@ pub(crate) struct Stored {
     pub(crate) released: bool,
 }
 
+/// Messages that keep their order: those of one client id, also when another session or another life of the gateway
+/// follows. Two clients may have one, which makes no difference but to their speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Author(pub(crate) u32);
+
+impl Author {
+    /// What clients without a session publish: in no order.
+    pub(crate) const NONE: Author = Author(0);
+
+    pub(crate) fn of(client_id: &str) -> Author {
+        use core::hash::Hasher as _;
+        // Not a secret: the next life has to find the same.
+        let mut hasher = rustc_hash::FxHasher::default();
+        hasher.write(client_id.as_bytes());
+        Author((hasher.finish() >> 32) as u32)
+    }
+}
+
 /// Who waits for the outcome of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -177,15 +197,6 @@ pub(crate) enum Origin {
     },
     /// Nobody: a will, QoS −1, or one whose client was answered.
     Gateway,
-}
-
-impl Origin {
-    fn serial(&self) -> u32 {
-        match self {
-            Origin::Client { serial, .. } => *serial,
-            Origin::Gateway => 0,
-        }
-    }
 }
 
 /// What a settled token stood for.
@@ -259,10 +270,10 @@ impl Upstream {
     }
 
     /// Which connection a client publishes on. Order is promised within one QoS.
-    pub(crate) fn connection_for(&self, client_hash: u32, qos: QoS) -> ConnId {
+    fn connection_for(&self, author: Author, qos: QoS) -> ConnId {
         match qos {
             QoS::ExactlyOnce if self.connections.len() > self.shared as usize => ConnId(self.shared),
-            _ => ConnId(client_hash % self.shared),
+            _ => ConnId(author.0 % self.shared),
         }
     }
 
@@ -282,10 +293,11 @@ impl Upstream {
         &mut self,
         journal: &mut Journal,
         now: Instant,
-        conn: ConnId,
+        author: Author,
         origin: Origin,
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
+        let conn = self.connection_for(author, message.qos);
         if conn.0 == self.shared
             && let Some(options) = self.exact.take()
         {
@@ -293,7 +305,7 @@ impl Upstream {
         }
         let up = self.is_up(conn);
         let forgets = self.connections[conn.0 as usize].forgets;
-        let backlogged = self.backlog_of.contains_key(&origin.serial());
+        let backlogged = self.backlog_of.contains_key(&author);
         let tracked = message.qos > QoS::AtMostOnce;
         let spools = self.when_down == WhenDown::Spool && journal.is_on();
         let qos0 = journal.rules().is_some_and(|rules| rules.qos0);
@@ -303,7 +315,10 @@ impl Upstream {
                 let away = !up && !self.is_up(SUBSCRIPTIONS);
                 away && self.when_down == WhenDown::Refuse && origin != Origin::Gateway
             }
-            false => !up && !(spools && qos0),
+            false => {
+                let kept = spools && qos0;
+                !up && !kept
+            }
         };
         if refused {
             return Err(Full);
@@ -315,7 +330,7 @@ impl Upstream {
             QoS::ExactlyOnce => journal.is_on(),
         };
         if wanted && journal.works() {
-            return self.spool(journal, now, conn, origin, message, !up || backlogged);
+            return self.spool(journal, now, (conn, author), origin, message, !up || backlogged);
         }
         // While the disk does not work, what cannot leave at once is not taken: nobody could be answered for it.
         let full = wanted && !up
@@ -326,8 +341,7 @@ impl Upstream {
         }
         self.waiting_messages += 1;
         self.waiting_bytes += message.size();
-        let serial = backlogged.then(|| origin.serial());
-        let key = self.insert_publish(conn, origin, message, now, None, true, serial);
+        let key = self.insert_publish((conn, author), origin, message, now, None, true, backlogged);
         self.line(conn, backlogged).push_back(key);
         Ok(None)
     }
@@ -337,7 +351,7 @@ impl Upstream {
         &mut self,
         journal: &mut Journal,
         now: Instant,
-        conn: ConnId,
+        (conn, author): (ConnId, Author),
         origin: Origin,
         message: Uplink,
         backlog: bool,
@@ -355,13 +369,12 @@ impl Upstream {
             }
         }
         let id = journal.new_id();
-        let value = record(journal, conn, &origin, &message, now).encode();
+        let value = record(journal, author, &origin, &message, now).encode();
         journal.put(uplink_key(id), value.clone());
         self.spooled_messages += 1;
         self.spooled_bytes += message.size();
         let qos = message.qos;
-        let serial = backlog.then(|| origin.serial());
-        let key = self.insert_publish(conn, origin, message, now, Some(id), false, serial);
+        let key = self.insert_publish((conn, author), origin, message, now, Some(id), false, backlog);
         if qos == QoS::ExactlyOnce {
             self.keep_record(key, value);
         }
@@ -384,18 +397,18 @@ impl Upstream {
     #[expect(clippy::too_many_arguments, reason = "one place that makes the entry")]
     fn insert_publish(
         &mut self,
-        conn: ConnId,
+        (conn, author): (ConnId, Author),
         origin: Origin,
         message: Uplink,
         since: Instant,
         stored: Option<u64>,
         ready: bool,
-        backlog: Option<u32>,
+        backlog: bool,
     ) -> usize {
         let seq = self.next_seq;
         self.next_seq += 1;
-        if let Some(serial) = backlog.filter(|serial| *serial != 0) {
-            *self.backlog_of.entry(serial).or_default() += 1;
+        if backlog {
+            self.enter_backlog(author);
         }
         let qos = message.qos;
         let key = self.insert(RequestKind::Publish {
@@ -406,6 +419,7 @@ impl Upstream {
             message,
             stored,
             ready,
+            author,
             backlog,
             since,
             released: false,
@@ -459,6 +473,7 @@ impl Upstream {
             conn,
             message,
             stored,
+            author,
             backlog,
             released,
             ..
@@ -466,12 +481,14 @@ impl Upstream {
         else {
             return;
         };
-        let line = self.line(conn, backlog.is_some());
+        let line = self.line(conn, backlog);
         match line.front() {
             Some(front) if *front == key => drop(line.pop_front()),
             _ => line.retain(|waiting| *waiting != key),
         }
-        self.leave_backlog(backlog);
+        if backlog {
+            self.leave_backlog(author);
+        }
         match stored {
             Some(id) => self.forget_stored(
                 journal,
@@ -486,13 +503,17 @@ impl Upstream {
         }
     }
 
-    fn leave_backlog(&mut self, backlog: Option<u32>) {
-        if let Some(serial) = backlog
-            && let Some(count) = self.backlog_of.get_mut(&serial)
-        {
+    fn enter_backlog(&mut self, author: Author) {
+        if author != Author::NONE {
+            *self.backlog_of.entry(author).or_default() += 1;
+        }
+    }
+
+    fn leave_backlog(&mut self, author: Author) {
+        if let Some(count) = self.backlog_of.get_mut(&author) {
             *count -= 1;
             if *count == 0 {
-                self.backlog_of.remove(&serial);
+                self.backlog_of.remove(&author);
             }
         }
     }
@@ -539,7 +560,7 @@ impl Upstream {
         };
         *ready = true;
         let up = self.connections[conn.0 as usize].up;
-        if up && backlog.is_none() {
+        if up && !*backlog {
             return None;
         }
         let stored = stored.map(|id| Stored {
@@ -561,6 +582,15 @@ impl Upstream {
         for (_, request) in &mut self.requests {
             if let RequestKind::Publish { ready, .. } = &mut request.kind {
                 *ready = true;
+            }
+        }
+    }
+
+    /// The disk works again: what waits for a broker that is away is spooled after all.
+    pub(crate) fn on_store_works(&mut self, journal: &mut Journal, now: Instant) {
+        for conn in (0..self.connections.len() as u32).map(ConnId) {
+            if !self.is_up(conn) {
+                self.spool_unsettled(journal, now, conn);
             }
         }
     }
@@ -612,7 +642,7 @@ impl Upstream {
                 ..
             } = &request.kind
                 && *of == conn
-                && (stored.is_none() || backlog.is_none())
+                && (stored.is_none() || !*backlog)
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -630,7 +660,7 @@ impl Upstream {
         let connection = &mut connections[conn.0 as usize];
         let spooled = |key: &usize| {
             let kind = requests.get(*key).map(|request| &request.kind);
-            matches!(kind, Some(RequestKind::Publish { backlog: Some(_), .. }))
+            matches!(kind, Some(RequestKind::Publish { backlog: true, .. }))
         };
         let waiting = core::mem::take(&mut connection.waiting);
         let (moved, stay): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(spooled);
@@ -644,35 +674,34 @@ impl Upstream {
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
-            conn,
             sent,
             origin,
             message,
             stored,
+            author,
             backlog,
             ..
         }) = self.requests.get_mut(key).map(|request| &mut request.kind)
         else {
             return;
         };
-        let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
-        if backlog.is_none() {
-            *backlog = Some(serial);
-            if serial != 0 {
-                *self.backlog_of.entry(serial).or_default() += 1;
-            }
+        let (author, size, waits) = (*author, message.size(), !*sent);
+        let enters = !core::mem::replace(backlog, true);
+        let is_stored = stored.is_some();
+        if !is_stored {
+            let id = journal.new_id();
+            let value = record(journal, author, origin, message, now).encode();
+            journal.put(uplink_key(id), value);
+            *stored = Some(id);
         }
-        if stored.is_some() {
+        if enters {
+            self.enter_backlog(author);
+        }
+        if is_stored {
             // The journal works, so this waits.
             let _ = journal.wait(Waiting::Uplink(token));
             return;
         }
-        let id = journal.new_id();
-        journal.put(
-            uplink_key(id),
-            record(journal, *conn, origin, message, now).encode(),
-        );
-        *stored = Some(id);
         self.spooled_messages += 1;
         self.spooled_bytes += size;
         if waits {
@@ -690,17 +719,17 @@ impl Upstream {
     }
 
     /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
-    #[expect(clippy::too_many_arguments, reason = "what is known of it from three places")]
     pub(crate) fn restore(
         &mut self,
         id: u64,
         value: Bytes,
-        conn: ConnId,
         record: UplinkRecord,
-        (origin, serial): (Origin, u32),
+        origin: Origin,
         since: Instant,
         released: bool,
     ) {
+        let author = Author(record.author);
+        let conn = self.connection_for(author, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -709,7 +738,15 @@ impl Upstream {
         };
         self.spooled_messages += 1;
         self.spooled_bytes += message.size();
-        let key = self.insert_publish(conn, origin, message.clone(), since, Some(id), true, Some(serial));
+        let key = self.insert_publish(
+            (conn, author),
+            origin,
+            message.clone(),
+            since,
+            Some(id),
+            true,
+            true,
+        );
         if message.qos == QoS::ExactlyOnce {
             self.keep_record(key, value.clone());
             if released {
@@ -856,26 +893,24 @@ impl Upstream {
                 origin,
                 message,
                 stored,
+                author,
                 backlog,
                 since,
                 released,
                 ..
             } => {
-                let serial = match origin.serial() {
-                    0 => backlog.unwrap_or(0),
-                    serial => serial,
-                };
                 if sent {
                     self.connections[conn.0 as usize].answered();
                 } else {
                     // Reported lost and settled all the same: it must not go out again.
-                    self.line(conn, backlog.is_some())
-                        .retain(|waiting| *waiting != key);
+                    self.line(conn, backlog).retain(|waiting| *waiting != key);
                     if stored.is_none() {
                         self.forget_waiting(&message);
                     }
                 }
-                self.leave_backlog(backlog);
+                if backlog {
+                    self.leave_backlog(author);
+                }
                 let stored = stored.map(|id| Stored {
                     id,
                     size: message.size(),
@@ -884,7 +919,7 @@ impl Upstream {
                 });
                 let done = refused || !self.connections[conn.0 as usize].forgets;
                 if let (Some(stored), false) = (stored, done) {
-                    self.keep_settled(token, key, stored, message.clone(), since, serial);
+                    self.keep_settled(token, key, stored, message.clone(), since, author);
                 }
                 Settled::Publish {
                     origin,
@@ -907,7 +942,7 @@ impl Upstream {
         stored: Stored,
         message: Uplink,
         since: Instant,
-        serial: u32,
+        author: Author,
     ) {
         // It was removed just now, so it is the place that is filled next.
         let place = self.requests.insert(Request {
@@ -917,7 +952,7 @@ impl Upstream {
                 stored,
                 message,
                 since,
-                serial,
+                author,
             },
         });
         self.held.insert(stored.id, place);
@@ -944,7 +979,7 @@ impl Upstream {
             return None;
         }
         *sent = false;
-        let (conn, seq, spooled) = (*conn, *seq, backlog.is_some());
+        let (conn, seq, spooled) = (*conn, *seq, *backlog);
         if stored.is_none() {
             self.waiting_messages += 1;
             self.waiting_bytes += message.size();
@@ -1086,8 +1121,13 @@ impl Upstream {
 
     /// A QoS 0 publish has left, and nobody will say what became of it.
     fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
-        if let RequestKind::Publish { backlog, .. } = self.requests.remove(key).kind {
-            self.leave_backlog(backlog);
+        if let RequestKind::Publish {
+            author,
+            backlog: true,
+            ..
+        } = self.requests.remove(key).kind
+        {
+            self.leave_backlog(author);
         }
         if let Some(id) = stored {
             let qos = QoS::AtMostOnce;
@@ -1209,7 +1249,13 @@ impl Connection {
 }
 
 /// A publish as it is stored before it is sent.
-fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, now: Instant) -> UplinkRecord {
+fn record(
+    journal: &Journal,
+    author: Author,
+    origin: &Origin,
+    message: &Uplink,
+    now: Instant,
+) -> UplinkRecord {
     let client = match *origin {
         Origin::Client {
             serial,
@@ -1221,7 +1267,7 @@ fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, no
     };
     UplinkRecord {
         stage: Stage::Pending,
-        conn,
+        author: author.0,
         client,
         since_ms: journal.unix_ms(now),
         qos: message.qos,

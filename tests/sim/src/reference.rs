@@ -1448,6 +1448,15 @@ impl Reference {
 
     fn on_puback(&mut self, ix: usize, puback: Puback) -> Check {
         let client = &mut self.clients[ix];
+        let refused = puback.return_code != ReturnCode::Accepted;
+        let exactly_once = client
+            .up
+            .get(&puback.msg_id)
+            .is_some_and(|e| e.qos == QoS::ExactlyOnce);
+        if client.restored && refused && exactly_once {
+            // An earlier life was told so, and its successor, which may not know, is told so again.
+            return Ok(());
+        }
         client.pay(MsgType::Puback, puback.msg_id)?;
         let Some(exchange) = client.up.get_mut(&puback.msg_id) else {
             return ensure(

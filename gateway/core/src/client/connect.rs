@@ -242,8 +242,7 @@ impl Gateway {
         if self.clients.len() >= self.cx.config.limits.clients {
             self.evict(now)?;
         }
-        let id_hash = self.clients.id_hash(id) as u32;
-        let client = Client::new(&mut self.cx, now, id.clone(), id_hash);
+        let client = Client::new(&mut self.cx, now, id.clone());
         Some(self.clients.insert(client))
     }
 

@@ -30,7 +30,7 @@ use crate::links::Via;
 use crate::registry::{ClientTopics, RuleIx};
 use crate::schedule::{Line, Owed};
 use crate::time::Instant;
-use crate::upstream::{Origin, Uplink};
+use crate::upstream::{Author, Origin, Uplink};
 
 /// Answers that one client may be owed at once (architecture: as many as requests are accepted).
 const REPLIES_MAX: u8 = 16;
@@ -46,8 +46,8 @@ pub(crate) struct Client {
     /// Tells this record from earlier ones in the same place.
     pub(crate) serial: u32,
     pub(crate) id: Arc<str>,
-    /// Hash of the id: decides the broker connection.
-    pub(crate) id_hash: u32,
+    /// What it publishes keeps its order.
+    pub(crate) author: Author,
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
@@ -246,14 +246,14 @@ impl From<Reply> for Packet<'static> {
 
 impl Client {
     /// A record without a session.
-    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u32) -> Self {
+    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>) -> Self {
         use rand::RngExt as _;
         Client {
             ix: ClientIx(0),
             serial: 0,
             rule: cx.predefined.rule_for(&id),
+            author: Author::of(&id),
             id,
-            id_hash,
             via: None,
             state: State::Disconnected,
             counted: StateKind::Disconnected,
@@ -277,15 +277,6 @@ impl Client {
             cut_off: false,
             facts: LastFacts::from(RadioFacts::default()),
         }
-    }
-
-    /// Chooses its connection to the broker, the same in every life of the gateway: what an earlier one spooled goes
-    /// before what comes now.
-    pub(crate) fn line(&self) -> u32 {
-        use core::hash::Hasher as _;
-        let mut hasher = rustc_hash::FxHasher::default();
-        hasher.write(self.id.as_bytes());
-        (hasher.finish() >> 32) as u32
     }
 
     /// In a handshake or connected: what comes from its address is the client's.
@@ -544,8 +535,7 @@ impl Client {
                 retain: will.retain,
                 payload: will.payload.clone(),
             };
-            let conn = cx.upstream.connection_for(self.line(), will.qos);
-            match cx.publish(now, conn, Origin::Gateway, message) {
+            match cx.publish(now, self.author, Origin::Gateway, message) {
                 Ok(_) => {
                     cx.metrics.wills_published_total += 1;
                     published = true;

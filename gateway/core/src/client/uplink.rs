@@ -197,8 +197,7 @@ impl Client {
                 // A message id that it carries says nothing (reading A44).
                 let message = self.uplink(cx, &name, QoS::AtMostOnce, publish);
                 let origin = self.origin(publish.msg_id, 0);
-                let conn = cx.upstream.connection_for(self.line(), QoS::AtMostOnce);
-                if cx.publish(now, conn, origin, message).is_err() {
+                if cx.publish(now, self.author, origin, message).is_err() {
                     cx.metrics.publish_dropped_total += 1;
                 }
                 return;
@@ -218,8 +217,7 @@ impl Client {
         }
         let message = self.uplink(cx, &name, qos, publish);
         let origin = self.origin(publish.msg_id, digest);
-        let conn = cx.upstream.connection_for(self.line(), qos);
-        let Ok(stored) = cx.publish(now, conn, origin, message) else {
+        let Ok(stored) = cx.publish(now, self.author, origin, message) else {
             cx.metrics.publish_congestion_total += 1;
             return self.reply(cx, congestion);
         };

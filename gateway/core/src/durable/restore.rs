@@ -102,8 +102,7 @@ impl Gateway {
             }
             self.after(now, older);
         }
-        let id_hash = self.clients.id_hash(&id) as u32;
-        let mut client = Client::new(&mut self.cx, now, id, id_hash);
+        let mut client = Client::new(&mut self.cx, now, id);
         client.clean = record.clean;
         client.asked_for_will = record.asked_for_will;
         client.keep_alive = record.keep_alive;
@@ -202,14 +201,9 @@ impl Gateway {
                 }
             }
             let since = self.cx.journal.instant(record.since_ms, now);
-            let serial = client.map_or(0, |(_, serial, ..)| serial);
-            // Where its client publishes in this life, so that its order holds.
-            let author = client.and_then(|(ix, ..)| self.clients.get(ix));
-            let line = author.map_or(record.conn.0, Client::line);
-            let conn = self.cx.upstream.connection_for(line, record.qos);
             self.cx
                 .upstream
-                .restore(id, value.clone(), conn, record, (origin, serial), since, released);
+                .restore(id, value.clone(), record, origin, since, released);
         }
         for (id, value) in values.of(kind::RECEIVING) {
             self.cx.journal.used(id);

@@ -4,7 +4,7 @@ use std::collections::BinaryHeap;
 
 use rustc_hash::FxHashSet;
 
-use super::{Origin, RequestKind, Uplink, Upstream};
+use super::{Author, Origin, RequestKind, Uplink, Upstream};
 use crate::admin::SpoolState;
 use crate::durable::Journal;
 use crate::metrics::SpoolDrop;
@@ -14,8 +14,7 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Spooled {
     pub(crate) id: u64,
-    /// The record of its client, if that is known.
-    pub(crate) serial: Option<u32>,
+    pub(crate) author: Author,
     pub(crate) message: Uplink,
     pub(crate) since: Instant,
     pub(crate) state: SpoolState,
@@ -43,18 +42,16 @@ impl Upstream {
     }
 
     fn row(&self, id: u64, key: usize) -> Option<Spooled> {
-        let known = |serial: u32| Some(serial).filter(|serial| *serial != 0);
         match &self.requests.get(key)?.kind {
             RequestKind::Publish {
                 sent,
-                origin,
                 message,
-                backlog,
+                author,
                 since,
                 ..
             } => Some(Spooled {
                 id,
-                serial: known(origin.serial()).or(backlog.and_then(known)),
+                author: *author,
                 message: message.clone(),
                 since: *since,
                 state: match sent {
@@ -65,11 +62,11 @@ impl Upstream {
             RequestKind::Settled {
                 message,
                 since,
-                serial,
+                author,
                 ..
             } => Some(Spooled {
                 id,
-                serial: known(*serial),
+                author: *author,
                 message: message.clone(),
                 since: *since,
                 state: SpoolState::Held,
