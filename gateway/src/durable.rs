@@ -4,19 +4,22 @@
 //! The core answers each of its reports, so there are never more of them than the core has asked for.
 
 use core::time::Duration;
+use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use broker::Journal;
 use bytes::Bytes;
-use gateway_core::Restored;
-use gateway_core::io::{StoreChange, StoreEvent, StoreKey, Ticket};
+use gateway_core::io::{BrokerEvent, ConnId, StoreChange, StoreEvent, StoreKey, Ticket};
+use gateway_core::{Metrics, Restored};
 use gateway_store::{Change, Damage, Directory, Event, Handle, Key, OpenError, Options, Store, Writer};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::config::StoreSettings;
+use crate::telemetry;
 
 /// Below the state directory.
 const DIRECTORY: &str = "store";
@@ -240,17 +243,7 @@ impl Durable {
     /// What the store counts, with exported names.
     pub(crate) fn rows(&self) -> Vec<(String, u64)> {
         let (usage, today) = self.handle.usage();
-        let row = |name: &str, value: u64| (format!("snipe_{name}"), value);
-        vec![
-            row("disk_written_bytes_total", usage.written_bytes),
-            row("disk_written_today_bytes", today),
-            row("disk_write_budget_bytes", self.budget),
-            row("store_file_bytes", usage.file_bytes),
-            row("store_values", usage.values),
-            row("store_syncs_total", usage.syncs),
-            row("store_failures_total", usage.failures),
-            row("store_unreadable_total", usage.unreadable),
-        ]
+        telemetry::store_rows(&usage, today, self.budget)
     }
 
     /// For the broker: the same store.
@@ -294,6 +287,60 @@ impl Durable {
         // It ends once nobody can submit anything any more.
         let ended = tokio::task::spawn_blocking(move || writer.join());
         let _ = tokio::time::timeout(CLOSE_WAIT, ended).await;
+    }
+}
+
+/// Tells the log what the broker's going and coming means for what waits on disk.
+#[derive(Debug)]
+pub(crate) struct Spooling {
+    /// What waits does so on disk.
+    spools: bool,
+    /// Connections that are up.
+    up: HashSet<ConnId>,
+    since: Option<Instant>,
+}
+
+impl Spooling {
+    pub(crate) fn new(spools: bool) -> Self {
+        Spooling {
+            spools,
+            up: HashSet::new(),
+            since: None,
+        }
+    }
+
+    /// Notes what happens; true if there is something to tell once the core has been told.
+    pub(crate) fn before(&mut self, event: &BrokerEvent) -> bool {
+        if !self.spools {
+            return false;
+        }
+        let was_up = !self.up.is_empty();
+        match event {
+            BrokerEvent::Up { conn, .. } => self.up.insert(*conn),
+            BrokerEvent::Down { conn, .. } => self.up.remove(conn),
+            BrokerEvent::Credit { .. }
+            | BrokerEvent::Settled { .. }
+            | BrokerEvent::Lost { .. }
+            | BrokerEvent::Delivered { .. }
+            | BrokerEvent::Released { .. }
+            | BrokerEvent::Message { .. } => return false,
+        };
+        was_up == self.up.is_empty()
+    }
+
+    /// Says it.
+    pub(crate) fn tell(&mut self, metrics: &Metrics) {
+        let (messages, bytes) = (metrics.spool_messages, metrics.spool_bytes);
+        if self.up.is_empty() {
+            self.since = Some(Instant::now());
+            info!(target: "spool", messages, bytes, "spooling: QoS 1 and 2 are acknowledged once on disk");
+        } else if messages > 0 {
+            let outage = self
+                .since
+                .take()
+                .map(|since| format!("{:.1}s", since.elapsed().as_secs_f32()));
+            info!(target: "spool", outage, messages, bytes, "draining");
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod online;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
+mod spool;
 mod telemetry;
 mod tools;
 mod topics;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::Topics(args) => topics::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::Pub(args) => tools::run_pub(&args),
         Command::Sub(args) => tools::run_sub(&args),

@@ -12,6 +12,7 @@ use std::time::Instant as Clock;
 
 use broker::RequestSender;
 use gateway_core::Gateway;
+use gateway_core::config::WhenDown;
 use gateway_core::io::{
     BrokerEvent, Destination, Input, LinkEvent, Output, StoreChange, StoreEvent, StoreRequest, Ticket,
     TxDatagram,
@@ -26,7 +27,7 @@ use tracing::{error, info, warn};
 use crate::airtime_log::AirtimeLog;
 use crate::config::{self, Loaded, Settings};
 use crate::control::{self, Answer, Question};
-use crate::durable::{self, Durable};
+use crate::durable::{self, Durable, Spooling};
 use crate::gather::Gather;
 use crate::links::{self, Link, Stats};
 use crate::telemetry::{self, Notices};
@@ -204,6 +205,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     let seed = u64::from(std::process::id()) ^ unix_micros();
     let (up, watched) = watch::channel(vec![false; links.len()]);
     let now = instant(start);
+    let spools = durable.is_some() && settings.gateway.upstream.when_down == WhenDown::Spool;
     let mut gateway = Gateway::new(settings.gateway, seed, now);
     if durable.is_some() {
         let restored = gateway.restore(now, unix_micros() / 1000, found.values);
@@ -217,6 +219,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         durable,
         stored,
         disk_works: true,
+        spooling: Spooling::new(spools),
         airtime,
         start,
         links,
@@ -344,6 +347,7 @@ struct Shell {
     stored: Option<mpsc::UnboundedReceiver<StoreEvent>>,
     /// As far as it reported.
     disk_works: bool,
+    spooling: Spooling,
     airtime: Option<AirtimeLog>,
     notices: Notices,
     /// Datagrams of the output at hand.
@@ -402,6 +406,8 @@ async fn core_loop(
             Some(question) = questions.recv() => {
                 let now = instant(shell.start);
                 shell.answer(now, question);
+                // Some questions are orders.
+                shell.drain(now);
             }
             reason = &mut stop => {
                 shell.stop(&mut inputs).await;
@@ -457,7 +463,11 @@ impl Shell {
                 let is_message = |event: &&BrokerEvent| matches!(event, BrokerEvent::Message { .. });
                 let messages = events.iter().filter(is_message).count();
                 for event in events {
+                    let told = self.spooling.before(&event);
                     self.gateway.handle_broker(now, event);
+                    if told {
+                        self.spooling.tell(self.gateway.metrics());
+                    }
                 }
                 messages as u64
             }

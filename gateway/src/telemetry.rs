@@ -12,6 +12,7 @@ use gateway_core::io::{ForwarderRefusal, Notice};
 use gateway_core::link_metrics::{Class, LinkMetrics, NotSent};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
+use gateway_store::Usage;
 use radio_adapters::driver::{DropReason, Recovery};
 use radio_adapters::stats::RadioStats;
 use radio_adapters::udp::UdpStats;
@@ -562,6 +563,21 @@ pub(crate) fn airtime_rows(radio: &str, metrics: &LinkMetrics) -> Vec<(String, f
         rows.push(row("duty_cycle_limit_ratio", "", ratio(limit)));
     }
     rows
+}
+
+/// What the store counts, with exported names: what it uses, octets written today, and how many may be.
+pub(crate) fn store_rows(usage: &Usage, today: u64, budget: u64) -> Vec<(String, u64)> {
+    let row = |name: &str, value: u64| (format!("snipe_{name}"), value);
+    vec![
+        row("disk_written_bytes_total", usage.written_bytes),
+        row("disk_written_today_bytes", today),
+        row("disk_write_budget_bytes", budget),
+        row("store_file_bytes", usage.file_bytes),
+        row("store_values", usage.values),
+        row("store_syncs_total", usage.syncs),
+        row("store_failures_total", usage.failures),
+        row("store_unreadable_total", usage.unreadable),
+    ]
 }
 
 /// What the embedded broker counted, with exported names.

@@ -11,6 +11,7 @@ mod own_broker;
 mod publish;
 mod radios;
 mod sleepers;
+mod spool;
 mod stop;
 mod subscribe;
 mod swarm;

@@ -957,11 +957,9 @@ impl Gateway {
     pub fn handle_admin(&mut self, now: Instant, command: AdminCommand) -> AdminReply {
         match command {
             AdminCommand::Metrics => {
-                let mut rows = self.metrics().rows();
                 let oldest = self.cx.upstream.oldest_spooled();
-                let age = oldest.map_or(0, |since| now.since(since).as_secs());
-                rows.push(("snipe_spool_oldest_seconds".to_owned(), age));
-                AdminReply::Metrics(rows)
+                self.cx.metrics.spool_oldest_seconds = oldest.map_or(0, |since| now.since(since).as_secs());
+                AdminReply::Metrics(self.metrics().rows())
             }
             AdminCommand::Spool { after, limit } => self.spool_rows(now, after, limit.min(ADMIN_ROWS_MAX)),
             AdminCommand::SpoolDrop { id } => {

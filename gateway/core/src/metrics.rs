@@ -99,6 +99,8 @@ metrics! {
     spool_messages,
     /// Octets of topic and payload of those.
     spool_bytes,
+    /// How long the spooled message that waits longest has waited, in seconds.
+    spool_oldest_seconds,
     /// Publishes that wait for a place towards the broker.
     queue_messages,
     /// Octets of topic and payload of those.
