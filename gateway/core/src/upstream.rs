@@ -620,9 +620,10 @@ impl Upstream {
 
     /// The connection broke: what the broker may not have is stored, so that its clients can be answered.
     pub(crate) fn spool_unsettled(&mut self, journal: &mut Journal, now: Instant, conn: ConnId) {
-        if self.when_down != WhenDown::Spool || !journal.works() {
+        if !journal.works() {
             return;
         }
+        let spools = self.when_down == WhenDown::Spool;
         let mut keys: Vec<(u64, usize)> = Vec::new();
         for (key, request) in &self.requests {
             if let RequestKind::Publish {
@@ -634,7 +635,7 @@ impl Upstream {
                 ..
             } = &request.kind
                 && *of == conn
-                && (stored.is_none() || !*backlog)
+                && (stored.is_some() && !*backlog || stored.is_none() && spools)
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));

@@ -119,6 +119,8 @@ pub struct Reference {
     unacknowledged: FxHashMap<(ConnId, DeliveryId), Bytes>,
     /// What they brought when the gateway ended: the broker sends it again, if it keeps the session.
     orphans: FxHashSet<Bytes>,
+    /// What the broker forgot before it had an acknowledgement.
+    fragile: FxHashSet<Bytes>,
     /// A session at the broker was lost at some time: then exactly once is not promised.
     pub sessions_lost: bool,
     /// The disk did not work at some time: nor is it then.
@@ -427,6 +429,7 @@ impl Reference {
             spooled: FxHashSet::default(),
             unacknowledged: FxHashMap::default(),
             orphans: FxHashSet::default(),
+            fragile: FxHashSet::default(),
             sessions_lost: false,
             disk_failed: false,
             disk_fails: false,
@@ -548,9 +551,12 @@ impl Reference {
             .collect();
         // What neither the broker nor the store was sure of: the broker sends it again.
         self.orphans.retain(|payload| !stored.contains(payload));
+        self.fragile.retain(|payload| !stored.contains(payload));
         for client in &mut self.clients {
-            client.owed.retain(|payload, _| !self.orphans.contains(payload));
+            let gone = |payload: &Bytes| self.orphans.contains(payload) || self.fragile.contains(payload);
+            client.owed.retain(|payload, _| !gone(payload));
         }
+        self.fragile.clear();
         let of = |kind: u8| {
             values
                 .iter()
@@ -879,6 +885,9 @@ impl Reference {
                     if *conn == ConnId(0) {
                         // The broker forgot what it had not been answered for, and so did the gateway.
                         self.given_up += self.orphans.drain().count();
+                        // As long as the gateway lives it has the rest.
+                        self.fragile
+                            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
                     }
                 }
             }
@@ -1340,6 +1349,7 @@ impl Reference {
                 .down
                 .as_ref()
                 .is_some_and(|d| d.kind == DownKind::Pubrel && d.payload.as_ref() == Some(&payload));
+        let released = released && !(self.disk_failed && client.restored);
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1403,6 +1413,8 @@ impl Reference {
                 },
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
+            // A gateway whose disk did not work may have forgotten.
+            let again = again && !(self.disk_failed && client.restored);
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1453,7 +1465,11 @@ impl Reference {
             .up
             .get(&puback.msg_id)
             .is_some_and(|e| e.qos == QoS::ExactlyOnce);
-        if client.restored && refused && exactly_once {
+        let due = client
+            .due
+            .get(&(MsgType::Puback, puback.msg_id))
+            .is_some_and(|due| *due > 0);
+        if client.restored && refused && exactly_once && !due {
             // An earlier life was told so, and its successor, which may not know, is told so again.
             return Ok(());
         }
