@@ -1057,7 +1057,9 @@ impl World {
 
     /// The store keeps nothing of what is done.
     fn check_leftovers(&self) -> Check {
-        let Some(store) = &self.store else { return Ok(()) };
+        let Some(store) = self.store.as_ref().filter(|_| !self.reference.disk_failed) else {
+            return Ok(());
+        };
         let has = |kind: u8, id: u64| store.promised().contains_key(&StoreKey { kind, id });
         let lonely = store
             .promised()
@@ -1250,6 +1252,12 @@ impl World {
         let now = self.now;
         let Some(store) = &mut self.store else { return };
         let news = store.handle_action(now, action, &mut self.rng);
+        self.fails_at_start &= store.is_failing();
+        if self.found.is_some() {
+            // Nobody is there to be told.
+            store.take_durable();
+            return self.after_store();
+        }
         for (key, value) in store.take_durable() {
             if key.kind == saved::kind::UPLINK
                 && let Some(uplink) = saved::SavedUplink::decode(&value)

@@ -221,6 +221,8 @@ struct ClientModel {
     /// How often a will was due.
     losses: u32,
     emitted_order: [u64; 3],
+    /// QoS 2 messages that it has, by message id.
+    received: BTreeSet<MsgId>,
     /// Its session went on in another life of the gateway.
     restored: bool,
     /// What it was when its record was written, by the value in the store.
@@ -568,7 +570,7 @@ impl Reference {
             .collect();
         for uplink in self.uplinks.values_mut() {
             // What is in the store may be sent again, and what was not acknowledged comes again from its client.
-            uplink.allowed *= 2;
+            uplink.allowed = uplink.allowed.saturating_mul(2);
             if !uplink.answered {
                 uplink.order = None;
             }
@@ -1438,8 +1440,7 @@ impl Reference {
             // Each PUBREC is answered, if only when that is durable.
             client.down.iter_mut().for_each(|down| down.due = true);
         }
-        let earlier = |s: &Started| s.acknowledged && s.msg_id == Some(msg_id);
-        if !own && client.restored && client.started.values().any(earlier) {
+        if !own && client.restored && client.received.contains(&msg_id) {
             return Ok(());
         }
         if !own || client.phase == Phase::Asleep {
@@ -2186,6 +2187,7 @@ impl ClientModel {
             wills_again: Vec::new(),
             losses: 0,
             emitted_order: [0; 3],
+            received: BTreeSet::new(),
             restored: false,
             saved: FxHashMap::default(),
         }
@@ -2647,6 +2649,7 @@ impl ClientModel {
                 }
             }
             Packet::Pubrec(msg_id) if active => {
+                self.received.insert(msg_id);
                 owe(MsgType::Pubrel, msg_id);
                 if let Some(down) = self.down.as_mut().filter(|d| d.msg_id == msg_id)
                     && down.kind == DownKind::Publish(QoS::ExactlyOnce)
@@ -2695,6 +2698,12 @@ impl ClientModel {
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
+                        // What the last life asked under this message id may be answered only now.
+                        let named = self
+                            .names
+                            .iter()
+                            .filter(|(_, name)| **name == topic && self.restored);
+                        self.confirmed.extend(named.map(|(id, _)| *id));
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
                         self.refused_names.insert(topic);
