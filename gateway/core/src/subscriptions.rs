@@ -355,10 +355,15 @@ impl Subscriptions {
 
     /// The filter of that name from an earlier life, with the number that the broker knows.
     pub(crate) fn restore(&mut self, name: &Arc<str>, id: FilterId) -> FilterKey {
-        match self.find(name) {
-            Some(key) => key,
-            None => self.insert(name, id),
+        if let Some(key) = self.find(name) {
+            return key;
         }
+        let key = self.insert(name, id);
+        if let Some(filter) = self.get_mut(key) {
+            // If the broker kept the session it stands there, and has to be given back when nobody wants it.
+            (filter.active, filter.ask_again) = (Some(QoS::AtMostOnce), true);
+        }
+        key
     }
 
     fn insert(&mut self, name: &Arc<str>, id: FilterId) -> FilterKey {

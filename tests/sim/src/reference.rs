@@ -119,6 +119,8 @@ pub struct Reference {
     unacknowledged: FxHashMap<(ConnId, DeliveryId), Bytes>,
     /// What they brought when the gateway ended: the broker sends it again, if it keeps the session.
     orphans: FxHashSet<Bytes>,
+    /// What the broker forgot before it had an acknowledgement.
+    fragile: FxHashSet<Bytes>,
     /// A session at the broker was lost at some time: then exactly once is not promised.
     pub sessions_lost: bool,
     /// The disk did not work at some time: nor is it then.
@@ -221,6 +223,8 @@ struct ClientModel {
     /// How often a will was due.
     losses: u32,
     emitted_order: [u64; 3],
+    /// QoS 2 messages that it has, by message id.
+    received: BTreeSet<MsgId>,
     /// Its session went on in another life of the gateway.
     restored: bool,
     /// What it was when its record was written, by the value in the store.
@@ -431,6 +435,7 @@ impl Reference {
             spooled: FxHashSet::default(),
             unacknowledged: FxHashMap::default(),
             orphans: FxHashSet::default(),
+            fragile: FxHashSet::default(),
             sessions_lost: false,
             disk_failed: false,
             disk_fails: false,
@@ -552,9 +557,12 @@ impl Reference {
             .collect();
         // What neither the broker nor the store was sure of: the broker sends it again.
         self.orphans.retain(|payload| !stored.contains(payload));
+        self.fragile.retain(|payload| !stored.contains(payload));
         for client in &mut self.clients {
-            client.owed.retain(|payload, _| !self.orphans.contains(payload));
+            let gone = |payload: &Bytes| self.orphans.contains(payload) || self.fragile.contains(payload);
+            client.owed.retain(|payload, _| !gone(payload));
         }
+        self.fragile.clear();
         let of = |kind: u8| {
             values
                 .iter()
@@ -566,7 +574,7 @@ impl Reference {
             .collect();
         for uplink in self.uplinks.values_mut() {
             // What is in the store may be sent again, and what was not acknowledged comes again from its client.
-            uplink.allowed *= 2;
+            uplink.allowed = uplink.allowed.saturating_mul(2);
             if !uplink.answered {
                 uplink.order = None;
             }
@@ -890,6 +898,9 @@ impl Reference {
                     if *conn == ConnId(0) {
                         // The broker forgot what it had not been answered for, and so did the gateway.
                         self.given_up += self.orphans.drain().count();
+                        // As long as the gateway lives it has the rest.
+                        self.fragile
+                            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
                     }
                 }
             }
@@ -1353,6 +1364,7 @@ impl Reference {
                 .down
                 .as_ref()
                 .is_some_and(|d| d.kind == DownKind::Pubrel && d.payload.as_ref() == Some(&payload));
+        let released = released && !(self.disk_failed && client.restored);
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1416,6 +1428,8 @@ impl Reference {
                 },
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
+            // A gateway whose disk did not work may have forgotten.
+            let again = again && !(self.disk_failed && client.restored);
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1439,8 +1453,7 @@ impl Reference {
             // Each PUBREC is answered, if only when that is durable.
             client.down.iter_mut().for_each(|down| down.due = true);
         }
-        let earlier = |s: &Started| s.acknowledged && s.msg_id == Some(msg_id);
-        if !own && client.restored && client.started.values().any(earlier) {
+        if !own && client.restored && client.received.contains(&msg_id) {
             return Ok(());
         }
         if !own || client.phase == Phase::Asleep {
@@ -1466,7 +1479,11 @@ impl Reference {
             .up
             .get(&puback.msg_id)
             .is_some_and(|e| e.qos == QoS::ExactlyOnce);
-        if client.restored && refused && exactly_once {
+        let due = client
+            .due
+            .get(&(MsgType::Puback, puback.msg_id))
+            .is_some_and(|due| *due > 0);
+        if client.restored && refused && exactly_once && !due {
             // An earlier life was told so, and its successor, which may not know, is told so again.
             return Ok(());
         }
@@ -2198,6 +2215,7 @@ impl ClientModel {
             wills_again: Vec::new(),
             losses: 0,
             emitted_order: [0; 3],
+            received: BTreeSet::new(),
             restored: false,
             saved: FxHashMap::default(),
         }
@@ -2674,6 +2692,7 @@ impl ClientModel {
                 }
             }
             Packet::Pubrec(msg_id) if active => {
+                self.received.insert(msg_id);
                 owe(MsgType::Pubrel, msg_id);
                 if let Some(down) = self.down.as_mut().filter(|d| d.msg_id == msg_id)
                     && down.kind == DownKind::Publish(QoS::ExactlyOnce)
@@ -2725,6 +2744,12 @@ impl ClientModel {
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
+                        // What the last life asked under this message id may be answered only now.
+                        let named = self
+                            .names
+                            .iter()
+                            .filter(|(_, name)| **name == topic && self.restored);
+                        self.confirmed.extend(named.map(|(id, _)| *id));
                         self.told.insert(topic);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
