@@ -238,7 +238,10 @@ fn acknowledgements_keep_to_their_quarter_of_the_duty_cycle() {
     let airtime = Duration::from_secs_f64((ack.len() + 16) as f64 * 12.0 / 2400.0) * acks as u32;
     let quarter = Duration::from_secs(9);
     assert!(airtime <= quarter, "{airtime:?} for {acks} acknowledgements");
-    assert!(airtime > quarter * 3 / 4, "{airtime:?} for {acks} acknowledgements");
+    assert!(
+        airtime > quarter * 3 / 4,
+        "{airtime:?} for {acks} acknowledgements"
+    );
     assert_eq!(acks + dropped, 1800);
 }
 
