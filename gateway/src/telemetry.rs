@@ -1,6 +1,7 @@
 //! Logs, and what the shell counts itself.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::sync::Mutex;
@@ -313,8 +314,11 @@ impl Notices {
             } => {
                 let radio = self.radio(link);
                 let (used, limit) = (percent(used_ppm), percent(limit_ppm));
-                let (oldest, wait) = (oldest.as_secs(), wait.as_secs());
-                warn!(target: "radio", radio, used, limit, queued, oldest, wait, "duty cycle");
+                let [oldest, wait] = [oldest, wait].map(|time| Duration::from_secs(time.as_secs()));
+                warn!(
+                    target: "radio", radio, used, limit, queued, ?oldest, ?wait,
+                    "duty cycle used up: what is to be sent waits, and answers that would come too late are left out"
+                );
             }
             Notice::AirtimeLost { link } => {
                 let radio = self.radio(link);
