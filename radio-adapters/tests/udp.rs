@@ -522,7 +522,7 @@ async fn a_port_that_becomes_free_later_is_listened_on_then() {
     client("127.0.0.1:0").send_to(b"\x03\x01\x01", addr).unwrap();
     let heard = core.recv().await.unwrap();
     assert!(matches!(heard, Input::Datagrams(LINK, _)), "{heard:?}");
-    assert_eq!(stats.received.load(core::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(stats.received.load(Ordering::Relaxed), 1);
     assert_eq!(stats.kernel_dropped(), Some(0));
 }
 
