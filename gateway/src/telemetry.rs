@@ -349,8 +349,11 @@ impl Notices {
             } => {
                 let radio = self.radio(link);
                 let (used, limit) = (percent(used_ppm), percent(limit_ppm));
-                let (oldest, wait) = (oldest.as_secs(), wait.as_secs());
-                warn!(target: "radio", radio, used, limit, queued, oldest, wait, "duty cycle");
+                let [oldest, wait] = [oldest, wait].map(|time| Duration::from_secs(time.as_secs()));
+                warn!(
+                    target: "radio", radio, used, limit, queued, ?oldest, ?wait,
+                    "duty cycle used up: what is to be sent waits, and answers that would come too late are left out"
+                );
             }
             Notice::AirtimeLost { link } => {
                 let radio = self.radio(link);

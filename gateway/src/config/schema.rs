@@ -476,7 +476,8 @@ const LORA: &[Field] = &[
     .example("\"EU868\""),
     key(
         "frequency",
-        Kind::Integer(100_000_000, 3_000_000_000),
+        // Too low ones are megahertz: a rule says so.
+        Kind::Integer(1, 3_000_000_000),
         "in Hz; else a usual one of the region",
     )
     .example("868_100_000"),

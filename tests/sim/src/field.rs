@@ -5,6 +5,7 @@
 //! a restart. Everything that was on the air is written down as the air saw it, and not as the gateway says.
 
 pub mod airtime;
+pub mod scene;
 
 use core::fmt;
 use core::time::Duration;
