@@ -5,6 +5,7 @@
 //! that are kept at the outer ends by programs that share no code with the gateway.
 
 mod campaign;
+mod damage;
 mod ledger;
 
 use std::{
