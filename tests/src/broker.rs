@@ -142,6 +142,23 @@ impl Broker {
         }
     }
 
+    /// Has mosquitto log only this, such as "error": every packet is too much for a test of many.
+    ///
+    /// # Panics
+    /// If it is the broker inside the gateway.
+    #[must_use]
+    pub fn log_only(self, what: &str) -> Broker {
+        let Place::Mosquitto { dir, .. } = &self.place else {
+            panic!("the broker inside the gateway has no log of its own")
+        };
+        let file = dir.path().join("mosquitto.conf");
+        let config = fs::read_to_string(&file).expect("it was written by us");
+        // Its start is a line of kind "information".
+        let config = config.replace("log_type all", &format!("log_type information\nlog_type {what}"));
+        fs::write(file, config).expect("the directory is ours");
+        self
+    }
+
     /// Starts it, on the same port as always.
     ///
     /// # Panics
