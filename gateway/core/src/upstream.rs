@@ -22,7 +22,8 @@ use crate::config::{Durability, Limits, SpoolFull, UpstreamConfig, WhenDown};
 use crate::durable::records::{Stage, UplinkRecord};
 use crate::durable::{Journal, Waiting, receiving_key, uplink_key};
 use crate::io::{
-    BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoredUplink, Token,
+    BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoreKey, StoredUplink,
+    Token,
 };
 use crate::metrics::Metrics;
 use crate::subscriptions::FilterKey;
@@ -731,6 +732,16 @@ impl Upstream {
         };
         if let Some(options) = self.open_options(conn) {
             options.restored.push(restored);
+        }
+    }
+
+    /// Puts the publishes that have packet ids in the order in which that was written: of two with the same, the broker
+    /// is done with the earlier. It need not be the older, since spooled and new ones take turns.
+    pub(crate) fn order_restored(&mut self, written: impl Fn(StoreKey) -> Option<usize>) {
+        if let Some(options) = &mut self.exact {
+            options
+                .restored
+                .sort_by_key(|restored| written(restored.stored.key));
         }
     }
 

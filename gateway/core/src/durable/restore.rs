@@ -54,13 +54,14 @@ impl Values {
 }
 
 impl Gateway {
-    /// Takes what an earlier life stored, before anything else is handed in. `unix_ms` is the time since 1970, in
-    /// milliseconds, at `now`.
+    /// Takes what an earlier life stored, in the order in which it was written last, before anything else is handed in.
+    /// `unix_ms` is the time since 1970, in milliseconds, at `now`.
     ///
     /// Clients go on where they were: none is told anything, and whoever was connected has its whole keep-alive or sleep
     /// duration from now on to be heard of.
     pub fn restore(&mut self, now: Instant, unix_ms: u64, values: Vec<(StoreKey, Bytes)>) -> Restored {
         self.cx.journal.start(now, unix_ms);
+        let written: FxHashMap<StoreKey, usize> = values.iter().map(|(key, _)| *key).zip(0..).collect();
         let values = Values(values.into_iter().collect());
         let mut restored = Restored::default();
         let mut places = FxHashMap::default();
@@ -75,6 +76,7 @@ impl Gateway {
         }
         self.restore_uplinks(now, &values, &places, &mut restored);
         self.restore_messages(now, &values, &places, &mut restored);
+        self.cx.upstream.order_restored(|key| written.get(&key).copied());
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }
