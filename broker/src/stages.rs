@@ -54,6 +54,8 @@ struct State {
     settled: Vec<Token>,
     /// The packet id that was given last.
     last: u16,
+    /// Where the client library begins to send again.
+    frontier: u16,
     /// Records that name packet ids of a lost session; they are to stand before any of the next session.
     reset: Vec<StoreChange>,
 }
@@ -167,17 +169,28 @@ impl Stages {
         all.into_iter().map(in_flight).collect()
     }
 
-    /// Whether a publish may be handed over. The client library gives packet ids from 1 to `limit` in a circle, and
-    /// after a reconnect it sends again in the order of packet ids: so the circle begins anew only when nothing is in
-    /// flight.
+    /// Whether a publish may be handed over, so that order is kept.
+    ///
+    /// The client library gives packet ids from 1 to `limit` in a circle. After a reconnect it sends PUBLISH again from
+    /// the packet id after its frontier on, all round the circle, and then PUBREL by packet id. So the circle begins
+    /// anew only when nothing is in flight, and nothing is sent beyond the frontier before what is within.
     pub(crate) fn has_room(&self, limit: u16) -> bool {
         let state = self.state();
-        let idle = state.open.is_empty() && state.expected.is_empty();
-        idle || usize::from(state.last) + state.expected.len() < usize::from(limit)
+        if state.open.is_empty() && state.expected.is_empty() {
+            return true;
+        }
+        let next = usize::from(state.last) + state.expected.len() + 1;
+        let unreceived = state.open.iter().filter(|(_, open)| !open.released);
+        let oldest = unreceived.map(|(packet_id, _)| usize::from(*packet_id)).min();
+        let oldest = oldest.unwrap_or(usize::from(state.last) + 1);
+        let frontier = usize::from(state.frontier);
+        next <= usize::from(limit) && !(oldest..next).contains(&frontier)
     }
 
-    /// This, and nothing else, is in flight; returns when a later life would know.
-    pub(crate) async fn save(&self, in_flight: Vec<InFlight>) {
+    /// This, and nothing else, is in flight, and after this packet id the client library begins when it sends again;
+    /// returns when a later life would know.
+    pub(crate) async fn save(&self, in_flight: Vec<InFlight>, frontier: u16) {
+        self.state().frontier = frontier;
         let changes = self.state().compare(in_flight);
         if changes.is_empty() {
             return;
@@ -200,8 +213,10 @@ impl Stages {
             let _ = done.send(());
         };
         journal.submit(changes, Box::new(done));
-        // Without a store there is nobody to wait for; the process is about to end.
-        let _ = durable.await;
+        if durable.await.is_err() {
+            // Nobody stores any more, so nothing leaves that a later life must know of.
+            core::future::pending::<()>().await;
+        }
     }
 
     /// Publishes of an earlier life that are done.
@@ -442,6 +457,23 @@ mod tests {
     }
 
     #[test]
+    fn nothing_overtakes_at_the_frontier_of_the_client_library() {
+        let stages = stages(vec![]);
+        let expect = |id| stages.expect(None, stored(id), "t", false, &Bytes::from_static(b"x"));
+        let save = |in_flight| stages.save(in_flight, 2).now_or_never().unwrap();
+        expect(1);
+        save(vec![publish(1, b"x")]);
+        assert!(stages.has_room(20));
+        expect(2);
+        assert!(!stages.has_room(20), "3 would be sent again before 1 and 2");
+        save(vec![publish(1, b"x"), publish(2, b"x")]);
+        save(vec![release(1), publish(2, b"x")]);
+        assert!(!stages.has_room(20));
+        save(vec![release(1), release(2)]);
+        assert!(stages.has_room(20));
+    }
+
+    #[test]
     fn packet_ids_of_a_lost_session_are_taken_back_before_another_is_stored() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let journal = Journal::new({
@@ -459,8 +491,19 @@ mod tests {
         let stages = Stages::new(Some(journal), &options);
         stages.lose();
         stages.expect(None, stored(2), "t", false, &Bytes::from_static(b"x"));
-        stages.save(vec![publish(3, b"x")]).now_or_never().unwrap();
+        stages.save(vec![publish(3, b"x")], 0).now_or_never().unwrap();
         assert_eq!(*written.lock().unwrap(), [[(1, 0)], [(2, 1)]]);
+    }
+
+    #[test]
+    fn nothing_leaves_when_nobody_stores_any_more() {
+        let options = ConnectOptions {
+            exactly_once: true,
+            ..ConnectOptions::default()
+        };
+        let stages = Stages::new(Some(Journal::new(|_, done| drop(done))), &options);
+        stages.expect(None, stored(1), "t", false, &Bytes::from_static(b"x"));
+        assert!(stages.save(vec![publish(1, b"x")], 0).now_or_never().is_none());
     }
 
     #[test]
