@@ -261,7 +261,7 @@ impl SessionStore for Checkpoint {
         Box::pin(async {
             if self.stages.are_kept() {
                 let in_flight = session.replay.iter().filter_map(in_flight).collect();
-                self.stages.save(in_flight, session.last_puback).await;
+                self.stages.save(in_flight).await;
             }
             Ok(())
         })
