@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, SpoolFull};
 use sn_codec::QoS;
 use snipe_sim::sim_broker::BrokerConfig;
