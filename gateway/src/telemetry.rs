@@ -757,7 +757,7 @@ mod tests {
         // Nothing is even asked for below that level.
         let unasked = || -> String { panic!("not below trace") };
         let told = lines(LevelFilter::DEBUG, || {
-            trace_datagram("in", unasked, unasked, &datagram)
+            trace_datagram("in", unasked, unasked, &datagram);
         });
         assert_eq!(told, [""; 0]);
     }

@@ -1131,7 +1131,7 @@ const BAD: &[(&str, &str)] = &[
     (
         "sleep",
         "[sleep]\nmax_age = \"0s\"\nwhen_full = \"drop\"\nqos0 = \"all\"\n[security]\naddress_change = \"closed\"\n\
-         [[client]]\nmatch = \"a\"\nsleep = { max_sleep = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
+         [[client]]\nmatch = \"a\"\nsleep = { total_bytes = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
     ),
     (
         "spool",
