@@ -14,7 +14,8 @@ use broker::RequestSender;
 use gateway_core::Gateway;
 use gateway_core::config::WhenDown;
 use gateway_core::io::{
-    BrokerEvent, Input, LinkEvent, Output, StoreChange, StoreEvent, StoreRequest, Ticket, TxDatagram,
+    BrokerEvent, Destination, Input, LinkEvent, Output, StoreChange, StoreEvent, StoreRequest, Ticket,
+    TxDatagram,
 };
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
@@ -451,8 +452,10 @@ impl Shell {
         match input {
             Input::Datagrams(link, batch) => {
                 for (received, datagram) in batch.iter() {
+                    let radio = || self.notices.radio(link).to_owned();
+                    telemetry::trace_datagram("in", radio, || received.from.addr.to_string(), datagram);
                     self.gateway
-                        .handle_received(now, link, &received.from, received.facts, datagram);
+                        .handle_datagram(now, link, &received.from, received.facts, datagram);
                 }
                 batch.datagrams.len() as u64
             }
@@ -512,6 +515,12 @@ impl Shell {
                     len,
                     ticket,
                 } => {
+                    let radio = || self.notices.radio(link).to_owned();
+                    let peer = || match &to {
+                        Destination::Peer(route) => route.addr.to_string(),
+                        Destination::Broadcast => "everyone".to_owned(),
+                    };
+                    telemetry::trace_datagram("out", radio, peer, &self.buf);
                     if let Some(link) = self.links.get_mut(usize::from(link.0)) {
                         link.batch.bytes.extend_from_slice(&self.buf);
                         link.batch.datagrams.push(TxDatagram {

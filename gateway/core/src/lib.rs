@@ -35,6 +35,8 @@ mod metrics;
 pub mod peer;
 mod registry;
 mod schedule;
+mod sources;
+mod subscribers;
 mod subscriptions;
 pub mod time;
 mod timers;

@@ -24,7 +24,8 @@ use crate::config::{Durability, Limits, SpoolFull, UpstreamConfig, WhenDown};
 use crate::durable::records::{Stage, UplinkRecord};
 use crate::durable::{Journal, Waiting, receiving_key, uplink_key};
 use crate::io::{
-    BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoredUplink, Token,
+    BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoreKey, StoredUplink,
+    Token,
 };
 use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
@@ -53,8 +54,8 @@ pub(crate) struct Upstream {
     /// Stored and not settled.
     spooled_messages: usize,
     spooled_bytes: usize,
-    /// Messages that each client has in the lane of spooled ones, by its author.
-    backlog_of: FxHashMap<Author, u32>,
+    /// Messages that each client has in the lane of spooled ones of each connection.
+    backlog_of: FxHashMap<(ConnId, Author), u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
     /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
@@ -305,7 +306,7 @@ impl Upstream {
         }
         let up = self.is_up(conn);
         let forgets = self.connections[conn.0 as usize].forgets;
-        let backlogged = self.backlog_of.contains_key(&author);
+        let backlogged = self.backlog_of.contains_key(&(conn, author));
         let tracked = message.qos > QoS::AtMostOnce;
         let spools = self.when_down == WhenDown::Spool && journal.is_on();
         let qos0 = journal.rules().is_some_and(|rules| rules.qos0);
@@ -408,7 +409,7 @@ impl Upstream {
         let seq = self.next_seq;
         self.next_seq += 1;
         if backlog {
-            self.enter_backlog(author);
+            self.enter_backlog(conn, author);
         }
         let qos = message.qos;
         let key = self.insert(RequestKind::Publish {
@@ -487,7 +488,7 @@ impl Upstream {
             _ => line.retain(|waiting| *waiting != key),
         }
         if backlog {
-            self.leave_backlog(author);
+            self.leave_backlog(conn, author);
         }
         match stored {
             Some(id) => self.forget_stored(
@@ -503,17 +504,17 @@ impl Upstream {
         }
     }
 
-    fn enter_backlog(&mut self, author: Author) {
+    fn enter_backlog(&mut self, conn: ConnId, author: Author) {
         if author != Author::NONE {
-            *self.backlog_of.entry(author).or_default() += 1;
+            *self.backlog_of.entry((conn, author)).or_default() += 1;
         }
     }
 
-    fn leave_backlog(&mut self, author: Author) {
-        if let Some(count) = self.backlog_of.get_mut(&author) {
+    fn leave_backlog(&mut self, conn: ConnId, author: Author) {
+        if let Some(count) = self.backlog_of.get_mut(&(conn, author)) {
             *count -= 1;
             if *count == 0 {
-                self.backlog_of.remove(&author);
+                self.backlog_of.remove(&(conn, author));
             }
         }
     }
@@ -628,9 +629,10 @@ impl Upstream {
 
     /// The connection broke: what the broker may not have is stored, so that its clients can be answered.
     pub(crate) fn spool_unsettled(&mut self, journal: &mut Journal, now: Instant, conn: ConnId) {
-        if self.when_down != WhenDown::Spool || !journal.works() {
+        if !journal.works() {
             return;
         }
+        let spools = self.when_down == WhenDown::Spool;
         let mut keys: Vec<(u64, usize)> = Vec::new();
         for (key, request) in &self.requests {
             if let RequestKind::Publish {
@@ -642,7 +644,7 @@ impl Upstream {
                 ..
             } = &request.kind
                 && *of == conn
-                && (stored.is_none() || !*backlog)
+                && (stored.is_some() && !*backlog || stored.is_none() && spools)
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -674,6 +676,7 @@ impl Upstream {
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
+            conn,
             sent,
             origin,
             message,
@@ -685,7 +688,7 @@ impl Upstream {
         else {
             return;
         };
-        let (author, size, waits) = (*author, message.size(), !*sent);
+        let (conn, author, size, waits) = (*conn, *author, message.size(), !*sent);
         let enters = !core::mem::replace(backlog, true);
         let is_stored = stored.is_some();
         if !is_stored {
@@ -695,7 +698,7 @@ impl Upstream {
             *stored = Some(id);
         }
         if enters {
-            self.enter_backlog(author);
+            self.enter_backlog(conn, author);
         }
         if is_stored {
             // The journal works, so this waits.
@@ -794,6 +797,15 @@ impl Upstream {
             options.clean_start = options.restored.is_empty();
             let conn = ConnId(self.shared);
             self.control.push_back(BrokerRequest::Open { conn, options });
+        }
+    }
+
+    /// Of two publishes with one packet id the one that was written later is the one that has it.
+    pub(crate) fn sort_restored(&mut self, written: &FxHashMap<StoreKey, usize>) {
+        if let Some(options) = &mut self.exact {
+            options
+                .restored
+                .sort_by_key(|restored| written.get(&restored.stored.key));
         }
     }
 
@@ -909,7 +921,7 @@ impl Upstream {
                     }
                 }
                 if backlog {
-                    self.leave_backlog(author);
+                    self.leave_backlog(conn, author);
                 }
                 let stored = stored.map(|id| Stored {
                     id,
@@ -1122,12 +1134,13 @@ impl Upstream {
     /// A QoS 0 publish has left, and nobody will say what became of it.
     fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
         if let RequestKind::Publish {
+            conn,
             author,
             backlog: true,
             ..
         } = self.requests.remove(key).kind
         {
-            self.leave_backlog(author);
+            self.leave_backlog(conn, author);
         }
         if let Some(id) = stored {
             let qos = QoS::AtMostOnce;

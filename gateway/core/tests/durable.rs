@@ -408,6 +408,7 @@ fn a_qos_2_delivery_goes_on_under_its_message_id_at_each_step() {
         }
 
         let mut bench = bench.restart(config());
+        bench.commit();
         let heard = bench.heard(A);
         match (steps, &heard[..]) {
             (0, [Packet::Publish(again)]) => {

@@ -11,8 +11,8 @@ use std::{
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, Reconnect, RemoteConfig, Transport};
 use gateway_core::config::{
     AddressChange, ClientRule, Durability, ForwarderRule, GatewayConfig, Limits, PeerMatch, PredefinedTopic,
-    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, SpoolFull, Timers, UpstreamConfig, WhenDown,
-    WhenFull,
+    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, SpoolFull, Timers, UnknownSender, UpstreamConfig,
+    WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
 use gateway_store::Sync;
@@ -80,6 +80,10 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             keep_airtime: radios.iter().any(|radio| radio.kind.has_duty_cycle()),
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
+            unknown_sender: match root.text("security.unknown_sender") {
+                Some("ignore") => UnknownSender::Ignore,
+                _ => default.unknown_sender,
+            },
             sleep,
             durability: Some(durability(root, &radios)),
         },
@@ -281,6 +285,9 @@ fn limits(root: &Table) -> Limits {
     Limits {
         clients: count("clients", default.clients),
         pending_connects: count("pending_connects", default.pending_connects),
+        per_source_sessions: root
+            .integer("limits.per_source_sessions")
+            .map_or(default.per_source_sessions, to),
         new_sessions_per_second: root
             .integer("limits.new_sessions_per_second")
             .map_or(default.new_sessions_per_second, to),
@@ -315,6 +322,7 @@ fn sleep(table: &Table, path: &str, or: &SleepRules) -> SleepRules {
             Some("drop") => SleepQos0::Drop,
             _ => or.qos0,
         },
+        max_sleep: table.duration(&at("max_sleep")).unwrap_or(or.max_sleep),
     }
 }
 

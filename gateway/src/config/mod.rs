@@ -29,7 +29,7 @@ pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
 pub(crate) use report::{ConfigErrors, Warning};
 pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings, StoreSettings};
 #[cfg(feature = "sim")]
-pub(crate) use units::parse_duration;
+pub(crate) use units::{parse_duration, show_duration};
 
 use layers::Surroundings;
 use tree::Table;

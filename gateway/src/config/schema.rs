@@ -476,7 +476,8 @@ const LORA: &[Field] = &[
     .example("\"EU868\""),
     key(
         "frequency",
-        Kind::Integer(100_000_000, 3_000_000_000),
+        // Too low ones are megahertz: a rule says so.
+        Kind::Integer(1, 3_000_000_000),
         "in Hz; else a usual one of the region",
     )
     .example("868_100_000"),
@@ -882,6 +883,7 @@ static CLIENT_SLEEP: Shape = Shape::table(&[
     key("max_age", SLEEP_AGE, "older ones are dropped"),
     key("when_full", WHEN_FULL, "refuse | drop-oldest | drop-newest"),
     key("qos0", SLEEP_QOS0, "keep-all | latest-per-topic | drop"),
+    key("max_sleep", SLEEP_AGE, "who says longer is lost after this"),
 ]);
 
 static CLIENT_UPSTREAM: Shape =
@@ -970,7 +972,12 @@ static LIMITS: Shape = Shape::table(&[
     )
     .default("10_000"),
     key("queue_bytes", ANY_SIZE, "their topics and payloads").default("\"16 MiB\""),
-    later("per_source_sessions", COUNT),
+    key(
+        "per_source_sessions",
+        COUNT,
+        "clients at one IP address; 0: no limit, for NAT and forwarders share one",
+    )
+    .default("0"),
     later("packets_per_second", Kind::Table(&PACKETS_PER_SECOND)),
     later("packet_bytes", Kind::Integer(2, 65_535)),
     later("memory", Kind::Size(MIB, 1024 * GIB)),
@@ -1044,8 +1051,13 @@ static SECURITY: Shape = Shape::table(&[
         "between two GWINFOs for one client",
     )
     .default("\"1s\""),
+    key(
+        "unknown_sender",
+        Kind::Choice(&["disconnect", "ignore"]),
+        "who has no session: disconnect: is told to connect again | ignore: is not answered",
+    )
+    .default("\"disconnect\""),
     later("amplification", Kind::Float(0.0, 1e6)),
-    later("unknown_sender", Kind::Choice(&["disconnect", "ignore"])),
 ]);
 
 static SLEEP: Shape = Shape::table(&[
@@ -1060,7 +1072,7 @@ static SLEEP: Shape = Shape::table(&[
     )
     .default("\"refuse\""),
     key("qos0", SLEEP_QOS0, "keep-all | latest-per-topic | drop").default("\"keep-all\""),
-    later("max_sleep", ANY_TIME),
+    key("max_sleep", SLEEP_AGE, "who says longer is lost after this").default("\"48h\""),
 ]);
 
 static SPOOL: Shape = Shape::table(&[

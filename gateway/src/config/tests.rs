@@ -9,7 +9,7 @@ use std::{
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
 use gateway_core::config::{
     AddressChange, Durability, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply,
-    SleepQos0, SleepRules, WhenDown, WhenFull,
+    SleepQos0, SleepRules, UnknownSender, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
 use proptest::prelude::*;
@@ -263,7 +263,11 @@ fn values_arrive_in_the_settings() {
         clients = 10
         client_id_bytes = 0x17
         queue_bytes = "1MB"
+        per_source_sessions = 3
+        [security]
+        unknown_sender = "ignore"
         [sleep]
+        max_sleep = "12h"
         max_messages = 7
         max_bytes = "1 KiB"
         total_bytes = "1 MiB"
@@ -326,8 +330,11 @@ fn values_arrive_in_the_settings() {
         max_age: Duration::from_secs(3600),
         when_full: WhenFull::DropOldest,
         qos0: SleepQos0::Drop,
+        max_sleep: Duration::from_secs(12 * 3600),
     };
     assert_eq!(gateway.sleep, sleep);
+    assert_eq!(gateway.unknown_sender, UnknownSender::Ignore);
+    assert_eq!(gateway.limits.per_source_sessions, 3);
     assert_eq!(gateway.limits.buffer_bytes, 1 << 20);
     assert!(settings.radios[0].required);
     assert_eq!(settings.log.targets, [("radio.a".to_owned(), LevelFilter::TRACE)]);

@@ -22,8 +22,8 @@ use gateway_core::Gateway;
 use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, StoreChange, StoreEvent,
-    StoreKey, StoreRequest, TxTicket, Will,
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, RadioFacts, StoreChange,
+    StoreEvent, StoreKey, StoreRequest, TxTicket, Will,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -171,6 +171,8 @@ pub struct World {
     store: Option<SimStore>,
     /// The gateway has ended, and this is what the next one will find.
     found: Option<Found>,
+    /// Its disk did not work then.
+    fails_at_start: bool,
     clients: Vec<Station>,
     forwarders: Vec<Forwarder>,
     by_addr: FxHashMap<Address, usize>,
@@ -293,6 +295,7 @@ impl World {
             gateway,
             store,
             found: None,
+            fails_at_start: false,
             clients: Vec::new(),
             forwarders: Vec::new(),
             lives: 0,
@@ -610,8 +613,11 @@ impl World {
             return;
         }
         self.lives += 1;
-        self.found = Some(store.end(end, &mut self.rng));
+        self.found = Some(store.end(self.now, end, &mut self.rng));
+        let fails = store.is_failing();
         self.note(|_| format!("gateway ends: {end:?}"));
+        self.after_store();
+        self.fails_at_start = fails;
         self.broker.gateway_died();
         self.events
             .retain(|Reverse(scheduled)| !matches!(scheduled.event, Event::Link(_)));
@@ -639,6 +645,7 @@ impl World {
             ));
         }
         self.reference.restore(self.now, &values)?;
+        self.reference.disk_fails = self.fails_at_start;
         self.link_credit = self.config.link_credit.unwrap_or(LinkProfile::UNLIMITED);
         self.link_up();
         Ok(())
@@ -1007,9 +1014,7 @@ impl World {
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
                 let certain = !self.reference.has_uncertain_copies(&delivered.payload)
-                    && !self
-                        .reference
-                        .came_under_two_ids(ClientIx(ix), &delivered.payload);
+                    && !self.reference.may_look_new(ClientIx(ix), &delivered.payload);
                 let remembers =
                     client.power_losses == 0 && client.forgot_asleep == 0 && !self.reference.disk_failed;
                 if again && certain && routed == 1 && !delivered.retain && remembers {
@@ -1050,7 +1055,9 @@ impl World {
 
     /// The store keeps nothing of what is done.
     fn check_leftovers(&self) -> Check {
-        let Some(store) = &self.store else { return Ok(()) };
+        let Some(store) = self.store.as_ref().filter(|_| !self.reference.disk_failed) else {
+            return Ok(());
+        };
         let has = |kind: u8, id: u64| store.promised().contains_key(&StoreKey { kind, id });
         let lonely = store
             .promised()
@@ -1174,7 +1181,8 @@ impl World {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
                 // Counting takes time in proportion to the clients.
                 let before = self.selective.then(|| self.refusals());
-                self.gateway.handle_datagram(now, LINK, &from, &datagram);
+                let facts = RadioFacts::default();
+                self.gateway.handle_datagram(now, LINK, &from, facts, &datagram);
                 let verdict = before.map_or(Verdict::OPEN, |(refused, moved)| {
                     let after = self.refusals();
                     Verdict {
@@ -1243,6 +1251,12 @@ impl World {
         let now = self.now;
         let Some(store) = &mut self.store else { return };
         let news = store.handle_action(now, action, &mut self.rng);
+        self.fails_at_start &= store.is_failing();
+        if self.found.is_some() {
+            // Nobody is there to be told.
+            store.take_durable();
+            return self.after_store();
+        }
         for (key, value) in store.take_durable() {
             if key.kind == saved::kind::UPLINK
                 && let Some(uplink) = saved::SavedUplink::decode(&value)

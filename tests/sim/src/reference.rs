@@ -119,6 +119,8 @@ pub struct Reference {
     unacknowledged: FxHashMap<(ConnId, DeliveryId), Bytes>,
     /// What they brought when the gateway ended: the broker sends it again, if it keeps the session.
     orphans: FxHashSet<Bytes>,
+    /// What the broker forgot before it had an acknowledgement.
+    fragile: FxHashSet<Bytes>,
     /// A session at the broker was lost at some time: then exactly once is not promised.
     pub sessions_lost: bool,
     /// The disk did not work at some time: nor is it then.
@@ -196,7 +198,9 @@ struct ClientModel {
     names: BTreeMap<TopicId, String>,
     /// Names the client refused in this connection (A40).
     refused_names: BTreeSet<String>,
-    /// Those of earlier records.
+    /// Names whose id it was told in this session (A40).
+    told: BTreeSet<String>,
+    /// Those told before the gateway was restarted.
     stale_names: BTreeMap<TopicId, String>,
     /// An id of an earlier record came again for another name: without persistence that is left to chance (A35).
     ids_collided: bool,
@@ -219,6 +223,8 @@ struct ClientModel {
     /// How often a will was due.
     losses: u32,
     emitted_order: [u64; 3],
+    /// QoS 2 messages that it has, by message id.
+    received: BTreeSet<MsgId>,
     /// Its session went on in another life of the gateway.
     restored: bool,
     /// What it was when its record was written, by the value in the store.
@@ -334,6 +340,8 @@ struct Started {
     acknowledged: bool,
     /// The client did not know its topic id, so it came again under another message id (A41).
     unknown_topic: bool,
+    /// It was on its way when the client began a clean session that looked like the repeat of its last CONNECT (A18).
+    resumed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -427,6 +435,7 @@ impl Reference {
             spooled: FxHashSet::default(),
             unacknowledged: FxHashMap::default(),
             orphans: FxHashSet::default(),
+            fragile: FxHashSet::default(),
             sessions_lost: false,
             disk_failed: false,
             disk_fails: false,
@@ -548,9 +557,12 @@ impl Reference {
             .collect();
         // What neither the broker nor the store was sure of: the broker sends it again.
         self.orphans.retain(|payload| !stored.contains(payload));
+        self.fragile.retain(|payload| !stored.contains(payload));
         for client in &mut self.clients {
-            client.owed.retain(|payload, _| !self.orphans.contains(payload));
+            let gone = |payload: &Bytes| self.orphans.contains(payload) || self.fragile.contains(payload);
+            client.owed.retain(|payload, _| !gone(payload));
         }
+        self.fragile.clear();
         let of = |kind: u8| {
             values
                 .iter()
@@ -562,7 +574,7 @@ impl Reference {
             .collect();
         for uplink in self.uplinks.values_mut() {
             // What is in the store may be sent again, and what was not acknowledged comes again from its client.
-            uplink.allowed *= 2;
+            uplink.allowed = uplink.allowed.saturating_mul(2);
             if !uplink.answered {
                 uplink.order = None;
             }
@@ -628,6 +640,13 @@ impl Reference {
         }
         let client = &mut self.clients[ix];
         let bound = client.bound.as_ref() == Some(from);
+        if let Packet::Pingreq(ping) = packet
+            && ping.client_id.is_some_and(|id| *id != *client.id)
+        {
+            // A16: whoever that is, it has no session here.
+            client.stray = Some(from.clone());
+            return Ok(());
+        }
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
         if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
@@ -879,6 +898,9 @@ impl Reference {
                     if *conn == ConnId(0) {
                         // The broker forgot what it had not been answered for, and so did the gateway.
                         self.given_up += self.orphans.drain().count();
+                        // As long as the gateway lives it has the rest.
+                        self.fragile
+                            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
                     }
                 }
             }
@@ -1148,6 +1170,8 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
+                let room = self.mtu - client.bound.as_ref().map_or(0, Address::overhead);
+                self.given_up += client.drop_too_large(room);
                 client.end_ping(now)?;
                 client.end_wake(now)
             }
@@ -1340,6 +1364,7 @@ impl Reference {
                 .down
                 .as_ref()
                 .is_some_and(|d| d.kind == DownKind::Pubrel && d.payload.as_ref() == Some(&payload));
+        let released = released && !(self.disk_failed && client.restored);
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1403,6 +1428,8 @@ impl Reference {
                 },
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
+            // A gateway whose disk did not work may have forgotten.
+            let again = again && !(self.disk_failed && client.restored);
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1426,8 +1453,7 @@ impl Reference {
             // Each PUBREC is answered, if only when that is durable.
             client.down.iter_mut().for_each(|down| down.due = true);
         }
-        let earlier = |s: &Started| s.acknowledged && s.msg_id == Some(msg_id);
-        if !own && client.restored && client.started.values().any(earlier) {
+        if !own && client.restored && client.received.contains(&msg_id) {
             return Ok(());
         }
         if !own || client.phase == Phase::Asleep {
@@ -1453,7 +1479,11 @@ impl Reference {
             .up
             .get(&puback.msg_id)
             .is_some_and(|e| e.qos == QoS::ExactlyOnce);
-        if client.restored && refused && exactly_once {
+        let due = client
+            .due
+            .get(&(MsgType::Puback, puback.msg_id))
+            .is_some_and(|due| *due > 0);
+        if client.restored && refused && exactly_once && !due {
             // An earlier life was told so, and its successor, which may not know, is told so again.
             return Ok(());
         }
@@ -1551,6 +1581,11 @@ impl Reference {
             ..
         } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
+            ensure(
+                !named || suback.topic_id == TopicId::NONE,
+                "a refused name has no topic id (A53)",
+                || format!("{suback:?} to {}", client.id),
+            )?;
             let for_now = suback.return_code == ReturnCode::Congestion;
             match before.filter(|_| for_now) {
                 Some(before) => {
@@ -1899,6 +1934,10 @@ impl Reference {
             }
             Notice::Connected { .. }
             | Notice::Asleep { .. }
+            | Notice::Awake { .. }
+            | Notice::Delivered { .. }
+            | Notice::Dropped { .. }
+            | Notice::AddressChanged { .. }
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
@@ -1947,14 +1986,17 @@ impl Reference {
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
                 // A60: dropped after so many sends, with nothing said.
-                let given_up = c
-                    .down
-                    .as_ref()
-                    .filter(|d| !d.closed && d.given_up(c.sends_per_round));
-                let dropped = given_up.and_then(|d| d.payload.as_ref());
+                let all_sends = c.sends_per_round * ROUNDS;
+                let given_up = c.down.as_ref().filter(|d| !d.closed && d.sends >= all_sends);
+                let dropped = move |(payload, owed): &(&Bytes, &Owed)| {
+                    given_up.is_some_and(|d| match d.kind {
+                        DownKind::Register => d.topic == owed.topic,
+                        DownKind::Publish(_) | DownKind::Pubrel => d.payload.as_ref() == Some(*payload),
+                    })
+                };
                 c.owed
                     .iter()
-                    .filter(move |(payload, _)| Some(*payload) != dropped)
+                    .filter(move |owed| !dropped(owed))
                     .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
             })
             .collect()
@@ -2023,10 +2065,12 @@ impl Reference {
             .collect()
     }
 
-    /// A message came again to a client under another message id, so that a late copy of the first looks new.
-    pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
-        let started = self.model(client).started.get(payload);
-        started.is_some_and(|started| started.unknown_topic)
+    /// A message may look new to a client that has it: it came again under another message id, or to a client that had
+    /// begun a clean session and forgotten it, which the gateway could not know.
+    pub fn may_look_new(&self, client: ClientIx, payload: &[u8]) -> bool {
+        let model = self.model(client);
+        let started = model.started.get(payload);
+        started.is_some_and(|started| started.unknown_topic || (started.resumed && model.clean))
     }
 
     /// The messages that a client acknowledged.
@@ -2155,6 +2199,7 @@ impl ClientModel {
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
             refused_names: BTreeSet::new(),
+            told: BTreeSet::new(),
             stale_names: BTreeMap::new(),
             ids_collided: false,
             confirmed: BTreeSet::new(),
@@ -2170,6 +2215,7 @@ impl ClientModel {
             wills_again: Vec::new(),
             losses: 0,
             emitted_order: [0; 3],
+            received: BTreeSet::new(),
             restored: false,
             saved: FxHashMap::default(),
         }
@@ -2262,6 +2308,11 @@ impl ClientModel {
         self.no_dup = false;
         self.interrupt();
         if resumes {
+            if self.resumed == Phase::Active
+                && let Some(payload) = self.down.as_ref().and_then(|down| down.payload.clone())
+            {
+                self.started.entry(payload).or_default().resumed = true;
+            }
             return;
         }
         self.confirmed.clear();
@@ -2293,6 +2344,7 @@ impl ClientModel {
         self.owed.clear();
         self.up.clear();
         self.confirmed.clear();
+        self.told.clear();
         if let Some(down) = &mut self.down {
             down.closed = true;
         }
@@ -2323,16 +2375,16 @@ impl ClientModel {
         }
     }
 
-    /// The gateway's record of the client is gone, and A35 holds within one record.
+    /// The gateway's record of the client is gone. A35 holds nevertheless.
     fn record_gone(&mut self) {
         self.forget();
         self.answers_register = false;
-        self.stale_names.append(&mut self.names);
     }
 
     /// Everything the gateway knew is gone.
     fn restart(&mut self) {
         self.record_gone();
+        self.stale_names.append(&mut self.names);
         self.bound = None;
         self.challenge = None;
         self.phase = Phase::None;
@@ -2453,12 +2505,21 @@ impl ClientModel {
     fn register_unanswered(&mut self, topic: Option<&str>) -> usize {
         self.ignores_register |= !self.answers_register;
         let skips = self.ignores_register;
-        let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+        let unknown = |topic: &String| !self.told.contains(topic);
         let before = self.owed.len();
         self.owed.retain(|_, owed| {
             let needs_register = skips && unknown(&owed.topic);
             Some(owed.topic.as_str()) != topic && !needs_register
         });
+        before - self.owed.len()
+    }
+
+    /// A63: it moved behind a forwarder, which leaves less room, after the message came. The notice of that may follow
+    /// later. Returns how many messages.
+    fn drop_too_large(&mut self, room: usize) -> usize {
+        let before = self.owed.len();
+        self.owed
+            .retain(|payload, owed| payload.len() + 7 <= room && owed.topic.len() + 6 <= room);
         before - self.owed.len()
     }
 
@@ -2631,6 +2692,7 @@ impl ClientModel {
                 }
             }
             Packet::Pubrec(msg_id) if active => {
+                self.received.insert(msg_id);
                 owe(MsgType::Pubrel, msg_id);
                 if let Some(down) = self.down.as_mut().filter(|d| d.msg_id == msg_id)
                     && down.kind == DownKind::Publish(QoS::ExactlyOnce)
@@ -2638,15 +2700,18 @@ impl ClientModel {
                     down.kind = DownKind::Pubrel;
                     self.acknowledged();
                 }
-                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way.
+                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy
+                // of one that was refused for its topic id since (A41).
+                let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
+                let refused = earlier.is_some_and(|(_, s)| s.unknown_topic);
+                let earlier = earlier.map(|(payload, _)| payload.clone());
                 if let Some(down) = self
                     .down
                     .as_mut()
-                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Register && !d.closed)
+                    .filter(|d| (d.msg_id == msg_id || refused) && d.kind == DownKind::Register && !d.closed)
                 {
-                    down.kind = DownKind::Pubrel;
-                    let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
-                    down.payload = earlier.map(|(payload, _)| payload.clone());
+                    (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
+                    down.payload = earlier;
                     self.acknowledged();
                 }
                 // Each PUBREC is answered by a PUBREL at once.
@@ -2679,6 +2744,13 @@ impl ClientModel {
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
+                        // What the last life asked under this message id may be answered only now.
+                        let named = self
+                            .names
+                            .iter()
+                            .filter(|(_, name)| **name == topic && self.restored);
+                        self.confirmed.extend(named.map(|(id, _)| *id));
+                        self.told.insert(topic);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
                         self.refused_names.insert(topic);
@@ -2746,7 +2818,8 @@ impl ClientModel {
                 if down.dup {
                     // A61: it may be refused for its DUP; then it comes once without.
                     self.no_dup = true;
-                    down.stale = true;
+                    down.due = true;
+                    down.sends -= down.sends % self.sends_per_round;
                 } else {
                     // A62: it is not wanted.
                     down.closed = true;
@@ -2824,6 +2897,7 @@ impl ClientModel {
             format!("{id} of {} was {known}, now {name}", self.id)
         })?;
         self.confirmed.insert(id);
+        self.told.insert(name.into());
         Ok(())
     }
 

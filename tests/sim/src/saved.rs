@@ -10,6 +10,8 @@ pub mod kind {
     pub const UPLINK: u8 = 2;
     /// A message for clients.
     pub const MESSAGE: u8 = 4;
+    /// The broker has released the delivery that brought it.
+    pub const RELEASED: u8 = 7;
     /// How far one of its recipients is.
     pub const PROGRESS: u8 = 5;
 }
@@ -88,6 +90,15 @@ impl SavedUplink {
         let payload = Bytes::copy_from_slice(from.take(len)?);
         Some(SavedUplink { topic, payload, qos })
     }
+}
+
+/// The delivery that brought a message for clients, with QoS 2.
+pub fn message_from(value: &Bytes) -> Option<(u32, u64)> {
+    let mut from = Octets(value);
+    if from.after_version()?.number(1)? == 0 {
+        return None;
+    }
+    Some((from.number(4)? as u32, from.number(8)?))
 }
 
 /// The payload of a message for clients.

@@ -16,6 +16,7 @@ use gateway_core::io::{
 };
 use gateway_core::time::Instant;
 use rand::{RngExt, rngs::SmallRng, seq::SliceRandom};
+use rustc_hash::FxHashMap;
 use sn_codec::{QoS, topic};
 
 use crate::net::between;
@@ -168,6 +169,7 @@ pub struct SimBroker {
     pub config: BrokerConfig,
     /// Everything routed so far, in order.
     pub log: Vec<Routed>,
+    counts: FxHashMap<Bytes, usize>,
     reachable: bool,
     conns: BTreeMap<ConnId, Conn>,
     retained: BTreeMap<Arc<str>, (Bytes, QoS)>,
@@ -287,6 +289,7 @@ impl SimBroker {
             reachable: config.up_at_start,
             config,
             log: Vec::new(),
+            counts: FxHashMap::default(),
             conns: BTreeMap::new(),
             retained: BTreeMap::new(),
             scheduled: Vec::new(),
@@ -496,7 +499,7 @@ impl SimBroker {
 
     /// How often a payload was routed.
     pub fn count(&self, payload: &[u8]) -> usize {
-        self.log.iter().filter(|routed| routed.payload == payload).count()
+        self.counts.get(payload).copied().unwrap_or_default()
     }
 
     fn conn(&mut self, conn: ConnId) -> &mut Conn {
@@ -737,6 +740,7 @@ impl SimBroker {
         payload: Bytes,
         rng: &mut SmallRng,
     ) {
+        *self.counts.entry(payload.clone()).or_default() += 1;
         self.log.push(Routed {
             at: now,
             origin,

@@ -101,6 +101,8 @@ pub struct SimStore {
     scheduled: Vec<(Instant, StoreAction)>,
     /// What a disk that keeps its word must have: by key, the value that was reported durable.
     promised: BTreeMap<StoreKey, Bytes>,
+    /// Read when the disk did not work.
+    unsure: Vec<(StoreKey, Bytes)>,
     /// Not handed to the store yet.
     queued: Vec<StoreChange>,
     /// Handed to the store and not durable for certain.
@@ -135,6 +137,7 @@ impl SimStore {
             look_at: None,
             scheduled: Vec::new(),
             promised: BTreeMap::new(),
+            unsure: Vec::new(),
             queued: Vec::new(),
             written: Vec::new(),
             news: Vec::new(),
@@ -237,6 +240,9 @@ impl SimStore {
         if core::mem::take(&mut self.failing) {
             news.push(StoreNews::Gateway(StoreEvent::Works));
         }
+        if self.promised.is_empty() {
+            self.promised.extend(self.unsure.drain(..));
+        }
         for change in self.written.drain(..) {
             match change {
                 StoreChange::Put(key, value) => {
@@ -259,7 +265,7 @@ impl SimStore {
     /// The process ends. Returns what the next one finds.
     ///
     /// A commit that is under way may have been written by then, and only its sync be missing.
-    pub fn end(&mut self, end: End, rng: &mut SmallRng) -> Found {
+    pub fn end(&mut self, now: Instant, end: End, rng: &mut SmallRng) -> Found {
         self.life += 1;
         if self.committing.take().is_some() && rng.random() {
             // Fails if the disk does.
@@ -286,6 +292,12 @@ impl SimStore {
             .map(|(key, _)| *key)
             .collect();
         self.promised = there;
+        if self.store.has_pending() {
+            // The disk did not work, so what is read may go with the power; it is written again as soon as it can be.
+            self.unsure = core::mem::take(&mut self.promised).into_iter().collect();
+            self.failing = true;
+            self.look(now + RETRY);
+        }
         Found {
             values,
             damage: recovered.damage,

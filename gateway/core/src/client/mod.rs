@@ -248,11 +248,12 @@ impl Client {
     /// A record without a session.
     pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>) -> Self {
         use rand::RngExt as _;
+        let author = Author::of(&id);
         Client {
             ix: ClientIx(0),
             serial: 0,
             rule: cx.predefined.rule_for(&id),
-            author: Author::of(&id),
+            author,
             id,
             via: None,
             state: State::Disconnected,
@@ -265,7 +266,7 @@ impl Client {
             armed: None,
             will: None,
             challenge: None,
-            topics: ClientTopics::new(cx.rng.random()),
+            topics: ClientTopics::new(cx.id_trails.start(author.0), cx.rng.random()),
             subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
@@ -441,6 +442,19 @@ impl Client {
         self.seen(cx, now);
         self.answers_challenge(cx);
         self.down.resume();
+    }
+
+    /// A message that is not for the session, but shows that the client is there (reading A28).
+    pub(crate) fn heard_aside(&mut self, cx: &Context, now: Instant) {
+        match self.state {
+            State::Setup(_) => self.last_seen = now,
+            State::Active | State::Asleep { .. } | State::Awake(_) => {
+                self.seen(cx, now);
+                self.down.end_silence();
+                self.down.resume();
+            }
+            State::Disconnected | State::Lost | State::Gone => {}
+        }
     }
 
     /// Its link is down. Silence says nothing until it is back, and nothing was sent in vain.

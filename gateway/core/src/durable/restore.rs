@@ -11,7 +11,7 @@ use sn_codec::QoS;
 use super::records::{
     MessageRecord, Place, Progress, ReceivingRecord, SavedState, SessionRecord, UplinkRecord,
 };
-use super::{Waiting, kind, message_key, progress_key, receiving_key, session_key, uplink_key};
+use super::{Waiting, kind, message_key, progress_key, receiving_key, released_key, session_key, uplink_key};
 use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::Subscription;
 use crate::client::uplink::RequestKind;
@@ -22,7 +22,7 @@ use crate::io::StoreKey;
 use crate::links::Via;
 use crate::peer::{LocalEnd, Route};
 use crate::registry::ClientTopics;
-use crate::subscriptions::Subscriber;
+use crate::subscribers::Subscriber;
 use crate::time::Instant;
 use crate::upstream::Origin;
 
@@ -55,13 +55,19 @@ impl Values {
 }
 
 impl Gateway {
-    /// Takes what an earlier life stored, before anything else is handed in. `unix_ms` is the time since 1970, in
+    /// Takes what an earlier life stored, before anything else is handed in, in the order in which it was written.
+    /// `unix_ms` is the time since 1970, in
     /// milliseconds, at `now`.
     ///
     /// Clients go on where they were: none is told anything, and whoever was connected has its whole keep-alive or sleep
     /// duration from now on to be heard of.
     pub fn restore(&mut self, now: Instant, unix_ms: u64, values: Vec<(StoreKey, Bytes)>) -> Restored {
         self.cx.journal.start(now, unix_ms);
+        let of_uplinks = values
+            .iter()
+            .map(|(key, _)| *key)
+            .filter(|key| key.kind == kind::UPLINK);
+        let written: FxHashMap<StoreKey, usize> = of_uplinks.zip(0..).collect();
         let values = Values(values.into_iter().collect());
         let mut restored = Restored::default();
         let mut places = FxHashMap::default();
@@ -75,6 +81,7 @@ impl Gateway {
             }
         }
         self.restore_uplinks(now, &values, &places, &mut restored);
+        self.cx.upstream.sort_restored(&written);
         self.restore_messages(now, &values, &places, &mut restored);
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
@@ -238,7 +245,8 @@ impl Gateway {
                 self.drop_unreadable(restored, message_key(id));
                 continue;
             };
-            if let Some((conn, delivery)) = record.from {
+            let released = values.get(released_key(id)).is_some();
+            if let Some((conn, delivery)) = record.from.filter(|_| !released) {
                 self.cx.journal.receive(conn, delivery, id);
                 self.cx.upstream.restore_received(conn, delivery);
             }
@@ -269,6 +277,11 @@ impl Gateway {
                 let recipients = record.recipients.len() as u32;
                 // If the disk does not work, later.
                 let _ = self.cx.journal.wait(Waiting::ForgetProgress(id, recipients));
+            }
+        }
+        for (id, _) in values.of(kind::RELEASED) {
+            if values.get(message_key(id)).is_none() {
+                self.cx.journal.delete(released_key(id));
             }
         }
         for (key, _) in values.of(kind::PROGRESS) {
