@@ -19,6 +19,9 @@ Usage: tests/run.sh [COMMAND]
   crash [KILLS]  the gateway is killed so many times (default 1,000) before mosquitto and with the broker inside,
                  and loses nothing it acknowledged; SNIPE_CRASH_SEED=S begins with that seed
   wear           octets that a durable message costs the device, file system included (as root)
+  cuts [N]       N messages (default 100,000) to and from an external broker, and through restarts of the port, for each
+                 of 22 combinations while connections are cut every 30 to 180 ms; SNIPE_CUTS_ONLY=TEXT takes those whose
+                 name contains TEXT
   noise [MB]     frames in so many MB of serial noise, for each kind of line (default 1024)
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
@@ -177,6 +180,12 @@ case "${1:-}" in
         say "what a message costs the disk"
         # The figures are the same without optimisation, and the tests have built it so.
         cargo bench --profile dev --locked -p system-tests --bench wear
+        ;;
+    cuts)
+        setup
+        say "cut connections"
+        SNIPE_CUTS=${2:-100000} cargo test --locked -p broker --test external_cuts -- --nocapture --test-threads 2 \
+            "${SNIPE_CUTS_ONLY:-}"
         ;;
     noise)
         say "frames in noise"

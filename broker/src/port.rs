@@ -15,7 +15,6 @@ use core::pin::pin;
 use core::str;
 use core::task::Poll;
 use core::time::Duration;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -66,8 +65,6 @@ pub(crate) struct Port<M> {
     packet_ids: u16,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
-    /// Publishes that wait for a packet id that keeps their order.
-    behind: VecDeque<BrokerRequest>,
     deliveries: Deliveries,
     backoff: Backoff,
     /// The remedy that the log has told last.
@@ -131,7 +128,6 @@ impl<M: Mqtt> Port<M> {
             },
             packet_ids,
             held: Vec::new(),
-            behind: VecDeque::new(),
             told: None,
         }
     }
@@ -216,14 +212,9 @@ impl<M: Mqtt> Port<M> {
                 }
             };
             wait = Duration::ZERO;
-            let settled = self.stages.take_settled().into_iter();
-            self.events.extend(settled.map(|token| BrokerEvent::Settled {
-                token,
-                result: Ok(None),
-            }));
-
-            for (token, notice) in self.catch_up() {
-                notices.push(settle::<M>(token, notice));
+            for (token, result) in self.stages.take_settled() {
+                let result = result.map(|()| None);
+                self.events.push(BrokerEvent::Settled { token, result });
             }
 
             match result {
@@ -253,6 +244,17 @@ impl<M: Mqtt> Port<M> {
                     if !matches!(closing, Closing::No) {
                         break 'connection;
                     }
+                    while let Some(Some(event)) = notices.next().now_or_never() {
+                        self.on_outcome(event);
+                    }
+                    if self.stages.are_kept() && !discard_session {
+                        let again;
+                        (driver, again) = self.begin_again();
+                        notices = again
+                            .into_iter()
+                            .map(|(token, notice)| settle::<M>(token, notice))
+                            .collect();
+                    }
                     wait = self.on_lost(loss);
                 }
             }
@@ -263,8 +265,7 @@ impl<M: Mqtt> Port<M> {
         while let Some(Some(event)) = notices.next().now_or_never() {
             self.events.push(event);
         }
-        let unsent = core::mem::take(&mut self.behind).into_iter();
-        for request in unsent.chain(core::mem::take(&mut self.held)) {
+        for request in core::mem::take(&mut self.held) {
             self.lose(&request);
         }
         self.owed = 0;
@@ -319,9 +320,6 @@ impl<M: Mqtt> Port<M> {
             self.deliveries.session_lost();
             let lost = self.stages.lose().into_iter();
             self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
-            for request in core::mem::take(&mut self.behind) {
-                self.lose(&request);
-            }
         }
         self.owed = 0;
 
@@ -344,8 +342,7 @@ impl<M: Mqtt> Port<M> {
         let kept = held
             .into_iter()
             .filter(|request| terms.session_present || token(request).is_none());
-        kept.filter_map(|request| self.submit_in_order(request, terms))
-            .collect()
+        kept.filter_map(|request| self.submit(request, terms)).collect()
     }
 
     /// Returns how long to wait before the next attempt.
@@ -439,10 +436,7 @@ impl<M: Mqtt> Port<M> {
                 }
                 None
             }
-            (Link::Up { terms, .. }, request) => {
-                let terms = *terms;
-                self.submit_in_order(request, terms)
-            }
+            (Link::Up { terms, .. }, request) => self.submit(request, *terms),
             (Link::Down { .. }, request) => {
                 self.held.push(request);
                 None
@@ -450,27 +444,30 @@ impl<M: Mqtt> Port<M> {
         }
     }
 
-    /// Submits a request, or keeps it until its packet id would be above those in flight.
-    fn submit_in_order(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
-        let ordered = matches!(&request, BrokerRequest::Publish { stored: Some(_), .. });
-        if ordered && (!self.behind.is_empty() || !self.stages.has_room(self.packet_ids)) {
-            self.behind.push_back(request);
-            return None;
-        }
-        self.submit(request, terms)
-    }
-
-    /// Submits what waited for a packet id.
-    fn catch_up(&mut self) -> Vec<(Token, M::Notice)> {
-        let Link::Up { terms, .. } = self.link else {
-            return Vec::new();
-        };
+    /// Another client takes the place of the one whose connection broke, and goes on with what is in flight.
+    fn begin_again(&mut self) -> (M::Driver, Vec<(Token, M::Notice)>) {
+        self.options.clean_start = false;
+        let driver;
+        (self.mqtt, driver) = M::new(&self.config, &self.options, &self.stages);
         let mut notices = Vec::new();
-        while !self.behind.is_empty() && self.stages.has_room(self.packet_ids) {
-            let request = self.behind.pop_front();
-            notices.extend(request.and_then(|request| self.submit(request, terms)));
+        for (token, content) in self.stages.begin_again() {
+            // It was accepted before.
+            let Ok(topic) = str::from_utf8(&content.topic) else {
+                continue;
+            };
+            let notice = self
+                .mqtt
+                .publish(topic, QoS::ExactlyOnce, content.retain, content.payload);
+            match (token, notice) {
+                (Some(token), Ok(Some(notice))) => notices.push((token, notice)),
+                (Some(token), Err(refusal)) => self.on_outcome(BrokerEvent::Settled {
+                    token,
+                    result: Err(refusal),
+                }),
+                (_, Ok(_) | Err(_)) => {}
+            }
         }
-        notices
+        (driver, notices)
     }
 
     fn submit(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {

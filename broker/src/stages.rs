@@ -3,14 +3,20 @@
 //! The client library shows what it has in flight before every packet that it sends. What changed since the last time
 //! is stored then, and the packet waits until that is durable: the packet id before PUBLISH leaves, that PUBREC came
 //! before PUBREL leaves. So a later life knows every packet id that the broker may know.
+//!
+//! The same serves a connection that breaks: another client begins with what is in flight here. The one before would
+//! forget a PUBREL if the connection broke a second time before it was sent again (rumqttc 0.34), and does not keep the
+//! order of QoS 2.
 
 use core::fmt;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use gateway_core::io::{ConnectOptions, RestoredPublish, StoreChange, StoredUplink, Token};
+use gateway_core::io::{ConnectOptions, Refusal, RestoredPublish, StoreChange, StoredUplink, Token};
 use tokio::sync::oneshot;
+
+use crate::mqtt::reason;
 
 /// Where changes of the store go. What is called back is called when they are durable.
 #[derive(Clone)]
@@ -50,10 +56,10 @@ struct State {
     expected: Vec<(Option<Token>, Publish)>,
     /// By packet id.
     open: HashMap<u16, Open>,
-    /// Of an earlier life, and done.
-    settled: Vec<Token>,
-    /// The packet id that was given last.
-    last: u16,
+    /// Handed to the client library, which has not reported the outcome.
+    handed: BTreeSet<Token>,
+    /// Done, which the client library does not report.
+    settled: Vec<(Token, Result<(), Refusal>)>,
     /// Records that name packet ids of a lost session; they are to stand before any of the next session.
     reset: Vec<StoreChange>,
 }
@@ -62,8 +68,9 @@ struct State {
 struct Open {
     publish: Publish,
     released: bool,
-    /// Present if it is of an earlier life, of which the client library reports no outcome.
-    restored: Option<Token>,
+    token: Option<Token>,
+    /// Present if it is of an earlier client, so that this one reports no outcome.
+    orphan: Option<Token>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,10 +100,9 @@ impl Stages {
         let mut state = State::default();
         for restored in &options.restored {
             // A packet id that was given again proves that the publish it was for is done; the later one comes later.
-            state.last = state.last.max(restored.packet_id);
             let open = Open::from(restored);
             if let Some(earlier) = state.open.insert(restored.packet_id, open) {
-                state.settled.extend(earlier.restored);
+                state.settled.extend(earlier.orphan.map(|token| (token, Ok(()))));
             }
         }
         Stages {
@@ -143,11 +149,39 @@ impl Stages {
             .expected
             .retain(|(_, publish)| publish.stored.key != stored.key);
         state.expected.push((token, Publish { content, stored }));
+        state.handed.extend(token);
     }
 
     /// A publish has its outcome: if it has no packet id by now, it gets none.
     pub(crate) fn ended(&self, token: Token) {
-        self.state().expected.retain(|(of, _)| *of != Some(token));
+        let mut state = self.state();
+        state.expected.retain(|(of, _)| *of != Some(token));
+        state.handed.remove(&token);
+    }
+
+    /// Another client goes on with what is in flight; the outcomes that the one before did not report come from here.
+    /// Returns what has no packet id yet, to be handed over again in this order.
+    pub(crate) fn begin_again(&self) -> Vec<(Option<Token>, Content)> {
+        let mut state = self.state();
+        let State {
+            expected,
+            open,
+            handed,
+            settled,
+            ..
+        } = &mut *state;
+        for open in open.values_mut() {
+            open.orphan = open.orphan.or(open.token);
+        }
+        let mut known: BTreeSet<Token> = expected.iter().filter_map(|(token, _)| *token).collect();
+        known.extend(open.values().filter_map(|open| open.token));
+        // Not in flight any more: its end was noticed, but not told.
+        settled.extend(handed.difference(&known).map(|token| (*token, Ok(()))));
+        *handed = expected.iter().filter_map(|(token, _)| *token).collect();
+        let again = expected.iter();
+        again
+            .map(|(token, publish)| (*token, publish.content.clone()))
+            .collect()
     }
 
     /// The highest packet id of an earlier life, 0 if there is none.
@@ -165,15 +199,6 @@ impl Stages {
             content: (!open.released).then(|| open.publish.content.clone()),
         };
         all.into_iter().map(in_flight).collect()
-    }
-
-    /// Whether a publish may be handed over. The client library gives packet ids from 1 to `limit` in a circle, and
-    /// after a reconnect it sends again in the order of packet ids: so the circle begins anew only when nothing is in
-    /// flight.
-    pub(crate) fn has_room(&self, limit: u16) -> bool {
-        let state = self.state();
-        let idle = state.open.is_empty() && state.expected.is_empty();
-        idle || usize::from(state.last) + state.expected.len() < usize::from(limit)
     }
 
     /// This, and nothing else, is in flight; returns when a later life would know.
@@ -200,12 +225,14 @@ impl Stages {
             let _ = done.send(());
         };
         journal.submit(changes, Box::new(done));
-        // Without a store there is nobody to wait for; the process is about to end.
-        let _ = durable.await;
+        if durable.await.is_err() {
+            // Nobody stores any more, so nothing leaves that a later life must know of.
+            core::future::pending::<()>().await;
+        }
     }
 
-    /// Publishes of an earlier life that are done.
-    pub(crate) fn take_settled(&self) -> Vec<Token> {
+    /// Publishes that are done and of which the client library reports no outcome.
+    pub(crate) fn take_settled(&self) -> Vec<(Token, Result<(), Refusal>)> {
         core::mem::take(&mut self.state().settled)
     }
 
@@ -214,19 +241,12 @@ impl Stages {
         let mut state = self.state();
         let State { open, reset, .. } = &mut *state;
         let mut lost = Vec::new();
-        for (
-            _,
-            Open {
-                publish, restored, ..
-            },
-        ) in open.drain()
-        {
-            lost.extend(restored);
+        for (_, Open { publish, orphan, .. }) in open.drain() {
+            lost.extend(orphan);
             // Its packet id may soon be another's.
             let stored = publish.stored;
             reset.push(StoreChange::Put(stored.key, stored.pending()));
         }
-        state.last = 0;
         lost.sort_unstable();
         lost
     }
@@ -251,7 +271,13 @@ impl State {
         let State { open, settled, .. } = self;
         open.retain(|packet_id, open| {
             let stays = seen.contains(packet_id);
-            settled.extend(open.restored.filter(|_| !stays));
+            // What the broker took was released before it was done.
+            let result = if open.released {
+                Ok(())
+            } else {
+                Err(reason::UNSPECIFIED)
+            };
+            settled.extend(open.orphan.filter(|_| !stays).map(|token| (token, result)));
             stays
         });
         changes
@@ -270,17 +296,17 @@ impl State {
             .expected
             .iter()
             .position(|(_, publish)| publish.content == content)?;
-        let (_, publish) = self.expected.remove(at);
-        self.last = packet_id;
+        let (token, publish) = self.expected.remove(at);
         let value = publish.stored.at(packet_id, false);
         let change = StoreChange::Put(publish.stored.key, value);
         let open = Open {
             publish,
             released: false,
-            restored: None,
+            token,
+            orphan: None,
         };
         if let Some(done) = self.open.insert(packet_id, open) {
-            self.settled.extend(done.restored);
+            self.settled.extend(done.orphan.map(|token| (token, Ok(()))));
         }
         Some(change)
     }
@@ -306,7 +332,8 @@ impl From<&RestoredPublish> for Open {
                 stored: restored.stored.clone(),
             },
             released: restored.released,
-            restored: Some(restored.token),
+            token: Some(restored.token),
+            orphan: Some(restored.token),
         }
     }
 }
@@ -406,8 +433,9 @@ mod tests {
     fn publishes_of_an_earlier_life_are_settled_when_they_are_gone() {
         let stages = stages(vec![restored(1, 3), restored(2, 4)]);
         assert_eq!(stages.restored(), [publish(3, b"x"), publish(4, b"x")]);
+        stages.state().compare(vec![publish(3, b"x"), release(4)]);
         stages.state().compare(vec![publish(3, b"x")]);
-        assert_eq!(stages.take_settled(), [Token(2)]);
+        assert_eq!(stages.take_settled(), [(Token(2), Ok(()))]);
         assert_eq!(stages.lose(), [Token(1)]);
     }
 
@@ -419,26 +447,38 @@ mod tests {
     }
 
     #[test]
-    fn packet_ids_begin_anew_only_when_nothing_is_in_flight() {
+    fn another_client_goes_on_with_what_the_one_before_did_not_end() {
         let stages = stages(vec![]);
-        let expect = |id| stages.expect(None, stored(id), "t", false, &Bytes::from_static(b"x"));
-        expect(1);
-        assert!(stages.has_room(3));
-        stages.state().compare(vec![publish(1, b"x")]);
-        expect(2);
-        assert!(stages.has_room(3));
-        expect(3);
+        for id in 1..=4 {
+            let payload = Bytes::from(id.to_string());
+            stages.expect(Some(Token(id)), stored(id), "t", false, &payload);
+        }
+        stages.ended(Token(1));
+        let step = |in_flight: Vec<InFlight>| stages.state().compare(in_flight);
+        step(vec![publish(1, b"2"), publish(2, b"3")]);
+        step(vec![release(1), publish(2, b"3")]);
+        let again: Vec<_> = stages.begin_again().into_iter().map(|(token, _)| token).collect();
+        assert_eq!(again, [Some(Token(4))]);
+        assert_eq!(stages.restored(), [release(1), publish(2, b"3")]);
+        step(vec![]);
+        let settled = stages.take_settled();
+        assert!(settled.contains(&(Token(2), Ok(()))));
         assert!(
-            !stages.has_room(3),
-            "two have no packet id yet, and will have 2 and 3"
+            settled.contains(&(Token(3), Err(reason::UNSPECIFIED))),
+            "refused, since never released"
         );
-        stages
-            .state()
-            .compare(vec![publish(1, b"x"), publish(2, b"x"), publish(3, b"x")]);
-        stages.state().compare(vec![publish(3, b"x")]);
-        assert!(!stages.has_room(3), "1 is free but would be sent again before 3");
-        stages.state().compare(vec![]);
-        assert!(stages.has_room(3));
+        assert_eq!(settled.len(), 2);
+    }
+
+    #[test]
+    fn what_the_client_before_ended_without_a_word_is_settled() {
+        let stages = stages(vec![]);
+        stages.expect(Some(Token(1)), stored(1), "t", false, &Bytes::from_static(b"x"));
+        for in_flight in [vec![publish(1, b"x")], vec![release(1)], vec![]] {
+            stages.state().compare(in_flight);
+        }
+        assert!(stages.begin_again().is_empty());
+        assert_eq!(stages.take_settled(), [(Token(1), Ok(()))]);
     }
 
     #[test]
@@ -464,9 +504,20 @@ mod tests {
     }
 
     #[test]
+    fn nothing_leaves_when_nobody_stores_any_more() {
+        let options = ConnectOptions {
+            exactly_once: true,
+            ..ConnectOptions::default()
+        };
+        let stages = Stages::new(Some(Journal::new(|_, done| drop(done))), &options);
+        stages.expect(None, stored(1), "t", false, &Bytes::from_static(b"x"));
+        assert!(stages.save(vec![publish(1, b"x")]).now_or_never().is_none());
+    }
+
+    #[test]
     fn of_two_of_an_earlier_life_with_one_packet_id_the_later_goes_on() {
         let stages = stages(vec![restored(1, 3), restored(2, 3)]);
-        assert_eq!(stages.take_settled(), [Token(1)]);
+        assert_eq!(stages.take_settled(), [(Token(1), Ok(()))]);
         assert_eq!(stages.lose(), [Token(2)]);
     }
 }

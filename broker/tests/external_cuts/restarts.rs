@@ -183,7 +183,7 @@ impl Life {
         // What was offered and is not there was never taken.
         let never_taken = core::mem::take(&mut sensor.offered);
         sensor.delayed.extend(&never_taken);
-        sensor.again = never_taken;
+        sensor.again.extend(never_taken);
 
         let writer = Writer::start(store);
         let handle = writer.commands.clone();

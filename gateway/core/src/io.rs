@@ -233,7 +233,8 @@ pub struct ConnectOptions {
     pub clean_start: bool,
     /// The will of this connection.
     pub will: Option<Will>,
-    /// Publishes of an earlier life that the broker may have: with their packet ids they go on where they were.
+    /// Publishes of an earlier life that the broker may have: with their packet ids they go on where they were. If two
+    /// have the same, the broker is done with the first of them.
     pub restored: Vec<RestoredPublish>,
     /// QoS 2 deliveries of an earlier life that the core took and the broker has not released.
     pub received: Vec<DeliveryId>,

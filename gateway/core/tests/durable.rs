@@ -522,6 +522,45 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
 }
 
 #[test]
+fn of_two_publishes_with_one_packet_id_the_one_written_later_goes_on() {
+    for first in [0, 1] {
+        let mut bench = up();
+        for (port, client, msg_id) in [(A, "a", 7), (B, "b", 8)] {
+            bench.connect_with(port, connect(client, false, 600));
+            let id = bench.register(port, "t");
+            bench.commit();
+            bench.packet(port, publish2(id, msg_id, client.as_bytes()));
+            bench.commit();
+        }
+        let stored: Vec<_> = bench
+            .requests
+            .iter()
+            .filter_map(|request| match request {
+                BrokerRequest::Publish { stored, .. } => stored.clone(),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(stored.len(), 2);
+        // A packet id is given again when its exchange is over, which is not known of the first here.
+        for (stored, released) in [(&stored[first], true), (&stored[1 - first], false)] {
+            bench.stored.insert(stored.key, stored.at(11, released));
+            bench.written_last.push(stored.key);
+        }
+        let bench = bench.restart(config());
+        let restored = bench.requests.iter().find_map(|request| match request {
+            BrokerRequest::Open { options, .. } if !options.restored.is_empty() => Some(&options.restored),
+            _ => None,
+        });
+        let keys: Vec<_> = restored
+            .unwrap()
+            .iter()
+            .map(|restored| restored.stored.key)
+            .collect();
+        assert_eq!(keys, [stored[first].key, stored[1 - first].key]);
+    }
+}
+
+#[test]
 fn a_lost_broker_session_sends_a_restored_publish_again() {
     let mut bench = up();
     bench.connect_with(A, connect("a", false, 600));

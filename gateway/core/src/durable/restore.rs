@@ -55,19 +55,14 @@ impl Values {
 }
 
 impl Gateway {
-    /// Takes what an earlier life stored, before anything else is handed in, in the order in which it was written.
-    /// `unix_ms` is the time since 1970, in
-    /// milliseconds, at `now`.
+    /// Takes what an earlier life stored, in the order in which it was written last, before anything else is handed in.
+    /// `unix_ms` is the time since 1970, in milliseconds, at `now`.
     ///
     /// Clients go on where they were: none is told anything, and whoever was connected has its whole keep-alive or sleep
     /// duration from now on to be heard of.
     pub fn restore(&mut self, now: Instant, unix_ms: u64, values: Vec<(StoreKey, Bytes)>) -> Restored {
         self.cx.journal.start(now, unix_ms);
-        let of_uplinks = values
-            .iter()
-            .map(|(key, _)| *key)
-            .filter(|key| key.kind == kind::UPLINK);
-        let written: FxHashMap<StoreKey, usize> = of_uplinks.zip(0..).collect();
+        let written: FxHashMap<StoreKey, usize> = values.iter().map(|(key, _)| *key).zip(0..).collect();
         let values = Values(values.into_iter().collect());
         let mut restored = Restored::default();
         let mut places = FxHashMap::default();

@@ -47,6 +47,8 @@ pub struct Bench {
     pub writes: Vec<StoreRequest>,
     /// What is durable.
     pub stored: BTreeMap<StoreKey, Bytes>,
+    /// Keys that a test wrote by itself, in the order of their last writing; all others were written before them.
+    pub written_last: Vec<StoreKey>,
 }
 
 impl Bench {
@@ -66,6 +68,7 @@ impl Bench {
             notices: vec![],
             writes: vec![],
             stored: BTreeMap::new(),
+            written_last: vec![],
         };
         bench.link_up(profile);
         bench.requests.clear();
@@ -89,7 +92,8 @@ impl Bench {
             ..self
         };
         let unix_ms = 1_795_000_000_000 + bench.now.as_micros() / 1000;
-        let values = bench.stored.clone().into_iter().collect();
+        let mut values: Vec<_> = bench.stored.clone().into_iter().collect();
+        values.sort_by_key(|(key, _)| bench.written_last.iter().position(|last| last == key));
         bench.gateway.restore(bench.now, unix_ms, values);
         bench.link_up(LinkProfile::default());
         bench
