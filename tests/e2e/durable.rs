@@ -1,9 +1,12 @@
 //! What survives: the gateway is killed, stopped and started again, and nobody who was promised something notices.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
 use sn_codec::{Packet, PublishQoS, QoS, ReturnCode, TopicFilter, TopicRef};
-use system_tests::{Broker, BrokerKind, Gateway, Message, PATIENCE, Process, Setup, snipe, with_each_broker};
+use system_tests::{
+    Broker, BrokerKind, Capture, Client, Gateway, Message, PATIENCE, Process, Setup, free_port, snipe,
+    with_each_broker,
+};
 
 with_each_broker![
     a_sleeper_and_its_command_survive_a_crash,
@@ -188,32 +191,32 @@ fn a_second_gateway_on_the_same_state_is_refused_and_the_first_goes_on() {
     gateway.stop();
 }
 
-/// A file system that nobody can write, in a namespace of its own.
+/// A gateway without a broker whose state directory is what `mount` makes of it, in a namespace of its own. `$0` is the
+/// directory.
+fn with_state_on(state: &Path, mount: &str, port: u16, more: &[&str]) -> Process {
+    let mut gateway = snipe();
+    let bind = format!("radio.udp0.bind=[\"127.0.0.1:{port}\"]");
+    gateway.args(["run", "--broker", "mqtt://127.0.0.1:9"]);
+    gateway.args(["--set", &bind, "--set", "radio.udp0.multicast=[]"]);
+    gateway.args(["--set", &format!("gateway.state_dir={}", state.display())]);
+    gateway.args(more);
+    let mut wrapped = Command::new("unshare");
+    wrapped.args(["--mount", "--map-root-user", "sh", "-c"]);
+    wrapped.arg(format!("{mount} && exec \"$@\""));
+    wrapped
+        .arg(state)
+        .arg(gateway.get_program())
+        .args(gateway.get_args());
+    Process::spawn("a gateway with a disk of its own", wrapped)
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_written_ends_it_and_ephemeral_runs() {
     let dir = tempfile::tempdir().expect("a directory");
-    let state = dir.path().join("state");
-    fs::create_dir_all(state.join("store")).expect("a directory");
-    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).expect("ours");
+    fs::create_dir_all(dir.path().join("store")).expect("a directory");
     let run = |more: &[&str]| {
-        let mut gateway = snipe();
-        gateway.args(["run", "--broker", "mqtt://127.0.0.1:9"]);
-        gateway.args([
-            "--set",
-            "radio.udp0.bind=[\"127.0.0.1:0\"]",
-            "--set",
-            "radio.udp0.multicast=[]",
-        ]);
-        gateway.args(["--set", &format!("gateway.state_dir={}", state.display())]);
-        gateway.args(more);
-        let mut wrapped = Command::new("unshare");
-        wrapped.args(["--mount", "--map-root-user", "sh", "-c"]);
-        wrapped.arg("mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"");
-        wrapped
-            .arg(&state)
-            .arg(gateway.get_program())
-            .args(gateway.get_args());
-        Process::spawn("a gateway that cannot write", wrapped)
+        let read_only = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\"";
+        with_state_on(dir.path(), read_only, free_port(), more)
     };
 
     let finished = run(&[]).finish(PATIENCE);
@@ -222,10 +225,49 @@ fn a_state_directory_that_cannot_be_written_ends_it_and_ephemeral_runs() {
         assert!(finished.stderr.contains(word), "{finished:?}");
     }
 
-    let gateway = run(&["--ephemeral"]);
+    run(&["--ephemeral"]).wait_for_line("the gateway to be ready", 0, PATIENCE, |line| {
+        line.starts_with("ready")
+    });
+}
+
+#[test]
+fn while_the_disk_is_full_nothing_is_promised_and_when_there_is_room_all_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let port = free_port();
+    // A segment is 4 MiB.
+    let full = "mount -t tmpfs -o size=6m none \"$0\" && head -c 5m /dev/zero > \"$0\"/ballast";
+    let gateway = with_state_on(dir.path(), full, port, &[]);
     gateway.wait_for_line("the gateway to be ready", 0, PATIENCE, |line| {
         line.starts_with("ready")
     });
+    let client = Client::new(
+        "sensor-1",
+        (Ipv4Addr::LOCALHOST, port).into(),
+        &Capture::default(),
+    );
+    client.connect();
+    let topic = TopicRef::Normal(client.register("demo/full"));
+    let told = |what: &'static str| {
+        gateway.wait_for_line(what, 0, PATIENCE, |line| line.contains(what));
+    };
+
+    told("the disk does not take what is written");
+    let refused = client.publish(topic, AT_LEAST_ONCE, b"now or never");
+    client.expect_puback(topic, refused, ReturnCode::Congestion);
+
+    // The process's own view of the file system.
+    let ballast = format!("/proc/{}/root{}/ballast", gateway.id(), dir.path().display());
+    fs::remove_file(ballast).expect("the ballast is there");
+    told("the disk works again");
+    client.publish_acknowledged(topic, b"safe");
+    let errors = gateway
+        .lines()
+        .into_iter()
+        .filter(|line| line.text.contains("ERROR"));
+    assert_eq!(
+        errors.map(|line| line.text).collect::<Vec<_>>(),
+        Vec::<String>::new()
+    );
 }
 
 /// Waits until everything that the gateway took before is on disk: REGACK comes when its session is, and what was
