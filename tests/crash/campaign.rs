@@ -131,8 +131,7 @@ impl<'a> Campaign<'a> {
     fn start(plan: &'a Plan, dir: &Path) -> Campaign<'a> {
         let broker = match plan.broker {
             BrokerKind::Mosquitto => {
-                // A log of every packet would outgrow the machine.
-                let mut broker = Broker::stopped().log_only("error");
+                let mut broker = Broker::stopped().for_many_messages();
                 broker.start();
                 broker
             }
