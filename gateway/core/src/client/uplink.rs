@@ -186,7 +186,7 @@ impl OpenRequests {
             topic_id: TopicId::NONE,
             digest,
             stored,
-            earlier: false,
+            earlier: true,
         });
     }
 
