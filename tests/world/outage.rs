@@ -187,7 +187,10 @@ fn a_spool_that_is_full_refuses_or_drops_the_oldest_and_says_so() {
             }
         }
         let metrics = world.gateway().metrics();
-        let (kept, dropped) = (metrics.spool_messages, metrics.spool_dropped[SpoolDrop::Full as usize]);
+        let (kept, dropped) = (
+            metrics.spool_messages,
+            metrics.spool_dropped[SpoolDrop::Full as usize],
+        );
         assert_eq!(kept, 100);
         let acknowledged = |world: &World| {
             let outcome = |(client, payload): &&(ClientIx, Bytes)| {

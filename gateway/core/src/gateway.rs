@@ -677,8 +677,10 @@ impl Gateway {
                         continue;
                     };
                     client.drop_subscription(&mut self.cx, key);
-                    if matches!(client.state, State::Active) {
-                        client.goodbye(&mut self.cx, "broker refused a subscription");
+                    match client.state {
+                        State::Active => client.goodbye(&mut self.cx, "broker refused a subscription"),
+                        State::Asleep { .. } | State::Awake(_) => client.misled = true,
+                        State::Setup(_) | State::Disconnected | State::Lost | State::Gone => {}
                     }
                     self.after(now, ix);
                 }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use common::*;
 use gateway_core::SpoolDrop;
@@ -170,6 +172,61 @@ fn spooled_messages_reach_the_broker_after_a_restart_in_their_order() {
     let mut bench = bench.restart(config());
     bench.broker_up(false);
     assert_eq!(payloads(&mut bench), [[1], [2], [3], [4], [5]]);
+}
+
+#[test]
+fn with_several_connections_each_client_goes_on_upon_its_own_after_a_restart() {
+    let several = || {
+        let mut config = config();
+        config.upstream.connections = 3;
+        config
+    };
+    let all_up = |bench: &mut Bench| {
+        for conn in (0..4).map(ConnId) {
+            bench.broker(BrokerEvent::Up {
+                conn,
+                session_present: false,
+                window: 20,
+                forgets: false,
+            });
+            bench.broker(BrokerEvent::Credit { conn, requests: 1000 });
+        }
+    };
+    let mut bench = Bench::new(several());
+    let clients = ["a", "b", "c", "d", "e", "f"];
+    for (port, client) in (A..).zip(clients) {
+        bench.connect_with(port, connect(client, false, 600));
+        let id = bench.register(port, client);
+        bench.commit();
+        for (msg_id, text) in [(1, "1"), (2, "2"), (3, "3")] {
+            bench.packet(port, publish1(id, msg_id, text.as_bytes()));
+        }
+        bench.packet(port, publish2(id, 4, b"exact"));
+        bench.commit();
+    }
+
+    let mut bench = bench.restart(several());
+    bench.requests.clear();
+    all_up(&mut bench);
+    let mut connections = BTreeSet::new();
+    for client in clients {
+        let sent = bench.requests.iter().filter_map(|request| match request {
+            BrokerRequest::Publish {
+                conn, topic, payload, ..
+            } if &**topic == client => Some((*conn, payload.clone())),
+            _ => None,
+        });
+        let (exact, shared): (Vec<_>, Vec<_>) = sent.partition(|(conn, _)| *conn == ConnId(3));
+        assert_eq!(exact, [(ConnId(3), Bytes::from_static(b"exact"))]);
+        let payloads: Vec<&[u8]> = shared.iter().map(|(_, payload)| &payload[..]).collect();
+        assert_eq!(payloads, [b"1", b"2", b"3"]);
+        assert!(
+            shared.iter().all(|(conn, _)| *conn == shared[0].0),
+            "one connection"
+        );
+        connections.insert(shared[0].0);
+    }
+    assert!(connections.len() > 1, "all on one connection");
 }
 
 #[test]

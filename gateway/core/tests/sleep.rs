@@ -6,9 +6,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Bench, LINK, connack, connect, disconnect, puback, publish, seconds, topic_id};
+use common::{Bench, LINK, connack, connect, disconnect, puback, publish, seconds, subscribe, topic_id};
 use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, SleepQos0, SleepRules, WhenFull};
-use gateway_core::io::{DropReason, FilterId, LinkEvent, LinkProfile, Notice};
+use gateway_core::io::{BrokerEvent, DropReason, FilterId, LinkEvent, LinkProfile, Notice, Refusal};
 use sn_codec::{
     Connect, Disconnect, MsgId, Packet, PublishQoS, QoS, Regack, Register, ReturnCode, TopicId, TopicRef,
 };
@@ -745,6 +745,37 @@ fn pingresp_is_put_off_twice_for_a_message_that_the_client_cannot_take() {
     bench.pingreq(A, Some("a"));
     let message = bench.heard_publish(A);
     bench.puback(A, message);
+    bench.expect(A, &[Packet::Pingresp]);
+}
+
+#[test]
+fn sleeper_whose_accepted_subscription_is_refused_gets_its_messages_and_disconnect() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    let (_, ours) = bench.subscribe(A, "kept", QoS::AtLeastOnce);
+    bench.broker_down();
+    bench.packet(A, subscribe(MsgId(9), "secret/#", QoS::AtLeastOnce));
+    bench.take(A);
+    bench.sleep(A, 600);
+    bench.take(A);
+    bench.broker_up(true);
+    bench.message(&[ours], "kept", QoS::AtLeastOnce, false, b"x");
+    let (token, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Err(Refusal(0x87)),
+    });
+    bench.expect(A, &[]);
+
+    bench.pingreq(A, Some("a"));
+    let publish = bench.heard_publish(A);
+    bench.puback(A, publish);
+    bench.expect(A, &[disconnect()]);
+    // It begins anew, and sleeps in peace from then on.
+    bench.connect(A, "a");
+    bench.sleep(A, 600);
+    bench.take(A);
+    bench.pingreq(A, Some("a"));
     bench.expect(A, &[Packet::Pingresp]);
 }
 

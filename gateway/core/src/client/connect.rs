@@ -394,6 +394,7 @@ impl Client {
     fn accept(&mut self, cx: &mut Context, now: Instant, connect: Parameters, resumed: bool) {
         self.keep_alive = connect.duration;
         self.state = State::Active;
+        self.misled = false;
         self.last_seen = now;
         self.fresh = true;
         self.touch();

@@ -56,6 +56,9 @@ pub(crate) struct Client {
     /// The flags of its CONNECT.
     pub(crate) clean: bool,
     pub(crate) asked_for_will: bool,
+    /// The broker refused a subscription that the client counts on while it slept: its wake-up ends with DISCONNECT
+    /// (reading A78).
+    pub(crate) misled: bool,
     /// Seconds; 0 is no supervision.
     pub(crate) keep_alive: u16,
     /// Nothing was received since our CONNACK (reading A18).
@@ -260,6 +263,7 @@ impl Client {
             counted: StateKind::Disconnected,
             clean: true,
             asked_for_will: false,
+            misled: false,
             keep_alive: 0,
             fresh: false,
             last_seen: now,
@@ -573,6 +577,7 @@ impl Client {
         self.clear_replies(cx);
         self.down.abort();
         self.cut_off = false;
+        self.misled = false;
     }
 
     /// Room left in a datagram to this client, in octets.

@@ -88,6 +88,9 @@ impl Client {
                 let done = self.down.queue_is_empty() || !wake.takes_more();
                 if done && !self.down.has_exchange() {
                     self.tell_delivered(cx);
+                    if self.misled && self.down.queue_is_empty() {
+                        return self.goodbye(cx, "broker refused a subscription");
+                    }
                     self.back_to_sleep(now);
                     self.reply(cx, Reply::Pingresp);
                 }
