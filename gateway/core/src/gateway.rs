@@ -2,6 +2,7 @@
 
 use core::hash::{Hash as _, Hasher as _};
 use core::num::NonZeroU32;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -771,13 +772,14 @@ impl Gateway {
             false => payload,
         };
         let mut any_stored = false;
+        let unsure = from.is_some() && self.cx.journal.works();
         for recipients in recipients.chunks(RECIPIENTS_MAX) {
             let id = self.cx.journal.is_on().then(|| self.cx.journal.new_id());
             let message = Arc::new(Message {
                 topic: topic.clone(),
                 payload: payload.clone(),
                 retain,
-                stored: id.map(|id| Stored::new(id, from)),
+                stored: id.map(|id| Stored::new(id, from, unsure)),
             });
             let mut places = Vec::new();
             for &(ix, granted) in recipients {
@@ -789,10 +791,26 @@ impl Gateway {
             if let (Some(id), false) = (id, places.is_empty()) {
                 any_stored = true;
                 self.store_message(now, id, &message, places);
+                if from.is_some() {
+                    self.send_when_durable(message, recipients);
+                }
             }
         }
         self.recipients = recipients;
         any_stored
+    }
+
+    /// Whoever gets it with QoS 2 does so when it is durable.
+    fn send_when_durable(&mut self, message: Arc<Message>, recipients: &[(ClientIx, QoS)]) {
+        let exactly_once = recipients
+            .iter()
+            .filter(|(_, granted)| *granted == QoS::ExactlyOnce);
+        let clients = exactly_once.filter_map(|(ix, _)| Some((*ix, self.clients.get(*ix)?.serial)));
+        let clients: Vec<(ClientIx, u32)> = clients.collect();
+        if !clients.is_empty() {
+            // Without a disk that works it was not held back.
+            let _ = self.cx.journal.wait(Waiting::Message(message, clients));
+        }
     }
 
     fn store_message(&mut self, now: Instant, id: u64, message: &Message, recipients: Vec<Recipient>) {
@@ -847,6 +865,17 @@ impl Gateway {
                 if let Some(Settled::Publish { origin, topic, .. }) = self.cx.upstream.on_durable(token) {
                     self.cx.metrics.publish_spooled_total += 1;
                     self.answer_publisher(now, origin, topic, Ok(()));
+                }
+                return;
+            }
+            Waiting::Message(message, clients) => {
+                if let Some(stored) = &message.stored {
+                    stored.unsure.store(false, Ordering::Relaxed);
+                }
+                for (ix, serial) in clients {
+                    if self.clients.get(ix).is_some_and(|client| client.serial == serial) {
+                        self.after(now, ix);
+                    }
                 }
                 return;
             }

@@ -783,6 +783,16 @@ impl Upstream {
         }
     }
 
+    /// Puts the publishes that have packet ids in the order in which that was written: of two with the same, the broker
+    /// is done with the earlier. It need not be the older, since spooled and new ones take turns.
+    pub(crate) fn order_restored(&mut self, written: impl Fn(StoreKey) -> Option<usize>) {
+        if let Some(options) = &mut self.exact {
+            options
+                .restored
+                .sort_by_key(|restored| written(restored.stored.key));
+        }
+    }
+
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
     /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {

@@ -1058,11 +1058,10 @@ impl World {
         let Some(store) = self.store.as_ref().filter(|_| !self.reference.disk_failed) else {
             return Ok(());
         };
-        let has = |kind: u8, id: u64| store.promised().contains_key(&StoreKey { kind, id });
-        let lonely = store
-            .promised()
-            .keys()
-            .find(|key| key.kind == saved::kind::PROGRESS && !has(saved::kind::MESSAGE, key.id >> 24 << 24));
+        let all = store.expected();
+        let has = |kind: u8, id: u64| all.contains_key(&StoreKey { kind, id });
+        let mut progress = all.keys().filter(|key| key.kind == saved::kind::PROGRESS);
+        let lonely = progress.find(|key| !has(saved::kind::MESSAGE, key.id >> 24 << 24));
         match lonely {
             None => Ok(()),
             Some(key) => Err(Violation::new(

@@ -26,7 +26,7 @@ use sn_codec::{
 };
 
 use crate::admission::{Challenge, ForwarderLimits, Verdict};
-use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_payload};
+use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_from, message_payload};
 use crate::sim_broker::{Publication, as_request};
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
@@ -119,6 +119,8 @@ pub struct Reference {
     unacknowledged: FxHashMap<(ConnId, DeliveryId), Bytes>,
     /// What they brought when the gateway ended: the broker sends it again, if it keeps the session.
     orphans: FxHashSet<Bytes>,
+    /// Messages that may have been taken for released ones.
+    pub taken_for_another: usize,
     /// What the broker forgot before it had an acknowledgement.
     fragile: FxHashSet<Bytes>,
     /// A session at the broker was lost at some time: then exactly once is not promised.
@@ -338,6 +340,8 @@ struct Started {
     /// Exchanges that a new session interrupted.
     interrupted: usize,
     acknowledged: bool,
+    /// PUBREL was sent.
+    released: bool,
     /// The client did not know its topic id, so it came again under another message id (A41).
     unknown_topic: bool,
     /// It was on its way when the client began a clean session that looked like the repeat of its last CONNECT (A18).
@@ -435,6 +439,7 @@ impl Reference {
             spooled: FxHashSet::default(),
             unacknowledged: FxHashMap::default(),
             orphans: FxHashSet::default(),
+            taken_for_another: 0,
             fragile: FxHashSet::default(),
             sessions_lost: false,
             disk_failed: false,
@@ -548,8 +553,29 @@ impl Reference {
         self.forwarders = ForwarderLimits::new(&self.config);
         self.conns.clear();
         self.tokens.clear();
-        self.orphans
-            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
+        // Between PUBREL and the moment when that is durable a message may come under the name of the one that was
+        // released. If the gateway ends then, the next takes it for that one: the port has answered PUBREL at once.
+        let released = |id: u64| StoreKey {
+            kind: kind::RELEASED,
+            id: id >> 24,
+        };
+        let known: FxHashSet<(ConnId, DeliveryId)> = values
+            .iter()
+            .filter(|(key, _)| key.kind == kind::MESSAGE && !values.contains_key(&released(key.id)))
+            .filter_map(|(_, value)| message_from(value))
+            .map(|(conn, delivery)| (ConnId(conn), DeliveryId(delivery)))
+            .collect();
+        for (name, payload) in self.unacknowledged.drain() {
+            match known.contains(&name) {
+                true => {
+                    self.taken_for_another += 1;
+                    self.fragile.insert(payload);
+                }
+                false => {
+                    self.orphans.insert(payload);
+                }
+            }
+        }
         let stored: FxHashSet<Bytes> = values
             .iter()
             .filter(|(key, _)| key.kind == kind::MESSAGE)
@@ -1364,7 +1390,11 @@ impl Reference {
                 .down
                 .as_ref()
                 .is_some_and(|d| d.kind == DownKind::Pubrel && d.payload.as_ref() == Some(&payload));
-        let released = released && !(self.disk_failed && client.restored);
+        let done = client
+            .started
+            .get(&payload)
+            .is_some_and(|started| started.released);
+        let released = released && !(client.restored && (self.disk_failed || !done));
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1429,7 +1459,8 @@ impl Reference {
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
             // A gateway whose disk did not work may have forgotten.
-            let again = again && !(self.disk_failed && client.restored);
+            // Until PUBREL a later life may not know of its PUBREC, and the client knows it by its message id.
+            let again = again && !(client.restored && (self.disk_failed || !started.released));
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1459,6 +1490,10 @@ impl Reference {
         if !own || client.phase == Phase::Asleep {
             // A51: a PUBREC that belongs to nothing is answered too.
             return client.pay(MsgType::Pubrel, msg_id);
+        }
+        let payload = client.down.as_ref().and_then(|down| down.payload.clone());
+        if let Some(payload) = payload {
+            client.started.entry(payload).or_default().released = true;
         }
         let next = Next {
             kind: DownKind::Pubrel,
@@ -2496,7 +2531,7 @@ impl ClientModel {
         }
         self.started
             .values_mut()
-            .for_each(|started| started.interrupted += 1);
+            .for_each(|started| started.interrupted += started.exchanges.max(1));
         Ok(())
     }
 

@@ -316,6 +316,18 @@ impl SimStore {
         self.disk.resize(self.config.capacity);
     }
 
+    /// What will be durable once everything is written that was asked for.
+    pub fn expected(&self) -> BTreeMap<StoreKey, Bytes> {
+        let mut all = self.promised.clone();
+        for change in self.written.iter().chain(&self.queued) {
+            match change {
+                StoreChange::Put(key, value) => all.insert(*key, value.clone()),
+                StoreChange::Delete(key) => all.remove(key),
+            };
+        }
+        all
+    }
+
     /// What is durable.
     pub fn promised(&self) -> &BTreeMap<StoreKey, Bytes> {
         &self.promised

@@ -1,6 +1,6 @@
 //! Delivery to the client: REGISTER if needed, then PUBLISH, one exchange at a time and in order (§6.10, reading A59).
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,15 +54,18 @@ pub(crate) struct Stored {
     /// Recipients that were given a place in its record, and those of them that do not have it yet.
     pub(crate) recipients: AtomicU32,
     pub(crate) left: AtomicU32,
+    /// Not durable yet. With QoS 2 it is not sent before: a later life would send it under another message id.
+    pub(crate) unsure: AtomicBool,
 }
 
 impl Stored {
-    pub(crate) fn new(id: u64, from: Option<(ConnId, DeliveryId)>) -> Self {
+    pub(crate) fn new(id: u64, from: Option<(ConnId, DeliveryId)>, unsure: bool) -> Self {
         Stored {
             id,
             from,
             recipients: AtomicU32::new(0),
             left: AtomicU32::new(0),
+            unsure: AtomicBool::new(unsure),
         }
     }
 
@@ -73,6 +76,7 @@ impl Stored {
             from,
             recipients: AtomicU32::new(recipients),
             left: AtomicU32::new(0),
+            unsure: AtomicBool::new(false),
         }
     }
 
@@ -80,6 +84,14 @@ impl Stored {
     pub(crate) fn add(&self) -> u32 {
         self.left.fetch_add(1, Ordering::Relaxed);
         self.recipients.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Queued {
+    /// It is sent when it is durable.
+    fn waits_for_disk(&self) -> bool {
+        let stored = self.message.stored.as_ref();
+        self.qos == QoS::ExactlyOnce && stored.is_some_and(|stored| stored.unsure.load(Ordering::Relaxed))
     }
 }
 
@@ -699,9 +711,11 @@ impl Client {
         }
         match &work.exchange {
             Some(exchange) => exchange.due,
-            None => match &self.state {
-                State::Awake(wake) => !work.queue.is_empty() && wake.takes_more(),
-                _ => !work.queue.is_empty(),
+            None => match (&self.state, work.queue.front()) {
+                (_, None) => false,
+                (_, Some(item)) if item.waits_for_disk() => false,
+                (State::Awake(wake), Some(_)) => wake.takes_more(),
+                (_, Some(_)) => true,
             },
         }
     }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sn_codec::{MsgId, QoS, ReturnCode, Subscribe, TopicFilter, TopicId, Unsubscribe, topic};
 
 use super::{Client, Reply};
 use crate::config::WhenDown;
 use crate::context::Context;
-use crate::durable::Waiting;
+use crate::durable::{Waiting, leaving_key};
 use crate::subscribers::Subscriber;
 use crate::subscriptions::{Asker, FilterKey, Pending, is_exact};
 use crate::time::Instant;
@@ -263,13 +264,21 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
         return;
     }
     if filter.subscribers.is_empty() {
+        // A later life has to give it back too, if this one cannot.
+        let record = leaving_key(filter.id);
         match filter.active {
-            None => cx.subscriptions.remove(key),
-            Some(_) if up => {
-                cx.upstream.unsubscribe(key, filter.name.clone());
-                filter.pending = Pending::Unsubscribe;
+            None => {
+                cx.journal.delete(record);
+                cx.subscriptions.remove(key);
             }
-            Some(_) => {}
+            Some(_) => {
+                let name = Bytes::copy_from_slice(filter.name.as_bytes());
+                cx.journal.put(record, name);
+                if up {
+                    cx.upstream.unsubscribe(key, filter.name.clone());
+                    filter.pending = Pending::Unsubscribe;
+                }
+            }
         }
     } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;
@@ -277,5 +286,6 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
         cx.upstream.subscribe(key, filter.name.clone(), filter.id, qos);
         filter.asked();
         filter.pending = Pending::Subscribe(qos);
+        cx.journal.delete(leaving_key(filter.id));
     }
 }

@@ -9,15 +9,17 @@ pub(crate) mod restore;
 mod session;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use sn_codec::MsgId;
 
 use crate::client::Reply;
+use crate::client::downlink::Message;
 use crate::clients::ClientIx;
 use crate::config::Durability;
-use crate::io::{ConnId, DeliveryId, StoreChange, StoreKey, StoreRequest, Ticket, Token};
+use crate::io::{ConnId, DeliveryId, FilterId, StoreChange, StoreKey, StoreRequest, Ticket, Token};
 use crate::peer::LinkId;
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
@@ -37,6 +39,8 @@ pub(crate) mod kind {
     pub(crate) const MESSAGE: u8 = 4;
     /// The broker has released the delivery that brought a message, by the message's number.
     pub(crate) const RELEASED: u8 = 7;
+    /// A filter that nobody holds any more and that may still stand at the broker, by its number there.
+    pub(crate) const LEAVING: u8 = 8;
     /// How far one recipient of it is, by the same number plus the recipient's place.
     pub(crate) const PROGRESS: u8 = 5;
 }
@@ -71,7 +75,7 @@ struct Received {
 }
 
 /// What is done once everything gathered so far is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Waiting {
     /// A client is owed an answer.
     Reply {
@@ -93,6 +97,8 @@ pub(crate) enum Waiting {
         serial: u32,
         msg_id: MsgId,
     },
+    /// A QoS 2 message goes to its recipients.
+    Message(Arc<Message>, Vec<(ClientIx, u32)>),
     /// A delivery is acknowledged to the broker.
     Ack { conn: ConnId, delivery: DeliveryId },
     /// A message for the broker may be sent, or its client answered.
@@ -108,7 +114,10 @@ impl Waiting {
     /// than none.
     fn goes_on_without_disk(&self) -> bool {
         match self {
-            Waiting::Reply { .. } | Waiting::Suback { .. } | Waiting::Pubrel { .. } => true,
+            Waiting::Reply { .. }
+            | Waiting::Suback { .. }
+            | Waiting::Pubrel { .. }
+            | Waiting::Message(..) => true,
             Waiting::Ack { .. } | Waiting::Uplink(_) | Waiting::Forget(..) | Waiting::ForgetProgress(..) => {
                 false
             }
@@ -358,6 +367,13 @@ pub(crate) fn released_key(id: u64) -> StoreKey {
     StoreKey {
         kind: kind::RELEASED,
         id,
+    }
+}
+
+pub(crate) fn leaving_key(id: FilterId) -> StoreKey {
+    StoreKey {
+        kind: kind::LEAVING,
+        id: u64::from(id.0),
     }
 }
 

@@ -11,14 +11,17 @@ use sn_codec::QoS;
 use super::records::{
     MessageRecord, Place, Progress, ReceivingRecord, SavedState, SessionRecord, UplinkRecord,
 };
-use super::{Waiting, kind, message_key, progress_key, receiving_key, released_key, session_key, uplink_key};
+use super::{
+    Waiting, kind, leaving_key, message_key, progress_key, receiving_key, released_key, session_key,
+    uplink_key,
+};
 use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::Subscription;
 use crate::client::uplink::RequestKind;
 use crate::client::{Client, State};
 use crate::clients::ClientIx;
 use crate::gateway::Gateway;
-use crate::io::StoreKey;
+use crate::io::{FilterId, StoreKey};
 use crate::links::Via;
 use crate::peer::{LocalEnd, Route};
 use crate::registry::ClientTopics;
@@ -73,6 +76,15 @@ impl Gateway {
                     restored.sessions += 1;
                 }
                 None => self.drop_unreadable(&mut restored, session_key(id as u32)),
+            }
+        }
+        for (id, value) in values.of(kind::LEAVING) {
+            match core::str::from_utf8(value) {
+                Ok(name) => {
+                    let name = self.cx.names.intern(name);
+                    self.cx.subscriptions.restore(&name, FilterId(id as u32));
+                }
+                Err(_) => self.drop_unreadable(&mut restored, leaving_key(FilterId(id as u32))),
             }
         }
         self.restore_uplinks(now, &values, &places, &mut restored);
