@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sn_codec::{PublishQoS, ReturnCode, TopicRef};
+use sn_codec::{PublishQoS, QoS, ReturnCode, TopicRef};
 use system_tests::{Broker, Client, Gateway, Setup};
 use tempfile::TempDir;
 
@@ -62,7 +62,7 @@ fn measure(device: &Device) -> Result<()> {
     let grouped = device.written_by(|| {
         for _ in 0..GROUPS {
             let publish = |(client, topic): &(Client, TopicRef)| {
-                client.publish(*topic, PublishQoS::AtLeastOnce, &PAYLOAD)
+                client.publish(*topic, PublishQoS::Level(QoS::AtLeastOnce), &PAYLOAD)
             };
             let ids: Vec<_> = clients.iter().map(publish).collect();
             for ((client, topic), id) in clients.iter().zip(ids) {

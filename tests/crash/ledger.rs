@@ -79,6 +79,14 @@ impl Ledger {
             .sum()
     }
 
+    /// Everything that was begun is acknowledged and has arrived.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let acked = [&self.up, &self.down]
+            .iter()
+            .all(|way| way.sent.len() == way.acked.len());
+        acked && self.outstanding() == 0
+    }
+
     /// What went wrong; empty is what a campaign is for.
     pub(crate) fn faults(&self, promised: Promised) -> Vec<String> {
         let mut faults = Vec::new();
