@@ -96,10 +96,11 @@ impl Device {
         let (image, mounted) = (dir.join("image"), dir.join("mounted"));
         File::create(&image)?.set_len(256 << 20)?;
         fs::create_dir(&mounted)?;
-        // Without lazy initialisation, which would write in the background.
+        // Blocks as on a card, where so small an image would get smaller ones; no lazy initialisation, which would write
+        // in the background.
         let options = "lazy_itable_init=0,lazy_journal_init=0";
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", options])
+            .args(["-q", "-F", "-b", "4096", "-E", options])
             .arg(&image))?;
         run(Command::new("mount")
             .args(["-o", "loop"])

@@ -145,7 +145,7 @@ impl<'a> Campaign<'a> {
         let sleepers = ("sleepers", plan.sleepers.to_string());
         let mut programs = Programs::default();
         // Each subscription is there before the first message for it.
-        programs.start(dir, "mqtt.py", &["observe"], &[port.clone()]);
+        programs.start(dir, "mqtt.py", &["observe"], std::slice::from_ref(&port));
         let sensors = [
             ("port", machine.port.to_string()),
             ("publishers", plan.publishers.to_string()),
