@@ -7,5 +7,7 @@ mod delivery;
 mod families;
 mod histories;
 mod networks;
+mod outage;
+mod power_cuts;
 mod scenarios;
 mod sleepers;

@@ -7,21 +7,22 @@ use rand::rngs::SmallRng;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
 use crate::durable::Journal;
-use crate::io::{ConnId, Notice, RadioFacts};
+use crate::io::{Notice, RadioFacts};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
-use crate::registry::{Names, Predefined, RuleIx};
+use crate::registry::{IdTrails, Names, Predefined, RuleIx};
 use crate::subscriptions::Subscriptions;
 use crate::time::Instant;
 use crate::timers::Timers;
-use crate::upstream::{Full, Origin, Uplink, Upstream};
+use crate::upstream::{Author, Full, Origin, Uplink, Upstream};
 
 /// The gateway without its clients.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) config: GatewayConfig,
     pub(crate) predefined: Predefined,
+    pub(crate) id_trails: IdTrails,
     pub(crate) names: Names,
     pub(crate) payloads: Payloads,
     pub(crate) upstream: Upstream,
@@ -90,12 +91,12 @@ impl Context {
     pub(crate) fn publish(
         &mut self,
         now: Instant,
-        conn: ConnId,
+        author: Author,
         origin: Origin,
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
         self.upstream
-            .publish(&mut self.journal, now, conn, origin, message)
+            .publish(&mut self.journal, now, author, origin, message)
     }
 
     /// Tells the shell something.

@@ -9,7 +9,9 @@
 //! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
 //! when it is needed, since each of its steps waits for the disk.
 
-use std::collections::VecDeque;
+pub(crate) mod spooled;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use crate::io::{
     BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoreKey, StoredUplink,
     Token,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 
@@ -52,12 +54,14 @@ pub(crate) struct Upstream {
     /// Stored and not settled.
     spooled_messages: usize,
     spooled_bytes: usize,
-    /// Messages that each client has in the lane of spooled ones, by the serial number of its record.
-    backlog_of: FxHashMap<u32, u32>,
+    /// Messages that each client has in the lane of spooled ones of each connection.
+    backlog_of: FxHashMap<(ConnId, Author), u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
-    /// Dropped since there was no room, and since they waited for too long.
-    dropped: [u64; 2],
+    /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
+    held: BTreeMap<u64, usize>,
+    /// Spooled messages dropped, by [`SpoolDrop`].
+    dropped: [u64; SpoolDrop::ALL.len()],
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -107,8 +111,10 @@ enum RequestKind {
         stored: Option<u64>,
         /// It may be sent: what is stored is so once that is durable.
         ready: bool,
-        /// It goes out in the lane of spooled ones, and counts for the client with this serial number (0: none).
-        backlog: Option<u32>,
+        /// Whose messages it keeps its order with.
+        author: Author,
+        /// It goes out in the lane of spooled ones.
+        backlog: bool,
         /// When it came.
         since: Instant,
         /// QoS 2: its client was answered and has released it already.
@@ -119,6 +125,10 @@ enum RequestKind {
     /// A publish that a port that forgets has settled: its record goes when everybody has it.
     Settled {
         stored: Stored,
+        message: Uplink,
+        since: Instant,
+        /// Who sent it.
+        author: Author,
     },
     Subscribe {
         filter: FilterKey,
@@ -158,6 +168,24 @@ pub(crate) struct Stored {
     pub(crate) released: bool,
 }
 
+/// Messages that keep their order: those of one client id, also when another session or another life of the gateway
+/// follows. Two clients may have one, which makes no difference but to their speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Author(pub(crate) u32);
+
+impl Author {
+    /// What clients without a session publish: in no order.
+    pub(crate) const NONE: Author = Author(0);
+
+    pub(crate) fn of(client_id: &str) -> Author {
+        use core::hash::Hasher as _;
+        // Not a secret: the next life has to find the same.
+        let mut hasher = rustc_hash::FxHasher::default();
+        hasher.write(client_id.as_bytes());
+        Author((hasher.finish() >> 32) as u32)
+    }
+}
+
 /// Who waits for the outcome of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -170,15 +198,6 @@ pub(crate) enum Origin {
     },
     /// Nobody: a will, QoS −1, or one whose client was answered.
     Gateway,
-}
-
-impl Origin {
-    fn serial(&self) -> u32 {
-        match self {
-            Origin::Client { serial, .. } => *serial,
-            Origin::Gateway => 0,
-        }
-    }
 }
 
 /// What a settled token stood for.
@@ -235,7 +254,8 @@ impl Upstream {
             spooled_bytes: 0,
             backlog_of: FxHashMap::default(),
             exactly_once: FxHashMap::default(),
-            dropped: [0; 2],
+            held: BTreeMap::new(),
+            dropped: [0; SpoolDrop::ALL.len()],
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -251,10 +271,10 @@ impl Upstream {
     }
 
     /// Which connection a client publishes on. Order is promised within one QoS.
-    pub(crate) fn connection_for(&self, client_hash: u32, qos: QoS) -> ConnId {
+    fn connection_for(&self, author: Author, qos: QoS) -> ConnId {
         match qos {
             QoS::ExactlyOnce if self.connections.len() > self.shared as usize => ConnId(self.shared),
-            _ => ConnId(client_hash % self.shared),
+            _ => ConnId(author.0 % self.shared),
         }
     }
 
@@ -274,10 +294,11 @@ impl Upstream {
         &mut self,
         journal: &mut Journal,
         now: Instant,
-        conn: ConnId,
+        author: Author,
         origin: Origin,
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
+        let conn = self.connection_for(author, message.qos);
         if conn.0 == self.shared
             && let Some(options) = self.exact.take()
         {
@@ -285,7 +306,7 @@ impl Upstream {
         }
         let up = self.is_up(conn);
         let forgets = self.connections[conn.0 as usize].forgets;
-        let backlogged = self.backlog_of.contains_key(&origin.serial());
+        let backlogged = self.backlog_of.contains_key(&(conn, author));
         let tracked = message.qos > QoS::AtMostOnce;
         let spools = self.when_down == WhenDown::Spool && journal.is_on();
         let qos0 = journal.rules().is_some_and(|rules| rules.qos0);
@@ -310,7 +331,7 @@ impl Upstream {
             QoS::ExactlyOnce => journal.is_on(),
         };
         if wanted && journal.works() {
-            return self.spool(journal, now, conn, origin, message, !up || backlogged);
+            return self.spool(journal, now, (conn, author), origin, message, !up || backlogged);
         }
         // While the disk does not work, what cannot leave at once is not taken: nobody could be answered for it.
         let full = wanted && !up
@@ -321,8 +342,7 @@ impl Upstream {
         }
         self.waiting_messages += 1;
         self.waiting_bytes += message.size();
-        let serial = backlogged.then(|| origin.serial());
-        let key = self.insert_publish(conn, origin, message, now, None, true, serial);
+        let key = self.insert_publish((conn, author), origin, message, now, None, true, backlogged);
         self.line(conn, backlogged).push_back(key);
         Ok(None)
     }
@@ -332,12 +352,16 @@ impl Upstream {
         &mut self,
         journal: &mut Journal,
         now: Instant,
-        conn: ConnId,
+        (conn, author): (ConnId, Author),
         origin: Origin,
         message: Uplink,
         backlog: bool,
     ) -> Result<Option<u64>, Full> {
         if let Some(rules) = journal.rules().cloned() {
+            // Dropping others would not help.
+            if message.size() > rules.spool_bytes {
+                return Err(Full);
+            }
             while !self.has_room(&rules, message.size()) {
                 let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
                 if !dropped {
@@ -346,13 +370,12 @@ impl Upstream {
             }
         }
         let id = journal.new_id();
-        let value = record(journal, conn, &origin, &message, now).encode();
+        let value = record(journal, author, &origin, &message, now).encode();
         journal.put(uplink_key(id), value.clone());
         self.spooled_messages += 1;
         self.spooled_bytes += message.size();
         let qos = message.qos;
-        let serial = backlog.then(|| origin.serial());
-        let key = self.insert_publish(conn, origin, message, now, Some(id), false, serial);
+        let key = self.insert_publish((conn, author), origin, message, now, Some(id), false, backlog);
         if qos == QoS::ExactlyOnce {
             self.keep_record(key, value);
         }
@@ -375,18 +398,18 @@ impl Upstream {
     #[expect(clippy::too_many_arguments, reason = "one place that makes the entry")]
     fn insert_publish(
         &mut self,
-        conn: ConnId,
+        (conn, author): (ConnId, Author),
         origin: Origin,
         message: Uplink,
         since: Instant,
         stored: Option<u64>,
         ready: bool,
-        backlog: Option<u32>,
+        backlog: bool,
     ) -> usize {
         let seq = self.next_seq;
         self.next_seq += 1;
-        if let Some(serial) = backlog.filter(|serial| *serial != 0) {
-            *self.backlog_of.entry(serial).or_default() += 1;
+        if backlog {
+            self.enter_backlog(conn, author);
         }
         let qos = message.qos;
         let key = self.insert(RequestKind::Publish {
@@ -397,6 +420,7 @@ impl Upstream {
             message,
             stored,
             ready,
+            author,
             backlog,
             since,
             released: false,
@@ -416,19 +440,6 @@ impl Upstream {
         }
     }
 
-    /// Drops the spooled message that waits longest; false if none can be dropped.
-    fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
-        let oldest = self
-            .connections
-            .iter()
-            .filter_map(|connection| connection.backlog.front().copied())
-            .min_by_key(|key| self.seq_of(*key));
-        let Some(key) = oldest else { return false };
-        self.drop_spooled(journal, key);
-        self.dropped[0] += 1;
-        true
-    }
-
     /// Drops the spooled messages that waited for too long.
     pub(crate) fn drop_expired(&mut self, journal: &mut Journal, now: Instant) {
         let Some(age) = journal.rules().map(|rules| rules.spool_age) else {
@@ -440,7 +451,7 @@ impl Upstream {
                 && now >= *since + age
             {
                 self.drop_spooled(journal, key);
-                self.dropped[1] += 1;
+                self.dropped[SpoolDrop::Age as usize] += 1;
             }
         }
     }
@@ -463,6 +474,7 @@ impl Upstream {
             conn,
             message,
             stored,
+            author,
             backlog,
             released,
             ..
@@ -470,9 +482,14 @@ impl Upstream {
         else {
             return;
         };
-        self.line(conn, backlog.is_some())
-            .retain(|waiting| *waiting != key);
-        self.leave_backlog(backlog);
+        let line = self.line(conn, backlog);
+        match line.front() {
+            Some(front) if *front == key => drop(line.pop_front()),
+            _ => line.retain(|waiting| *waiting != key),
+        }
+        if backlog {
+            self.leave_backlog(conn, author);
+        }
         match stored {
             Some(id) => self.forget_stored(
                 journal,
@@ -487,13 +504,17 @@ impl Upstream {
         }
     }
 
-    fn leave_backlog(&mut self, backlog: Option<u32>) {
-        if let Some(serial) = backlog
-            && let Some(count) = self.backlog_of.get_mut(&serial)
-        {
+    fn enter_backlog(&mut self, conn: ConnId, author: Author) {
+        if author != Author::NONE {
+            *self.backlog_of.entry((conn, author)).or_default() += 1;
+        }
+    }
+
+    fn leave_backlog(&mut self, conn: ConnId, author: Author) {
+        if let Some(count) = self.backlog_of.get_mut(&(conn, author)) {
             *count -= 1;
             if *count == 0 {
-                self.backlog_of.remove(&serial);
+                self.backlog_of.remove(&(conn, author));
             }
         }
     }
@@ -540,7 +561,7 @@ impl Upstream {
         };
         *ready = true;
         let up = self.connections[conn.0 as usize].up;
-        if up && backlog.is_none() {
+        if up && !*backlog {
             return None;
         }
         let stored = stored.map(|id| Stored {
@@ -566,6 +587,15 @@ impl Upstream {
         }
     }
 
+    /// The disk works again: what waits for a broker that is away is spooled after all.
+    pub(crate) fn on_store_works(&mut self, journal: &mut Journal, now: Instant) {
+        for conn in (0..self.connections.len() as u32).map(ConnId) {
+            if !self.is_up(conn) {
+                self.spool_unsettled(journal, now, conn);
+            }
+        }
+    }
+
     /// The client has released its QoS 2 publish. False if the broker has it and nothing of it is stored here: then
     /// what is kept of the client can go.
     pub(crate) fn release(&mut self, stored: u64) -> bool {
@@ -578,7 +608,7 @@ impl Upstream {
                 *released = true;
                 true
             }
-            Some(RequestKind::Settled { stored }) => {
+            Some(RequestKind::Settled { stored, .. }) => {
                 stored.released = true;
                 true
             }
@@ -589,28 +619,32 @@ impl Upstream {
     /// Everybody has a publish that was settled before.
     pub(crate) fn delivered(&mut self, journal: &mut Journal, token: Token) {
         if let Some(key) = self.key_of(token)
-            && let RequestKind::Settled { stored } = self.requests[key].kind
+            && let RequestKind::Settled { stored, .. } = self.requests[key].kind
         {
             self.requests.remove(key);
+            self.held.remove(&stored.id);
             self.forget_stored(journal, stored);
         }
     }
 
     /// The connection broke: what the broker may not have is stored, so that its clients can be answered.
     pub(crate) fn spool_unsettled(&mut self, journal: &mut Journal, now: Instant, conn: ConnId) {
-        if self.when_down != WhenDown::Spool || !journal.works() {
+        if !journal.works() {
             return;
         }
+        let spools = self.when_down == WhenDown::Spool;
         let mut keys: Vec<(u64, usize)> = Vec::new();
         for (key, request) in &self.requests {
             if let RequestKind::Publish {
                 conn: of,
                 seq,
-                stored: None,
+                stored,
+                backlog,
                 message,
                 ..
             } = &request.kind
                 && *of == conn
+                && (stored.is_some() && !*backlog || stored.is_none() && spools)
                 && message.qos > QoS::AtMostOnce
             {
                 keys.push((*seq, key));
@@ -628,7 +662,7 @@ impl Upstream {
         let connection = &mut connections[conn.0 as usize];
         let spooled = |key: &usize| {
             let kind = requests.get(*key).map(|request| &request.kind);
-            matches!(kind, Some(RequestKind::Publish { backlog: Some(_), .. }))
+            matches!(kind, Some(RequestKind::Publish { backlog: true, .. }))
         };
         let waiting = core::mem::take(&mut connection.waiting);
         let (moved, stay): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(spooled);
@@ -637,7 +671,8 @@ impl Upstream {
         self.sort_backlog(conn);
     }
 
-    /// Stores one that was sent, or waits, without being stored.
+    /// Stores one that was sent, or waits, without being stored. What is stored is answered now, and goes before what
+    /// its client sends from now on.
     fn spool_old(&mut self, journal: &mut Journal, now: Instant, key: usize) {
         let token = self.token(key);
         let Some(RequestKind::Publish {
@@ -646,24 +681,29 @@ impl Upstream {
             origin,
             message,
             stored,
+            author,
             backlog,
             ..
         }) = self.requests.get_mut(key).map(|request| &mut request.kind)
         else {
             return;
         };
-        let id = journal.new_id();
-        journal.put(
-            uplink_key(id),
-            record(journal, *conn, origin, message, now).encode(),
-        );
-        *stored = Some(id);
-        let (serial, size, waits) = (origin.serial(), message.size(), !*sent);
-        if backlog.is_none() {
-            *backlog = Some(serial);
-            if serial != 0 {
-                *self.backlog_of.entry(serial).or_default() += 1;
-            }
+        let (conn, author, size, waits) = (*conn, *author, message.size(), !*sent);
+        let enters = !core::mem::replace(backlog, true);
+        let is_stored = stored.is_some();
+        if !is_stored {
+            let id = journal.new_id();
+            let value = record(journal, author, origin, message, now).encode();
+            journal.put(uplink_key(id), value);
+            *stored = Some(id);
+        }
+        if enters {
+            self.enter_backlog(conn, author);
+        }
+        if is_stored {
+            // The journal works, so this waits.
+            let _ = journal.wait(Waiting::Uplink(token));
+            return;
         }
         self.spooled_messages += 1;
         self.spooled_bytes += size;
@@ -687,12 +727,12 @@ impl Upstream {
         id: u64,
         value: Bytes,
         record: UplinkRecord,
-        (origin, serial): (Origin, u32),
+        origin: Origin,
         since: Instant,
         released: bool,
     ) {
-        // There may be fewer connections than there were.
-        let conn = self.connection_for(record.conn.0, record.qos);
+        let author = Author(record.author);
+        let conn = self.connection_for(author, record.qos);
         let message = Uplink {
             topic: record.topic,
             qos: record.qos,
@@ -701,7 +741,15 @@ impl Upstream {
         };
         self.spooled_messages += 1;
         self.spooled_bytes += message.size();
-        let key = self.insert_publish(conn, origin, message.clone(), since, Some(id), true, Some(serial));
+        let key = self.insert_publish(
+            (conn, author),
+            origin,
+            message.clone(),
+            since,
+            Some(id),
+            true,
+            true,
+        );
         if message.qos == QoS::ExactlyOnce {
             self.keep_record(key, value.clone());
             if released {
@@ -746,13 +794,17 @@ impl Upstream {
     }
 
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
-    /// that with the QoS 2 publishes if there are any.
+    /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {
         if let Some(options) = self.open_options(SUBSCRIPTIONS) {
             options.clean_start = false;
         }
-        if let Some(mut options) = self.exact.take_if(|options| !options.restored.is_empty()) {
-            options.clean_start = false;
+        let waits = (self.connections.last()).is_some_and(|connection| !connection.backlog.is_empty());
+        if let Some(mut options) = self
+            .exact
+            .take_if(|options| waits || !options.restored.is_empty())
+        {
+            options.clean_start = options.restored.is_empty();
             let conn = ConnId(self.shared);
             self.control.push_back(BrokerRequest::Open { conn, options });
         }
@@ -854,7 +906,9 @@ impl Upstream {
                 origin,
                 message,
                 stored,
+                author,
                 backlog,
+                since,
                 released,
                 ..
             } => {
@@ -862,13 +916,14 @@ impl Upstream {
                     self.connections[conn.0 as usize].answered();
                 } else {
                     // Reported lost and settled all the same: it must not go out again.
-                    self.line(conn, backlog.is_some())
-                        .retain(|waiting| *waiting != key);
+                    self.line(conn, backlog).retain(|waiting| *waiting != key);
                     if stored.is_none() {
                         self.forget_waiting(&message);
                     }
                 }
-                self.leave_backlog(backlog);
+                if backlog {
+                    self.leave_backlog(conn, author);
+                }
                 let stored = stored.map(|id| Stored {
                     id,
                     size: message.size(),
@@ -877,7 +932,7 @@ impl Upstream {
                 });
                 let done = refused || !self.connections[conn.0 as usize].forgets;
                 if let (Some(stored), false) = (stored, done) {
-                    self.keep_settled(token, key, stored);
+                    self.keep_settled(token, key, stored, message.clone(), since, author);
                 }
                 Settled::Publish {
                     origin,
@@ -893,13 +948,27 @@ impl Upstream {
     }
 
     /// Keeps the place of a settled publish, so that its token still names what is stored of it.
-    fn keep_settled(&mut self, token: Token, key: usize, stored: Stored) {
+    fn keep_settled(
+        &mut self,
+        token: Token,
+        key: usize,
+        stored: Stored,
+        message: Uplink,
+        since: Instant,
+        author: Author,
+    ) {
         // It was removed just now, so it is the place that is filled next.
         let place = self.requests.insert(Request {
             generation: (token.0 >> 32) as u32,
             restores: false,
-            kind: RequestKind::Settled { stored },
+            kind: RequestKind::Settled {
+                stored,
+                message,
+                since,
+                author,
+            },
         });
+        self.held.insert(stored.id, place);
         debug_assert_eq!(place, key, "the place that was freed last");
     }
 
@@ -923,7 +992,7 @@ impl Upstream {
             return None;
         }
         *sent = false;
-        let (conn, seq, spooled) = (*conn, *seq, backlog.is_some());
+        let (conn, seq, spooled) = (*conn, *seq, *backlog);
         if stored.is_none() {
             self.waiting_messages += 1;
             self.waiting_bytes += message.size();
@@ -949,12 +1018,14 @@ impl Upstream {
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
         self.restoring = 0;
-        self.requests
-            .retain(|_, request| matches!(request.kind, RequestKind::Publish { .. }));
+        self.requests.retain(|_, request| match request.kind {
+            RequestKind::Publish { .. } | RequestKind::Settled { .. } => true,
+            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => false,
+        });
     }
 
     /// The next request that its connection has room for.
-    pub(crate) fn poll(&mut self, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    pub(crate) fn poll(&mut self, journal: &mut Journal, metrics: &mut Metrics) -> Option<BrokerRequest> {
         if let Some(request) = self.control.pop_front() {
             return Some(request);
         }
@@ -974,7 +1045,7 @@ impl Upstream {
             }
             if connection.unreported == 0
                 && self.restoring == 0
-                && let Some(request) = self.next_publish(at, metrics)
+                && let Some(request) = self.next_publish(at, journal, metrics)
             {
                 return Some(request);
             }
@@ -982,10 +1053,15 @@ impl Upstream {
         None
     }
 
-    fn next_publish(&mut self, at: usize, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_publish(
+        &mut self,
+        at: usize,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let spooled_first = self.connections[at].backlog_next;
         for spooled in [spooled_first, !spooled_first] {
-            if let Some(request) = self.next_of_line(at, spooled, metrics) {
+            if let Some(request) = self.next_of_line(at, spooled, journal, metrics) {
                 self.connections[at].backlog_next = !spooled;
                 return Some(request);
             }
@@ -993,7 +1069,13 @@ impl Upstream {
         None
     }
 
-    fn next_of_line(&mut self, at: usize, spooled: bool, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    fn next_of_line(
+        &mut self,
+        at: usize,
+        spooled: bool,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let key = *self.line(ConnId(at as u32), spooled).front()?;
         let Upstream {
             connections,
@@ -1034,6 +1116,7 @@ impl Upstream {
         let (conn, message, stored) = (*conn, message.clone(), *stored);
         self.line(conn, spooled).pop_front();
         let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
+        let size = message.size();
         let request = BrokerRequest::Publish {
             conn,
             token: tracked.then(|| token(generation, key)),
@@ -1044,9 +1127,34 @@ impl Upstream {
             stored: kept.and_then(|id| self.stored_uplink(id, key)),
         };
         if !tracked {
-            self.requests.remove(key);
+            self.finish_untracked(journal, key, stored, size);
         }
         Some(request)
+    }
+
+    /// A QoS 0 publish has left, and nobody will say what became of it.
+    fn finish_untracked(&mut self, journal: &mut Journal, key: usize, stored: Option<u64>, size: usize) {
+        if let RequestKind::Publish {
+            conn,
+            author,
+            backlog: true,
+            ..
+        } = self.requests.remove(key).kind
+        {
+            self.leave_backlog(conn, author);
+        }
+        if let Some(id) = stored {
+            let qos = QoS::AtMostOnce;
+            self.forget_stored(
+                journal,
+                Stored {
+                    id,
+                    size,
+                    qos,
+                    released: false,
+                },
+            );
+        }
     }
 
     /// The record of a publish, as its port writes it again.
@@ -1083,7 +1191,7 @@ impl Upstream {
     pub(crate) fn measure(&self, metrics: &mut Metrics) {
         metrics.spool_messages = self.spooled_messages as u64;
         metrics.spool_bytes = self.spooled_bytes as u64;
-        [metrics.spool_dropped_full_total, metrics.spool_dropped_age_total] = self.dropped;
+        metrics.spool_dropped = self.dropped;
         metrics.queue_messages = self.waiting_messages as u64;
         metrics.queue_bytes = self.waiting_bytes as u64;
         metrics.in_flight = self
@@ -1155,7 +1263,13 @@ impl Connection {
 }
 
 /// A publish as it is stored before it is sent.
-fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, now: Instant) -> UplinkRecord {
+fn record(
+    journal: &Journal,
+    author: Author,
+    origin: &Origin,
+    message: &Uplink,
+    now: Instant,
+) -> UplinkRecord {
     let client = match *origin {
         Origin::Client {
             serial,
@@ -1167,7 +1281,7 @@ fn record(journal: &Journal, conn: ConnId, origin: &Origin, message: &Uplink, no
     };
     UplinkRecord {
         stage: Stage::Pending,
-        conn,
+        author: author.0,
         client,
         since_ms: journal.unix_ms(now),
         qos: message.qos,

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use common::*;
+use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
 use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, StoreEvent};
 use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
@@ -314,7 +315,7 @@ fn a_full_spool_refuses_or_drops_the_oldest() {
         bench.requests.clear();
         bench.broker_up(false);
         assert_eq!(payloads(&mut bench), [kept]);
-        let dropped = bench.gateway.metrics().spool_dropped_full_total;
+        let dropped = bench.gateway.metrics().spool_dropped[SpoolDrop::Full as usize];
         assert_eq!(dropped, u64::from(when_full == SpoolFull::DropOldest));
     }
 }
@@ -328,7 +329,7 @@ fn messages_that_waited_too_long_are_dropped_and_counted() {
     bench.packet(A, publish1(id, 1, b"old"));
     bench.commit();
     bench.pass(seconds(7 * 24 * 3600 + 1));
-    assert_eq!(bench.gateway.metrics().spool_dropped_age_total, 1);
+    assert_eq!(bench.gateway.metrics().spool_dropped[SpoolDrop::Age as usize], 1);
     assert_eq!(bench.gateway.metrics().spool_messages, 0);
 }
 
@@ -464,6 +465,7 @@ fn a_qos_2_delivery_goes_on_under_its_message_id_at_each_step() {
         }
 
         let mut bench = bench.restart(config());
+        bench.commit();
         let heard = bench.heard(A);
         match (steps, &heard[..]) {
             (0, [Packet::Publish(again)]) => {
@@ -565,6 +567,8 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
     bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
 
     let mut bench = bench.restart(config());
+    let opened = |request: &BrokerRequest| matches!(request, BrokerRequest::Open { conn: EXACT, .. });
+    assert!(bench.requests.iter().any(opened), "{:?}", bench.requests);
     // The same id, the same content, and another message.
     bench.packet(A, publish2(id, 7, b"x"));
     bench.commit();

@@ -165,12 +165,14 @@ impl<D: Disk> Store<D> {
         for segment in segments {
             end = store.read_segment(segment, &mut values, &mut recovered.damage);
         }
-        if let (Some(end), Some(last)) = (end, store.segments.back()) {
+        if let (Some(end), Some(last)) = (end, store.segments.back().copied()) {
             // What a process wrote that was killed before it synced counts from now on, so it must not go with the
             // power later. If the file cannot be written to, the first commit begins another.
             let file = store.disk.open(&last.name());
-            let synced = file.and_then(|mut file| file.sync().map(|()| file));
-            store.active = synced.ok().map(|file| Active { file, end });
+            match file.and_then(|mut file| file.sync().map(|()| file)) {
+                Ok(file) => store.active = Some(Active { file, end }),
+                Err(_) => store.write_again(last),
+            }
         }
         let mut values: Vec<(Key, (u64, Bytes))> = values.into_iter().collect();
         values.sort_unstable_by_key(|(_, (sequence, _))| *sequence);
@@ -230,6 +232,17 @@ impl<D: Disk> Store<D> {
             });
         }
         Some(scan.end())
+    }
+
+    /// What a segment says is not durable for certain: it is written again with the next commit.
+    fn write_again(&mut self, segment: Segment) {
+        let octets = Bytes::from(self.disk.read(&segment.name()).unwrap_or_default());
+        for found in Scan::new(segment.nonce, &octets) {
+            if let Found::Record(record) = found {
+                self.uncertain.insert(record.change.key());
+                self.pending.push((record.sequence, record.change));
+            }
+        }
     }
 
     /// Takes a change; it is durable once [`Store::commit`] returned `Ok`. A value that is longer than
@@ -424,6 +437,7 @@ impl<D: Disk> Store<D> {
             };
             if matches!(found.change, Change::Put(..)) && self.index.get(&found.change.key()) == Some(&place)
             {
+                // With its old number: a copy is not written later than what came after it.
                 changes.push((found.sequence, found.change));
             }
         }

@@ -111,6 +111,7 @@ impl Writer {
     {
         let (commands, receiver) = channel();
         let usage = Arc::new(Mutex::new(Seen::default()));
+        let unsure = store.has_pending();
         let stored = values.iter().find(|(key, _)| *key == BUDGET);
         let task = Task {
             base: store.usage().written_bytes,
@@ -122,7 +123,8 @@ impl Writer {
             waiting: Vec::new(),
             gathered: 0,
             lazy_since: None,
-            failing: None,
+            // What could not be synced when the store was opened is written as soon as it can be.
+            failing: unsure.then(|| (Instant::now(), RETRY[0])),
         };
         let thread = thread::Builder::new()
             .name("store".into())

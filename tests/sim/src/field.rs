@@ -5,6 +5,7 @@
 //! a restart. Everything that was on the air is written down as the air saw it, and not as the gateway says.
 
 pub mod airtime;
+pub mod scene;
 
 use core::fmt;
 use core::time::Duration;
@@ -456,7 +457,7 @@ impl Field {
                     };
                     self.note_arrival(link, &route, &datagram);
                     if let Some(gateway) = &mut self.gateway {
-                        gateway.handle_received(now, link, &route, facts, &datagram);
+                        gateway.handle_datagram(now, link, &route, facts, &datagram);
                     }
                 }
                 LineEvent::Link(event) => self.tell_link(link, event),
@@ -505,6 +506,9 @@ impl Field {
                 Output::Store(StoreRequest::Airtime { link, record }) => {
                     let stored = Event::Stored(self.lives, link, record);
                     self.agenda.add(self.now + STORE_TIME, stored);
+                }
+                Output::Store(StoreRequest::Write { changes, .. }) => {
+                    panic!("nothing is to survive here: {changes:?}");
                 }
                 Output::Notice(notice) => self.notices.push((self.now, notice)),
             }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gateway_core::config::{
-    AddressChange, ForwarderRule, PeerMatch, PredefinedTopic, SleepQos0, WhenDown, WhenFull,
+    AddressChange, Durability, ForwarderRule, PeerMatch, PredefinedTopic, SleepQos0, WhenDown, WhenFull,
 };
 use gateway_core::io::Refusal;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -15,6 +15,7 @@ use crate::net::{Burst, PathConfig};
 use crate::reference::Violation;
 use crate::sim_broker::{BrokerConfig, Overlap};
 use crate::sim_client::{Action, ClientConfig, TopicForm};
+use crate::sim_store::{DiskConfig, End};
 use crate::{ClientIx, ForwarderIx, World, WorldConfig, will};
 
 /// A scenario that can be run again and again.
@@ -82,6 +83,15 @@ pub enum Step {
     },
     RestartForwarder(usize),
     RestartGateway,
+    /// The process ends and starts again.
+    EndGateway {
+        end: End,
+        away: Duration,
+    },
+    /// After so many more writes.
+    DiskFails(u32),
+    DiskHasRoom(usize),
+    DiskHeals,
     BrokerDown {
         keep_sessions: bool,
     },
@@ -181,13 +191,74 @@ impl History {
         for _ in 0..rng.random_range(10..=70) {
             steps.push((pause(rng), random_step(&plan, rng)));
         }
-        History {
+        let mut history = History {
             world,
             clients,
             forwarders: plan.forwarders,
             twin,
             steps,
+        };
+        // Choices of their own, so that the rest of the history is the same with a disk and without.
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0xD15C);
+        if rng.random() {
+            history.give_disk(rng);
         }
+        history
+    }
+
+    /// The gateway has a disk, and ends now and then.
+    fn give_disk(&mut self, rng: &mut SmallRng) {
+        let gateway = &mut self.world.gateway;
+        if gateway.upstream.when_down != WhenDown::Refuse && rng.random_bool(0.9) {
+            gateway.upstream.when_down = WhenDown::Spool;
+        }
+        let mut rules = Durability {
+            qos0: rng.random_bool(0.2),
+            ..Durability::default()
+        };
+        if rng.random_bool(0.1) {
+            rules.spool_messages = rng.random_range(1..=5);
+        }
+        gateway.durability = Some(rules);
+        self.world.batch = Duration::ZERO;
+        let sync_max = Duration::from_millis(rng.random_range(1..=300));
+        self.world.disk = DiskConfig {
+            sync_min: sync_max / 10,
+            sync_max,
+            capacity: 16 << 20,
+            segment: 1 << rng.random_range(11..=15),
+        };
+        for (_, step) in &mut self.steps {
+            if *step == Step::RestartGateway {
+                *step = random_end(rng);
+            }
+        }
+        if rng.random_bool(0.7) {
+            for _ in 0..rng.random_range(1..=6) {
+                let end = random_end(rng);
+                self.insert(end, rng);
+            }
+        }
+        if rng.random_bool(0.15) {
+            for _ in 0..rng.random_range(1..=3) {
+                let trouble = match rng.random_range(0..3) {
+                    0 => Step::DiskHasRoom(rng.random_range(0..1 << 16)),
+                    _ => Step::DiskFails(rng.random_range(0..10)),
+                };
+                self.insert(trouble, rng);
+                self.insert(Step::DiskHeals, rng);
+            }
+        }
+    }
+
+    /// Something more happens, mostly soon after something else.
+    fn insert(&mut self, step: Step, rng: &mut SmallRng) {
+        let at = rng.random_range(0..=self.steps.len());
+        let pause = match rng.random_range(0..3) {
+            0 => pause(rng),
+            _ => Duration::from_millis(rng.random_range(0..300)),
+        };
+        self.steps.insert(at, (pause, step));
     }
 
     /// Plays it to the end.
@@ -319,6 +390,10 @@ impl Step {
             Step::SwitchForwarder { forwarder, on } => world.switch_forwarder(ForwarderIx(forwarder), on),
             Step::RestartForwarder(forwarder) => world.restart_forwarder(ForwarderIx(forwarder)),
             Step::RestartGateway => world.restart_gateway(),
+            Step::EndGateway { end, away } => world.end_gateway(end, away),
+            Step::DiskFails(count) => world.fail_disk(count),
+            Step::DiskHasRoom(octets) => world.resize_disk(octets),
+            Step::DiskHeals => world.heal_disk(),
             Step::BrokerDown { keep_sessions } => world.broker_down(keep_sessions),
             Step::BrokerUp => world.broker_up(),
             Step::Paths { client, up, down } => world.set_paths(ClientIx(client), up, down),
@@ -346,6 +421,20 @@ fn without_paths(steps: &[(Duration, Step)]) -> Vec<(Duration, Step)> {
         .filter(|(_, step)| !matches!(step, Step::Paths { .. }))
         .cloned()
         .collect()
+}
+
+fn random_end(rng: &mut SmallRng) -> Step {
+    Step::EndGateway {
+        end: match rng.random_bool(0.3) {
+            true => End::Killed,
+            false => End::PowerCut,
+        },
+        away: match rng.random_range(0..4) {
+            0 => Duration::ZERO,
+            1 => Duration::from_secs(rng.random_range(10..=200)),
+            _ => Duration::from_millis(rng.random_range(10..=3_000)),
+        },
+    }
 }
 
 fn pause(rng: &mut SmallRng) -> Duration {

@@ -22,7 +22,8 @@ use gateway_core::Gateway;
 use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, TxTicket, Will,
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, RadioFacts, StoreChange,
+    StoreEvent, StoreKey, StoreRequest, TxTicket, Will,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -42,9 +43,11 @@ pub mod noise;
 #[cfg(unix)]
 pub mod pty;
 pub mod reference;
+pub mod saved;
 pub mod sensor;
 pub mod sim_broker;
 pub mod sim_client;
+pub mod sim_store;
 pub mod site;
 pub mod virtual_line;
 
@@ -53,6 +56,7 @@ use net::{Path, PathConfig, between};
 use reference::{Check, Reference, Violation};
 use sim_broker::{BrokerAction, BrokerConfig, Origin, SimBroker};
 use sim_client::{Action, ClientConfig, Outcome, Presence, SimClient, TopicForm, Uplink};
+use sim_store::{DiskConfig, End, Found, SimStore, StoreAction, StoreNews};
 
 /// The one link of the world.
 pub const LINK: LinkId = LinkId(0);
@@ -82,6 +86,8 @@ pub struct WorldConfig {
     pub link_credit: Option<u32>,
     /// Inputs within this time of the first are handed over before outputs are drained.
     pub batch: Duration,
+    /// The disk of a gateway whose configuration says that something survives.
+    pub disk: DiskConfig,
     /// Write down what happens, for a report.
     pub trace: bool,
 }
@@ -100,6 +106,7 @@ impl Default for WorldConfig {
             mtu: 1400,
             link_credit: None,
             batch: Duration::ZERO,
+            disk: DiskConfig::default(),
             trace: false,
         }
     }
@@ -161,6 +168,11 @@ pub struct World {
     now: Instant,
     rng: SmallRng,
     gateway: Gateway,
+    store: Option<SimStore>,
+    /// The gateway has ended, and this is what the next one will find.
+    found: Option<Found>,
+    /// Its disk did not work then.
+    fails_at_start: bool,
     clients: Vec<Station>,
     forwarders: Vec<Forwarder>,
     by_addr: FxHashMap<Address, usize>,
@@ -224,6 +236,9 @@ enum Event {
     /// The broker has something to tell.
     BrokerSpeaks,
     Link(LinkEvent),
+    Store(StoreAction),
+    /// The gateway starts again.
+    Start,
     ShutDown,
 }
 
@@ -264,7 +279,12 @@ impl World {
     /// A world in which the gateway has just started and its link is up.
     pub fn new(config: WorldConfig) -> World {
         let now = Instant::START;
-        let gateway = Gateway::new(config.gateway.clone(), config.seed, now);
+        let mut gateway = Gateway::new(config.gateway.clone(), config.seed, now);
+        let durable = config.gateway.durability.is_some();
+        let store = durable.then(|| {
+            gateway.restore(now, unix_ms(now), Vec::new());
+            SimStore::new(config.seed, config.disk.clone())
+        });
         let mut world = World {
             broker: SimBroker::new(config.broker.clone()),
             reference: Reference::new(config.gateway.clone(), config.mtu),
@@ -273,6 +293,9 @@ impl World {
             now,
             rng: SmallRng::seed_from_u64(config.seed),
             gateway,
+            store,
+            found: None,
+            fails_at_start: false,
             clients: Vec::new(),
             forwarders: Vec::new(),
             lives: 0,
@@ -580,6 +603,83 @@ impl World {
         self.link_up();
     }
 
+    /// The gateway's process ends without a word, and another one starts after a while and finds what is on the disk.
+    /// Without a disk it starts at once, knowing nothing.
+    pub fn end_gateway(&mut self, end: End, away: Duration) {
+        let Some(store) = &mut self.store else {
+            return self.restart_gateway();
+        };
+        if self.found.is_some() {
+            return;
+        }
+        self.lives += 1;
+        self.found = Some(store.end(self.now, end, &mut self.rng));
+        let fails = store.is_failing();
+        self.note(|_| format!("gateway ends: {end:?}"));
+        self.after_store();
+        self.fails_at_start = fails;
+        self.broker.gateway_died();
+        self.events
+            .retain(|Reverse(scheduled)| !matches!(scheduled.event, Event::Link(_)));
+        self.schedule(self.now + away, Event::Start);
+    }
+
+    /// The gateway starts again.
+    fn start_gateway(&mut self) -> Check {
+        let Some(found) = self.found.take() else {
+            return Ok(());
+        };
+        if let [first, ..] = &found.missing[..] {
+            let detail = format!("{first:?} and {} more", found.missing.len() - 1);
+            return Err(Violation::new("what is durable survives", detail));
+        }
+        let values: BTreeMap<StoreKey, Bytes> = found.values.iter().cloned().collect();
+        let seed = self.config.seed.wrapping_add(self.lives << 32);
+        self.gateway = Gateway::new(self.config.gateway.clone(), seed, self.now);
+        let restored = self.gateway.restore(self.now, unix_ms(self.now), found.values);
+        self.note(|_| format!("gateway starts: {restored:?}"));
+        if restored.unreadable > 0 {
+            return Err(Violation::new(
+                "what was stored is understood",
+                format!("{restored:?}"),
+            ));
+        }
+        self.reference.restore(self.now, &values)?;
+        self.reference.disk_fails = self.fails_at_start;
+        self.link_credit = self.config.link_credit.unwrap_or(LinkProfile::UNLIMITED);
+        self.link_up();
+        Ok(())
+    }
+
+    /// The disk fails from the write after `count` more on, until it is healed.
+    pub fn fail_disk(&mut self, count: u32) {
+        self.note(|_| format!("the disk fails after {count} writes"));
+        if let Some(store) = &self.store {
+            store.disk.fail_after(count);
+        }
+    }
+
+    /// The disk has room for so many octets.
+    pub fn resize_disk(&mut self, octets: usize) {
+        self.note(|_| format!("the disk has {octets} octets"));
+        if let Some(store) = &self.store {
+            store.disk.resize(octets);
+        }
+    }
+
+    /// The disk works, and has the room that it had.
+    pub fn heal_disk(&mut self) {
+        self.note(|_| "the disk works".into());
+        if let Some(store) = &mut self.store {
+            store.heal();
+        }
+    }
+
+    /// The gateway's disk, to look at; none if nothing survives.
+    pub fn store(&self) -> Option<&SimStore> {
+        self.store.as_ref()
+    }
+
     /// Hands a datagram to the gateway as if it came from there.
     pub fn inject(&mut self, from: &Route, datagram: &[u8]) {
         self.schedule(
@@ -633,6 +733,7 @@ impl World {
     /// The broker goes away, with or without keeping sessions for when it is back.
     pub fn broker_down(&mut self, keep_sessions: bool) {
         self.note(|_| format!("broker goes down, keeps sessions: {keep_sessions}"));
+        self.reference.sessions_lost |= !keep_sessions;
         self.broker.go_down(keep_sessions);
         self.after_broker();
     }
@@ -727,6 +828,7 @@ impl World {
         if !self.broker.is_reachable() {
             self.broker_up();
         }
+        self.heal_disk();
         // Longer than any pause, keep-alive tolerance and series of retries of these worlds.
         let end = self.now + Duration::from_secs(4 * 3600);
         loop {
@@ -797,6 +899,28 @@ impl World {
         let open = self.reference.open_tokens();
         if open > 0 {
             left.push(format!("{open} requests to the broker are open"));
+        }
+        if self.reference.orphans() > 0 {
+            left.push(format!(
+                "{} messages were not sent again",
+                self.reference.orphans()
+            ));
+        }
+        if self.found.is_some() {
+            left.push("the gateway is away".into());
+        }
+        if let Some(store) = &self.store {
+            if !store.is_idle() {
+                left.push("something is being written".into());
+            }
+            let spooled = store
+                .promised()
+                .keys()
+                .filter(|key| key.kind == saved::kind::UPLINK);
+            let spooled = spooled.count();
+            if spooled > 0 {
+                left.push(format!("{spooled} messages for the broker are stored"));
+            }
         }
         if self.under_way > 0 {
             left.push(format!("{} datagrams are under way", self.under_way));
@@ -872,7 +996,8 @@ impl World {
                     }
                     continue;
                 };
-                if *outcome == Outcome::Acknowledged && self.broker.count(payload) == 0 {
+                let refused = self.store.is_some() && self.reference.was_refused(payload);
+                if *outcome == Outcome::Acknowledged && self.broker.count(payload) == 0 && !refused {
                     return Err(Violation::new(
                         "what was acknowledged arrived",
                         format!("{payload:?}"),
@@ -889,19 +1014,30 @@ impl World {
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
                 let certain = !self.reference.has_uncertain_copies(&delivered.payload)
-                    && !self
-                        .reference
-                        .came_under_two_ids(ClientIx(ix), &delivered.payload);
-                let remembers = client.power_losses == 0 && client.forgot_asleep == 0;
+                    && !self.reference.may_look_new(ClientIx(ix), &delivered.payload);
+                let remembers =
+                    client.power_losses == 0 && client.forgot_asleep == 0 && !self.reference.disk_failed;
                 if again && certain && routed == 1 && !delivered.retain && remembers {
                     let detail = format!("{:?} at {}", delivered.payload, client.config.id);
                     return Err(Violation::new("QoS 2 reaches the application once", detail));
                 }
             }
         }
+        if self.store.is_some() && !self.reference.sessions_lost && !self.reference.disk_failed {
+            for (payload, meant) in self.reference.exactly_once() {
+                let routed = self.broker.count(payload);
+                if routed > meant as usize {
+                    let detail = format!("{payload:?} {routed} times, sent {meant} times");
+                    return Err(Violation::new("QoS 2 reaches the broker once", detail));
+                }
+            }
+        }
+        self.check_leftovers()?;
         let (held, asked) = (self.reference.held_filters(), self.reference.asked_filters());
         let subscribed = self.broker.filters(ConnId(0));
-        if !(held.is_subset(&subscribed) && subscribed.is_subset(&asked)) {
+        // A gateway that ended before it could unsubscribe does not know any more.
+        let more = self.store.is_some() && self.lives > 0;
+        if !(held.is_subset(&subscribed) && (more || subscribed.is_subset(&asked))) {
             let detail = format!("clients hold {held:?}, asked for {asked:?}, the gateway {subscribed:?}");
             return Err(Violation::new("subscribed upstream to what clients hold", detail));
         }
@@ -917,13 +1053,32 @@ impl World {
         Ok(())
     }
 
+    /// The store keeps nothing of what is done.
+    fn check_leftovers(&self) -> Check {
+        let Some(store) = self.store.as_ref().filter(|_| !self.reference.disk_failed) else {
+            return Ok(());
+        };
+        let has = |kind: u8, id: u64| store.promised().contains_key(&StoreKey { kind, id });
+        let lonely = store
+            .promised()
+            .keys()
+            .find(|key| key.kind == saved::kind::PROGRESS && !has(saved::kind::MESSAGE, key.id >> 24 << 24));
+        match lonely {
+            None => Ok(()),
+            Some(key) => Err(Violation::new(
+                "nothing is kept of what is done",
+                format!("{key:?}"),
+            )),
+        }
+    }
+
     // What can be asked at any time.
 
     /// The gateway's counters by exported name.
     pub fn metrics(&mut self) -> Vec<(String, u64)> {
         match self.gateway.handle_admin(self.now, AdminCommand::Metrics) {
             AdminReply::Metrics(metrics) => metrics,
-            AdminReply::Topics { .. } => Vec::new(),
+            AdminReply::Topics { .. } | AdminReply::Spool { .. } | AdminReply::SpoolDropped(_) => Vec::new(),
         }
     }
 
@@ -967,7 +1122,10 @@ impl World {
     /// Does what comes next, unless it is after `until`: then the clock is set there and the answer is false.
     fn step(&mut self, until: Instant) -> Result<bool, Violation> {
         let event_at = self.events.peek().map(|Reverse(scheduled)| scheduled.at);
-        let timer_at = self.gateway.poll_timeout().map(|at| at.max(self.now));
+        let timer_at = match self.found {
+            None => self.gateway.poll_timeout().map(|at| at.max(self.now)),
+            Some(_) => None,
+        };
         let next = match (event_at, timer_at) {
             (None, None) => None,
             (Some(at), None) | (None, Some(at)) => Some(at),
@@ -1018,11 +1176,13 @@ impl World {
         let now = self.now;
         self.under_way -= usize::from(event.is_datagram());
         match event {
+            Event::ToGateway { .. } | Event::BrokerSpeaks | Event::ShutDown if self.found.is_some() => {}
             Event::ToGateway { from, datagram } => {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
                 // Counting takes time in proportion to the clients.
                 let before = self.selective.then(|| self.refusals());
-                self.gateway.handle_datagram(now, LINK, &from, &datagram);
+                let facts = RadioFacts::default();
+                self.gateway.handle_datagram(now, LINK, &from, facts, &datagram);
                 let verdict = before.map_or(Verdict::OPEN, |(refused, moved)| {
                     let after = self.refusals();
                     Verdict {
@@ -1077,12 +1237,57 @@ impl World {
                 }
                 self.gateway.handle_link(now, LINK, event);
             }
+            Event::Store(action) => self.handle_store(action),
+            Event::Start => self.start_gateway()?,
             Event::ShutDown => {
                 self.reference.shut_down();
                 self.gateway.handle_shutdown(now);
             }
         }
         Ok(())
+    }
+
+    fn handle_store(&mut self, action: StoreAction) {
+        let now = self.now;
+        let Some(store) = &mut self.store else { return };
+        let news = store.handle_action(now, action, &mut self.rng);
+        self.fails_at_start &= store.is_failing();
+        if self.found.is_some() {
+            // Nobody is there to be told.
+            store.take_durable();
+            return self.after_store();
+        }
+        for (key, value) in store.take_durable() {
+            if key.kind == saved::kind::UPLINK
+                && let Some(uplink) = saved::SavedUplink::decode(&value)
+            {
+                self.reference.on_spooled(&uplink);
+            }
+        }
+        for news in news {
+            match news {
+                StoreNews::Port(write) => self.broker.handle_durable(now, &write, &mut self.rng),
+                StoreNews::Gateway(event) => {
+                    self.note(|_| format!("store -> gateway {event:?}"));
+                    match event {
+                        StoreEvent::Failed => {
+                            (self.reference.disk_fails, self.reference.disk_failed) = (true, true);
+                        }
+                        StoreEvent::Works => self.reference.disk_fails = false,
+                        _ => {}
+                    }
+                    self.gateway.handle_store(now, event);
+                }
+            }
+        }
+        self.after_broker();
+        self.after_store();
+    }
+
+    fn after_store(&mut self) {
+        while let Some((at, action)) = self.store.as_mut().and_then(SimStore::poll_action) {
+            self.schedule(at, Event::Store(action));
+        }
     }
 
     /// CONNECTs refused for now, and clients that moved, so far.
@@ -1092,11 +1297,18 @@ impl World {
     }
 
     fn drain(&mut self) -> Check {
+        if self.found.is_some() {
+            return Ok(());
+        }
         let mut buf = Vec::new();
+        let mut sessions = Vec::new();
         for _ in 0..MAX_OUTPUTS_PER_DRAIN {
             let filled = buf.len();
             let Some(output) = self.gateway.poll_output(self.now, &mut buf) else {
                 self.check_bounds()?;
+                for value in sessions {
+                    self.reference.on_saved(&value);
+                }
                 return self.reference.check_silence(self.now);
             };
             self.hash.write_u64(self.now.as_micros());
@@ -1114,13 +1326,6 @@ impl World {
                     let datagram = buf.split_off(filled);
                     self.transmit(&to, &datagram, ticket)?;
                 }
-                Output::Store(request) => {
-                    let detail = format!("{request:?}");
-                    return Err(Violation::new(
-                        "nothing is stored where nothing is to survive",
-                        detail,
-                    ));
-                }
                 Output::Broker(request) => {
                     self.note(|_| format!("gateway -> broker {request:?}"));
                     self.hash.write(format!("{request:?}").as_bytes());
@@ -1131,11 +1336,24 @@ impl World {
                     self.after_broker();
                 }
                 Output::Store(request) => {
-                    let detail = format!("{request:?}");
-                    return Err(Violation::new(
-                        "nothing is stored unless it is configured",
-                        detail,
-                    ));
+                    self.note(|_| format!("gateway -> store {request:?}"));
+                    self.hash.write(format!("{request:?}").as_bytes());
+                    let (StoreRequest::Write { changes, ticket }, Some(store)) = (&request, &mut self.store)
+                    else {
+                        let detail = format!("{request:?}");
+                        return Err(Violation::new(
+                            "nothing is stored unless it is configured",
+                            detail,
+                        ));
+                    };
+                    sessions.extend(changes.iter().filter_map(|change| match change {
+                        StoreChange::Put(key, value) if key.kind == saved::kind::SESSION => {
+                            Some(value.clone())
+                        }
+                        _ => None,
+                    }));
+                    store.submit(self.now, changes.clone(), *ticket, &mut self.rng);
+                    self.after_store();
                 }
                 Output::Notice(notice) => {
                     self.note(|_| format!("gateway says {notice:?}"));
@@ -1159,7 +1377,8 @@ impl World {
         }
         let (limits, clients) = (&self.config.gateway.limits, self.clients.len());
         let messages_per_client = self.config.gateway.sleep.max_messages;
-        let connections = u64::from(self.config.gateway.upstream.connections);
+        let connections =
+            u64::from(self.config.gateway.upstream.connections) + u64::from(self.store.is_some());
         let window = u64::from(self.config.broker.window) * connections;
         let metrics = self.gateway.metrics();
         let bounds = [
@@ -1313,6 +1532,13 @@ impl World {
         if self.broker.has_events() {
             self.schedule(self.now, Event::BrokerSpeaks);
         }
+        while let Some(write) = self.broker.poll_write() {
+            self.note(|_| format!("port -> store {:?}", write.change));
+            if let Some(store) = &mut self.store {
+                store.submit_port(self.now, write, &mut self.rng);
+                self.after_store();
+            }
+        }
     }
 
     fn schedule(&mut self, at: Instant, event: Event) {
@@ -1390,6 +1616,11 @@ pub fn will(topic: &str, message: &str) -> Will {
         qos: QoS::AtLeastOnce,
         retain: false,
     }
+}
+
+/// Some time in 2026, and as long after it as the world is old.
+fn unix_ms(now: Instant) -> u64 {
+    1_790_000_000_000 + now.as_micros() / 1000
 }
 
 fn route_to(addr: SocketAddr) -> Route {

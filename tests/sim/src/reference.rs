@@ -10,20 +10,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, Limits, SleepRules, WhenFull};
+use gateway_core::config::{
+    AddressChange, ClientRule, Durability, GatewayConfig, Limits, SleepRules, WhenDown, WhenFull,
+};
 use gateway_core::io::{
-    BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, Notice, Refusal, Token, Will,
+    BrokerEvent, BrokerRequest, ConnId, DeliveryId, Destination, FilterId, Notice, Refusal, StoreKey, Token,
+    Will,
 };
 use gateway_core::peer::LinkAddr;
 use gateway_core::time::Instant;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sn_codec::{
     Connect, Direction, Disconnect, Encapsulation, MsgId, MsgType, Packet, Puback, Publish, PublishQoS, QoS,
     Regack, Register, ReturnCode, Suback, TopicFilter, TopicId, TopicRef, WillTopic, topic,
 };
 
 use crate::admission::{Challenge, ForwarderLimits, Verdict};
-use crate::sim_broker::Publication;
+use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_payload};
+use crate::sim_broker::{Publication, as_request};
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
 
@@ -107,6 +111,22 @@ pub struct Reference {
     conns: BTreeMap<ConnId, ConnModel>,
     published: u64,
     ingress: u64,
+    /// What is to survive does.
+    durable: bool,
+    /// Messages for the broker that were durable here at some time.
+    spooled: FxHashSet<Bytes>,
+    /// Deliveries that the broker has no acknowledgement for.
+    unacknowledged: FxHashMap<(ConnId, DeliveryId), Bytes>,
+    /// What they brought when the gateway ended: the broker sends it again, if it keeps the session.
+    orphans: FxHashSet<Bytes>,
+    /// What the broker forgot before it had an acknowledgement.
+    fragile: FxHashSet<Bytes>,
+    /// A session at the broker was lost at some time: then exactly once is not promised.
+    pub sessions_lost: bool,
+    /// The disk did not work at some time: nor is it then.
+    pub disk_failed: bool,
+    /// The disk does not work at the moment.
+    pub disk_fails: bool,
     /// Messages given up by rule: unanswered REGISTER (A40), poison (A60), full buffer (A70), too large (A63).
     pub given_up: usize,
 }
@@ -178,7 +198,9 @@ struct ClientModel {
     names: BTreeMap<TopicId, String>,
     /// Names the client refused in this connection (A40).
     refused_names: BTreeSet<String>,
-    /// Those of earlier records.
+    /// Names whose id it was told in this session (A40).
+    told: BTreeSet<String>,
+    /// Those told before the gateway was restarted.
     stale_names: BTreeMap<TopicId, String>,
     /// An id of an earlier record came again for another name: without persistence that is left to chance (A35).
     ids_collided: bool,
@@ -194,7 +216,32 @@ struct ClientModel {
     will: Option<Will>,
     /// Those that the gateway owes the broker since it said that the client is lost.
     wills_due: Vec<Will>,
-    emitted_order: [u64; 2],
+    /// Those that it has handed over.
+    wills_emitted: Vec<Will>,
+    /// Those that may come again, since the gateway ended before it could note that they went.
+    wills_again: Vec<Will>,
+    /// How often a will was due.
+    losses: u32,
+    emitted_order: [u64; 3],
+    /// QoS 2 messages that it has, by message id.
+    received: BTreeSet<MsgId>,
+    /// Its session went on in another life of the gateway.
+    restored: bool,
+    /// What it was when its record was written, by the value in the store.
+    saved: FxHashMap<Bytes, SavedModel>,
+}
+
+/// What a record in the store stands for.
+#[derive(Debug, Clone)]
+struct SavedModel {
+    bound: Option<Address>,
+    parameters: Option<(bool, bool, u16)>,
+    will: Option<Will>,
+    subs: BTreeMap<String, Sub>,
+    maybe: BTreeSet<String>,
+    names: BTreeMap<TopicId, String>,
+    confirmed: BTreeSet<TopicId>,
+    losses: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -293,6 +340,8 @@ struct Started {
     acknowledged: bool,
     /// The client did not know its topic id, so it came again under another message id (A41).
     unknown_topic: bool,
+    /// It was on its way when the client began a clean session that looked like the repeat of its last CONNECT (A18).
+    resumed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -310,8 +359,12 @@ struct UplinkModel {
     retain: bool,
     /// How often the datagrams received allow it to be published.
     allowed: u32,
+    /// The same, not counting what restarts of the gateway explain.
+    meant: u32,
     emitted: u32,
     settled_ok: u32,
+    /// Its client has an acknowledgement.
+    answered: bool,
     refused: Option<Refusal>,
     /// When it was first received; another time counts if that was refused.
     order: Option<u64>,
@@ -354,13 +407,14 @@ struct ConnModel {
     /// Counts disconnections, so that "was away meanwhile" can be told.
     subscribed: BTreeSet<Arc<str>>,
     refused_filter: bool,
-    /// Order of the last resubmission in this connection.
-    resubmitted: u64,
+    /// Order of the last resubmission in this connection; of each client, where what is stored has a lane of its own.
+    resubmitted: BTreeMap<usize, u64>,
 }
 
 impl Reference {
     /// A model of a gateway that has this configuration and one link.
     pub fn new(config: GatewayConfig, mtu: usize) -> Reference {
+        let config_durable = config.durability.is_some();
         Reference {
             forwarders: ForwarderLimits::new(&config),
             config,
@@ -377,6 +431,14 @@ impl Reference {
             conns: BTreeMap::new(),
             published: 0,
             ingress: 0,
+            durable: config_durable,
+            spooled: FxHashSet::default(),
+            unacknowledged: FxHashMap::default(),
+            orphans: FxHashSet::default(),
+            fragile: FxHashSet::default(),
+            sessions_lost: false,
+            disk_failed: false,
+            disk_fails: false,
             given_up: 0,
         }
     }
@@ -411,8 +473,10 @@ impl Reference {
             qos: uplink.qos,
             retain: uplink.retain,
             allowed: 0,
+            meant: 0,
             emitted: 0,
             settled_ok: 0,
+            answered: false,
             refused: None,
             order: None,
             any_order: false,
@@ -442,6 +506,93 @@ impl Reference {
         for client in &mut self.clients {
             client.restart();
         }
+    }
+
+    /// The gateway writes a client's record.
+    pub fn on_saved(&mut self, value: &Bytes) {
+        let id = SavedSession::decode(value).map(|session| session.id);
+        if let Some(client) = self.clients.iter_mut().find(|c| id.as_deref() == Some(&*c.id)) {
+            let saved = SavedModel {
+                bound: client.bound.clone(),
+                parameters: client.parameters,
+                will: client.will.clone(),
+                subs: client.subs.clone(),
+                maybe: client.maybe.clone(),
+                names: client.names.clone(),
+                confirmed: client.confirmed.clone(),
+                losses: client.losses,
+            };
+            client.saved.insert(value.clone(), saved);
+        }
+    }
+
+    /// A message for the broker is durable, and the gateway is about to be told.
+    pub fn on_spooled(&mut self, saved: &SavedUplink) {
+        let payload = &saved.payload;
+        self.spooled.insert(payload.clone());
+        if saved.qos == QoS::AtLeastOnce as u8
+            && let Some(uplink) = self.uplinks.get(payload)
+        {
+            let client = &mut self.clients[uplink.client];
+            let open = |(_, e): &(&MsgId, &UpExchange)| e.payload == *payload && !e.finished;
+            let msg_id = client.up.iter().find(open).map(|(id, _)| *id);
+            client.settled(msg_id, payload);
+        }
+    }
+
+    /// The gateway ended, and another one is in its place that found these values.
+    ///
+    /// # Errors
+    /// Something that was promised is not among them.
+    pub fn restore(&mut self, now: Instant, values: &BTreeMap<StoreKey, Bytes>) -> Check {
+        self.forwarders = ForwarderLimits::new(&self.config);
+        self.conns.clear();
+        self.tokens.clear();
+        self.orphans
+            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
+        let stored: FxHashSet<Bytes> = values
+            .iter()
+            .filter(|(key, _)| key.kind == kind::MESSAGE)
+            .filter_map(|(_, value)| message_payload(value))
+            .collect();
+        // What neither the broker nor the store was sure of: the broker sends it again.
+        self.orphans.retain(|payload| !stored.contains(payload));
+        self.fragile.retain(|payload| !stored.contains(payload));
+        for client in &mut self.clients {
+            let gone = |payload: &Bytes| self.orphans.contains(payload) || self.fragile.contains(payload);
+            client.owed.retain(|payload, _| !gone(payload));
+        }
+        self.fragile.clear();
+        let of = |kind: u8| {
+            values
+                .iter()
+                .filter(move |(key, _)| key.kind == kind)
+                .map(|(_, value)| value)
+        };
+        let spooled: FxHashSet<Bytes> = of(kind::UPLINK)
+            .filter_map(|value| Some(SavedUplink::decode(value)?.payload))
+            .collect();
+        for uplink in self.uplinks.values_mut() {
+            // What is in the store may be sent again, and what was not acknowledged comes again from its client.
+            uplink.allowed = uplink.allowed.saturating_mul(2);
+            if !uplink.answered {
+                uplink.order = None;
+            }
+        }
+        let mut sessions: BTreeMap<String, (SavedSession, &Bytes)> = BTreeMap::new();
+        for value in of(kind::SESSION) {
+            if let Some(session) = SavedSession::decode(value) {
+                sessions.insert(session.id.clone(), (session, value));
+            }
+        }
+        for client in &mut self.clients {
+            let found = sessions.remove(&*client.id);
+            // Else nothing waits on the disk for the broker.
+            let spooled = (self.config.upstream.when_down == WhenDown::Spool).then_some(&spooled);
+            client.restore(now, found, spooled, self.disk_fails)?;
+        }
+        self.disk_fails = false;
+        Ok(())
     }
 
     /// The gateway was told to stop.
@@ -489,6 +640,13 @@ impl Reference {
         }
         let client = &mut self.clients[ix];
         let bound = client.bound.as_ref() == Some(from);
+        if let Packet::Pingreq(ping) = packet
+            && ping.client_id.is_some_and(|id| *id != *client.id)
+        {
+            // A16: whoever that is, it has no session here.
+            client.stray = Some(from.clone());
+            return Ok(());
+        }
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
         if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
@@ -674,6 +832,7 @@ impl Reference {
         };
         let PublishQoS::Level(qos) = publish.qos else {
             uplink.allowed += 1;
+            uplink.meant += 1;
             return;
         };
         if !bound || !client.accepts() {
@@ -703,6 +862,7 @@ impl Reference {
             return;
         }
         uplink.allowed += 1;
+        uplink.meant += 1;
         uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
@@ -732,9 +892,16 @@ impl Reference {
             } => {
                 let model = self.conns.entry(*conn).or_default();
                 model.up = true;
-                model.resubmitted = 0;
+                model.resubmitted.clear();
                 if !session_present {
                     model.subscribed.clear();
+                    if *conn == ConnId(0) {
+                        // The broker forgot what it had not been answered for, and so did the gateway.
+                        self.given_up += self.orphans.drain().count();
+                        // As long as the gateway lives it has the rest.
+                        self.fragile
+                            .extend(self.unacknowledged.drain().map(|(_, payload)| payload));
+                    }
                 }
             }
             BrokerEvent::Down { conn, .. } => {
@@ -758,19 +925,24 @@ impl Reference {
                 }
             }
             BrokerEvent::Message {
+                conn,
+                delivery,
                 filters,
                 topic,
                 qos,
                 retain,
                 payload,
-                ..
             } => {
+                if let Some(delivery) = delivery {
+                    self.unacknowledged.insert((*conn, *delivery), payload.clone());
+                }
+                let again = self.orphans.remove(payload);
                 let message = self.messages.entry(payload.clone()).or_default();
                 message.topic = topic.to_string();
                 message.since = now;
                 message.highest = message.highest.max(*qos);
                 message.retain_seen[usize::from(*retain)] = true;
-                let new = publication.is_none_or(|p| message.publications.insert(p));
+                let new = publication.is_none_or(|p| message.publications.insert(p)) || again;
                 // While a SUBSCRIBE is unanswered nobody can tell whether another copy comes for its filter.
                 let unanswered = self.tokens.values().any(|model| match &model.request {
                     BrokerRequest::Subscribe { filter, .. } => topic::matches(filter, topic),
@@ -998,6 +1170,8 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
+                let room = self.mtu - client.bound.as_ref().map_or(0, Address::overhead);
+                self.given_up += client.drop_too_large(room);
                 client.end_ping(now)?;
                 client.end_wake(now)
             }
@@ -1190,6 +1364,7 @@ impl Reference {
                 .down
                 .as_ref()
                 .is_some_and(|d| d.kind == DownKind::Pubrel && d.payload.as_ref() == Some(&payload));
+        let released = released && !(self.disk_failed && client.restored);
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1253,6 +1428,8 @@ impl Reference {
                 },
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
+            // A gateway whose disk did not work may have forgotten.
+            let again = again && !(self.disk_failed && client.restored);
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1268,6 +1445,17 @@ impl Reference {
             .down
             .as_ref()
             .is_some_and(|d| d.msg_id == msg_id && d.kind == DownKind::Pubrel && !d.closed);
+        let due = client
+            .due
+            .get(&(MsgType::Pubrel, msg_id))
+            .is_some_and(|due| *due > 0);
+        if self.durable && own && due {
+            // Each PUBREC is answered, if only when that is durable.
+            client.down.iter_mut().for_each(|down| down.due = true);
+        }
+        if !own && client.restored && client.received.contains(&msg_id) {
+            return Ok(());
+        }
         if !own || client.phase == Phase::Asleep {
             // A51: a PUBREC that belongs to nothing is answered too.
             return client.pay(MsgType::Pubrel, msg_id);
@@ -1286,6 +1474,19 @@ impl Reference {
 
     fn on_puback(&mut self, ix: usize, puback: Puback) -> Check {
         let client = &mut self.clients[ix];
+        let refused = puback.return_code != ReturnCode::Accepted;
+        let exactly_once = client
+            .up
+            .get(&puback.msg_id)
+            .is_some_and(|e| e.qos == QoS::ExactlyOnce);
+        let due = client
+            .due
+            .get(&(MsgType::Puback, puback.msg_id))
+            .is_some_and(|due| *due > 0);
+        if client.restored && refused && exactly_once && !due {
+            // An earlier life was told so, and its successor, which may not know, is told so again.
+            return Ok(());
+        }
         client.pay(MsgType::Puback, puback.msg_id)?;
         let Some(exchange) = client.up.get_mut(&puback.msg_id) else {
             return ensure(
@@ -1326,12 +1527,18 @@ impl Reference {
             "a PUBACK without error answers QoS 1 only",
             || format!("{puback:?} to {}", client.id),
         )?;
-        ensure(uplink.settled_ok > 0, "no PUBACK before the broker's", || {
-            format!(
-                "{puback:?} to {} for {:?}, refused {:?}",
-                client.id, exchange.payload, uplink.refused
-            )
-        })
+        uplink.answered = true;
+        let spooled = self.spooled.contains(&exchange.payload);
+        ensure(
+            uplink.settled_ok > 0 || spooled,
+            "no PUBACK before the broker's",
+            || {
+                format!(
+                    "{puback:?} to {} for {:?}, refused {:?}",
+                    client.id, exchange.payload, uplink.refused
+                )
+            },
+        )
     }
 
     fn on_pubrec(&mut self, ix: usize, msg_id: MsgId) -> Check {
@@ -1340,11 +1547,13 @@ impl Reference {
         let exchange = exchange.ok_or_else(|| {
             Violation::new("PUBREC answers a PUBLISH", format!("{msg_id} to {}", client.id))
         })?;
-        let settled = self
-            .uplinks
-            .get(&exchange.payload)
-            .is_none_or(|uplink| uplink.settled_ok > 0);
-        ensure(settled, "no PUBREC before the broker's", || {
+        let uplink = self.uplinks.get_mut(&exchange.payload);
+        let spooled = self.spooled.contains(&exchange.payload);
+        let settled = uplink.is_none_or(|uplink| {
+            uplink.answered = true;
+            uplink.settled_ok > 0
+        });
+        ensure(settled || spooled, "no PUBREC before the broker's", || {
             format!("{msg_id} to {}", client.id)
         })
     }
@@ -1372,6 +1581,11 @@ impl Reference {
             ..
         } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
+            ensure(
+                !named || suback.topic_id == TopicId::NONE,
+                "a refused name has no topic id (A53)",
+                || format!("{suback:?} to {}", client.id),
+            )?;
             let for_now = suback.return_code == ReturnCode::Congestion;
             match before.filter(|_| for_now) {
                 Some(before) => {
@@ -1468,7 +1682,9 @@ impl Reference {
                 }
                 let author = uplink.client;
                 let overtaken = self.tokens.values().find(|model| match &model.request {
-                    BrokerRequest::Publish { payload, .. } if model.state == TokenState::Lost => self
+                    BrokerRequest::Publish {
+                        payload, conn: on, ..
+                    } if model.state == TokenState::Lost && on == conn => self
                         .uplinks
                         .get(payload)
                         .is_some_and(|lost| lost.client == author),
@@ -1491,7 +1707,11 @@ impl Reference {
                     "published no more often than received (A46)",
                     || format!("{} times, {} allowed: {}", uplink.emitted, uplink.allowed, told()),
                 )?;
-                let class = usize::from(level != QoS::AtMostOnce);
+                let class = match self.durable {
+                    // QoS 2 has a connection of its own then.
+                    true => level as usize,
+                    false => usize::from(level != QoS::AtMostOnce),
+                };
                 let last = &mut self.clients[uplink.client].emitted_order[class];
                 if uplink.emitted == 1
                     && !uplink.any_order
@@ -1528,7 +1748,26 @@ impl Reference {
                 )?;
                 self.reopen(Some(*token))
             }
-            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => Ok(()),
+            BrokerRequest::Open { conn, options } => {
+                // What an earlier life left to the port is settled or lost in this one.
+                for restored in &options.restored {
+                    self.published += 1;
+                    let model = TokenModel {
+                        conn: *conn,
+                        request: as_request(*conn, restored),
+                        order: self.published,
+                        state: TokenState::Open,
+                        msg_id: None,
+                    };
+                    self.tokens.insert(restored.token, model);
+                }
+                Ok(())
+            }
+            BrokerRequest::Ack { conn, delivery } => {
+                self.unacknowledged.remove(&(*conn, *delivery));
+                Ok(())
+            }
+            BrokerRequest::Close { .. } => Ok(()),
         }
     }
 
@@ -1577,10 +1816,13 @@ impl Reference {
             return Ok(());
         }
         model.state = TokenState::Open;
-        if matches!(model.request, BrokerRequest::Publish { .. }) {
+        if let BrokerRequest::Publish { payload, .. } = &model.request {
+            let author = self.uplinks.get(payload).map(|uplink| uplink.client);
+            let line = author.filter(|_| self.durable).unwrap_or_default();
             let conn = self.conns.entry(model.conn).or_default();
-            let in_order = model.order > conn.resubmitted;
-            conn.resubmitted = model.order;
+            let last = conn.resubmitted.entry(line).or_default();
+            let in_order = model.order > *last;
+            *last = model.order;
             return ensure(
                 in_order,
                 "lost publishes are submitted again in the order sent",
@@ -1593,12 +1835,16 @@ impl Reference {
     fn on_will(&mut self, ix: usize, topic: &str, qos: QoS, retain: bool, payload: &Bytes) -> Check {
         let prefix = &self.config.upstream.topic_prefix;
         let client = &mut self.clients[ix];
-        let due = client.wills_due.iter().position(|will| {
+        let is = |will: &Will| {
             *topic == format!("{prefix}{}", will.topic)
                 && will.qos == qos
                 && will.retain == retain
                 && will.payload == payload
-        });
+        };
+        let due = client.wills_due.iter().position(is);
+        if due.is_none() && client.wills_again.iter().any(is) {
+            return Ok(());
+        }
         let due = due.ok_or_else(|| {
             let detail = format!(
                 "{payload:?} on {topic} of {}, due {:?}",
@@ -1606,7 +1852,10 @@ impl Reference {
             );
             Violation::new("a will is published once for each loss (A26)", detail)
         })?;
-        client.wills_due.remove(due);
+        let will = client.wills_due.remove(due);
+        if self.durable {
+            client.wills_emitted.push(will);
+        }
         Ok(())
     }
 
@@ -1635,7 +1884,13 @@ impl Reference {
                     format!("none of {client}")
                 })?;
                 // A26: nothing but a full queue keeps a will of QoS 1 or 2 from being published.
-                let by_limit = self.config.limits.queue_messages < Limits::default().queue_messages;
+                let by_limit = self.config.limits.queue_messages < Limits::default().queue_messages
+                    || self.disk_fails
+                    || self
+                        .config
+                        .durability
+                        .as_ref()
+                        .is_some_and(|rules| rules.spool_messages < Durability::default().spool_messages);
                 ensure(*will || !known || by_limit, "a will is published", || {
                     format!("{:?} of {client}", model.will)
                 })?;
@@ -1643,6 +1898,7 @@ impl Reference {
                 model.challenge = None;
                 model.interrupt();
                 model.wills_due.extend(model.will.clone().filter(|_| *will));
+                model.losses += 1;
                 if model.clean {
                     model.record_gone();
                 }
@@ -1678,6 +1934,10 @@ impl Reference {
             }
             Notice::Connected { .. }
             | Notice::Asleep { .. }
+            | Notice::Awake { .. }
+            | Notice::Delivered { .. }
+            | Notice::Dropped { .. }
+            | Notice::AddressChanged { .. }
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
@@ -1726,14 +1986,17 @@ impl Reference {
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
                 // A60: dropped after so many sends, with nothing said.
-                let given_up = c
-                    .down
-                    .as_ref()
-                    .filter(|d| !d.closed && d.given_up(c.sends_per_round));
-                let dropped = given_up.and_then(|d| d.payload.as_ref());
+                let all_sends = c.sends_per_round * ROUNDS;
+                let given_up = c.down.as_ref().filter(|d| !d.closed && d.sends >= all_sends);
+                let dropped = move |(payload, owed): &(&Bytes, &Owed)| {
+                    given_up.is_some_and(|d| match d.kind {
+                        DownKind::Register => d.topic == owed.topic,
+                        DownKind::Publish(_) | DownKind::Pubrel => d.payload.as_ref() == Some(*payload),
+                    })
+                };
                 c.owed
                     .iter()
-                    .filter(move |(payload, _)| Some(*payload) != dropped)
+                    .filter(move |owed| !dropped(owed))
                     .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
             })
             .collect()
@@ -1802,10 +2065,12 @@ impl Reference {
             .collect()
     }
 
-    /// A message came again to a client under another message id, so that a late copy of the first looks new.
-    pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
-        let started = self.model(client).started.get(payload);
-        started.is_some_and(|started| started.unknown_topic)
+    /// A message may look new to a client that has it: it came again under another message id, or to a client that had
+    /// begun a clean session and forgotten it, which the gateway could not know.
+    pub fn may_look_new(&self, client: ClientIx, payload: &[u8]) -> bool {
+        let model = self.model(client);
+        let started = model.started.get(payload);
+        started.is_some_and(|started| started.unknown_topic || (started.resumed && model.clean))
     }
 
     /// The messages that a client acknowledged.
@@ -1828,6 +2093,23 @@ impl Reference {
             .is_some_and(|message| message.uncertain_copies > 0)
     }
 
+    /// The broker did not want a message; its client may have been answered before.
+    pub fn was_refused(&self, payload: &[u8]) -> bool {
+        self.uplinks
+            .get(payload)
+            .is_some_and(|uplink| uplink.refused.is_some())
+    }
+
+    /// QoS 2 messages of clients, and how often they may reach the broker.
+    pub fn exactly_once(&self) -> impl Iterator<Item = (&Bytes, u32)> {
+        let exactly_once = PublishQoS::Level(QoS::ExactlyOnce);
+        let uplinks = self
+            .uplinks
+            .iter()
+            .filter(move |(_, uplink)| uplink.qos == exactly_once);
+        uplinks.map(|(payload, uplink)| (payload, uplink.meant))
+    }
+
     /// How often a client's message was published, beyond what a lost session explains.
     pub fn emitted(&self, payload: &[u8]) -> u32 {
         self.uplinks.get(payload).map_or(0, |uplink| uplink.emitted)
@@ -1836,6 +2118,11 @@ impl Reference {
     /// How often the datagrams received allow a client's message to be published.
     pub fn allowed(&self, payload: &[u8]) -> u32 {
         self.uplinks.get(payload).map_or(0, |uplink| uplink.allowed)
+    }
+
+    /// What the broker has to send again since the gateway may have forgotten it.
+    pub fn orphans(&self) -> usize {
+        self.orphans.len()
     }
 
     /// Requests to the broker whose outcome is open.
@@ -1912,6 +2199,7 @@ impl ClientModel {
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
             refused_names: BTreeSet::new(),
+            told: BTreeSet::new(),
             stale_names: BTreeMap::new(),
             ids_collided: false,
             confirmed: BTreeSet::new(),
@@ -1923,7 +2211,13 @@ impl ClientModel {
             owed: BTreeMap::new(),
             will: None,
             wills_due: Vec::new(),
-            emitted_order: [0; 2],
+            wills_emitted: Vec::new(),
+            wills_again: Vec::new(),
+            losses: 0,
+            emitted_order: [0; 3],
+            received: BTreeSet::new(),
+            restored: false,
+            saved: FxHashMap::default(),
         }
     }
 
@@ -2014,6 +2308,11 @@ impl ClientModel {
         self.no_dup = false;
         self.interrupt();
         if resumes {
+            if self.resumed == Phase::Active
+                && let Some(payload) = self.down.as_ref().and_then(|down| down.payload.clone())
+            {
+                self.started.entry(payload).or_default().resumed = true;
+            }
             return;
         }
         self.confirmed.clear();
@@ -2045,6 +2344,7 @@ impl ClientModel {
         self.owed.clear();
         self.up.clear();
         self.confirmed.clear();
+        self.told.clear();
         if let Some(down) = &mut self.down {
             down.closed = true;
         }
@@ -2075,16 +2375,16 @@ impl ClientModel {
         }
     }
 
-    /// The gateway's record of the client is gone, and A35 holds within one record.
+    /// The gateway's record of the client is gone. A35 holds nevertheless.
     fn record_gone(&mut self) {
         self.forget();
         self.answers_register = false;
-        self.stale_names.append(&mut self.names);
     }
 
     /// Everything the gateway knew is gone.
     fn restart(&mut self) {
         self.record_gone();
+        self.stale_names.append(&mut self.names);
         self.bound = None;
         self.challenge = None;
         self.phase = Phase::None;
@@ -2100,7 +2400,104 @@ impl ClientModel {
         self.interrupt();
         self.will = None;
         self.wills_due.clear();
-        self.emitted_order = [0; 2];
+        self.emitted_order = [0; 3];
+    }
+
+    /// The gateway ended, and another one found this of the client. What was promised while the disk did not work may be
+    /// lost.
+    fn restore(
+        &mut self,
+        now: Instant,
+        found: Option<(SavedSession, &Bytes)>,
+        spooled: Option<&FxHashSet<Bytes>>,
+        weak: bool,
+    ) -> Check {
+        let stored = |will: &Will| spooled.is_none_or(|spooled| spooled.contains(&will.payload));
+        let due = core::mem::take(&mut self.wills_due);
+        let emitted = core::mem::take(&mut self.wills_emitted);
+        let losses = self.losses;
+        let names = self.names.clone();
+        let saved = match &found {
+            Some((_, value)) => Some(self.saved.get(*value).cloned().ok_or_else(|| {
+                Violation::new("what is restored was stored", format!("{} {value:?}", self.id))
+            })?),
+            None => None,
+        };
+        let noted = saved.as_ref().is_none_or(|saved| saved.losses == losses);
+        for will in &due {
+            // A26: it is published or the client is lost once more.
+            let kept = stored(will) || !noted || weak || will.qos == QoS::AtMostOnce;
+            ensure(kept, "a will that is due survives", || {
+                format!("{will:?} of {}", self.id)
+            })?;
+        }
+        let again = |will: &Will| self.wills_again.iter().any(|known| known == will);
+        let more: Vec<Will> = due
+            .iter()
+            .chain(&emitted)
+            .filter(|will| !again(will))
+            .cloned()
+            .collect();
+        let Some((session, saved)) = found.map(|(session, _)| session).zip(saved) else {
+            ensure(weak || self.subs.is_empty(), "a session survives", || {
+                format!("{} with {:?}", self.id, self.subs)
+            })?;
+            self.restart();
+            self.wills_again.extend(more);
+            return Ok(());
+        };
+        self.wills_again.extend(more);
+        self.wills_due = due;
+        self.wills_due
+            .retain(|will| noted && spooled.is_some() && stored(will));
+        self.phase = match session.phase {
+            SavedPhase::Active => Phase::Active,
+            SavedPhase::Asleep => Phase::Asleep,
+            SavedPhase::Disconnected => Phase::None,
+            SavedPhase::Lost => Phase::Lost,
+        };
+        self.sleep = Duration::from_secs(u64::from(session.sleep));
+        self.keep_alive = Duration::from_secs(u64::from(session.keep_alive));
+        self.clean = session.clean;
+        self.bound = saved.bound;
+        self.parameters = saved.parameters;
+        self.will = saved.will;
+        self.names = names;
+        if weak {
+            self.subs = saved.subs;
+            let subs = &self.subs;
+            let claimed = |topic: &str| subs.keys().any(|filter| topic::matches(filter, topic));
+            self.owed.retain(|_, owed| claimed(&owed.topic));
+        }
+        self.maybe.extend(saved.maybe);
+        self.confirmed.extend(saved.confirmed);
+        for (id, name) in saved.names {
+            self.names.entry(id).or_insert(name);
+        }
+        (self.last_heard, self.asleep_since, self.woken, self.woken_first) = (now, now, now, now);
+        self.challenge = None;
+        self.named_pings.clear();
+        self.ping_put_off = None;
+        (self.connacks_due, self.bad_connects) = (0, 0);
+        (self.handshake_done, self.fresh, self.resumes_since) = (true, false, None);
+        (self.said_goodbye, self.gone, self.sent_away, self.late_goodbye) = (false, false, false, false);
+        (self.sleep_answer_due, self.stray) = (false, None);
+        self.last_finished = None;
+        self.restored = true;
+        // A QoS 2 publish that goes on may be refused.
+        self.due.retain(|(kind, _), _| *kind == MsgType::Puback);
+        self.registers.clear();
+        self.subscribes.clear();
+        self.up.retain(|_, exchange| exchange.qos == QoS::ExactlyOnce);
+        self.up.values_mut().for_each(|exchange| exchange.sent = false);
+        self.interrupt();
+        if let Some(down) = &mut self.down {
+            (down.sends, down.unheard) = (0, 0);
+        }
+        self.started
+            .values_mut()
+            .for_each(|started| started.interrupted += 1);
+        Ok(())
     }
 
     /// A REGISTER was given up. Who never answered one is sent none any more, so what needs one is dropped (A40), and
@@ -2108,12 +2505,21 @@ impl ClientModel {
     fn register_unanswered(&mut self, topic: Option<&str>) -> usize {
         self.ignores_register |= !self.answers_register;
         let skips = self.ignores_register;
-        let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+        let unknown = |topic: &String| !self.told.contains(topic);
         let before = self.owed.len();
         self.owed.retain(|_, owed| {
             let needs_register = skips && unknown(&owed.topic);
             Some(owed.topic.as_str()) != topic && !needs_register
         });
+        before - self.owed.len()
+    }
+
+    /// A63: it moved behind a forwarder, which leaves less room, after the message came. The notice of that may follow
+    /// later. Returns how many messages.
+    fn drop_too_large(&mut self, room: usize) -> usize {
+        let before = self.owed.len();
+        self.owed
+            .retain(|payload, owed| payload.len() + 7 <= room && owed.topic.len() + 6 <= room);
         before - self.owed.len()
     }
 
@@ -2286,6 +2692,7 @@ impl ClientModel {
                 }
             }
             Packet::Pubrec(msg_id) if active => {
+                self.received.insert(msg_id);
                 owe(MsgType::Pubrel, msg_id);
                 if let Some(down) = self.down.as_mut().filter(|d| d.msg_id == msg_id)
                     && down.kind == DownKind::Publish(QoS::ExactlyOnce)
@@ -2293,15 +2700,18 @@ impl ClientModel {
                     down.kind = DownKind::Pubrel;
                     self.acknowledged();
                 }
-                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way.
+                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy
+                // of one that was refused for its topic id since (A41).
+                let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
+                let refused = earlier.is_some_and(|(_, s)| s.unknown_topic);
+                let earlier = earlier.map(|(payload, _)| payload.clone());
                 if let Some(down) = self
                     .down
                     .as_mut()
-                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Register && !d.closed)
+                    .filter(|d| (d.msg_id == msg_id || refused) && d.kind == DownKind::Register && !d.closed)
                 {
-                    down.kind = DownKind::Pubrel;
-                    let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
-                    down.payload = earlier.map(|(payload, _)| payload.clone());
+                    (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
+                    down.payload = earlier;
                     self.acknowledged();
                 }
                 // Each PUBREC is answered by a PUBREL at once.
@@ -2334,6 +2744,13 @@ impl ClientModel {
                     let topic = down.topic.clone();
                     if regack.return_code == ReturnCode::Accepted {
                         self.confirmed.insert(regack.topic_id);
+                        // What the last life asked under this message id may be answered only now.
+                        let named = self
+                            .names
+                            .iter()
+                            .filter(|(_, name)| **name == topic && self.restored);
+                        self.confirmed.extend(named.map(|(id, _)| *id));
+                        self.told.insert(topic);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
                         self.refused_names.insert(topic);
@@ -2401,7 +2818,8 @@ impl ClientModel {
                 if down.dup {
                     // A61: it may be refused for its DUP; then it comes once without.
                     self.no_dup = true;
-                    down.stale = true;
+                    down.due = true;
+                    down.sends -= down.sends % self.sends_per_round;
                 } else {
                     // A62: it is not wanted.
                     down.closed = true;
@@ -2479,6 +2897,7 @@ impl ClientModel {
             format!("{id} of {} was {known}, now {name}", self.id)
         })?;
         self.confirmed.insert(id);
+        self.told.insert(name.into());
         Ok(())
     }
 
@@ -2551,7 +2970,8 @@ impl ClientModel {
             .as_ref()
             .is_some_and(|p| self.started.get(p).is_some_and(|s| s.msg_id == Some(next.msg_id)));
         ensure(
-            next.dup != Some(true) || repeated,
+            // An earlier life may have sent it.
+            next.dup != Some(true) || repeated || self.restored,
             "the first sending has no DUP",
             || format!("{:?} {} to {id}", next.kind, next.msg_id),
         )?;

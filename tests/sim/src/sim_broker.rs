@@ -10,9 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, FilterId, Refusal, Token};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, RestoredPublish,
+    StoreChange, StoredUplink, Token,
+};
 use gateway_core::time::Instant;
 use rand::{RngExt, rngs::SmallRng, seq::SliceRandom};
+use rustc_hash::FxHashMap;
 use sn_codec::{QoS, topic};
 
 use crate::net::between;
@@ -113,6 +117,34 @@ pub enum BrokerAction {
     Settle(Token, Life),
     /// Hand over the oldest message waiting for this connection.
     Deliver(ConnId, Life),
+    /// A packet of a QoS 2 exchange arrives.
+    Exact(ConnId, Life, u16, Packet),
+    /// A packet of a QoS 2 delivery arrives.
+    Delivery(ConnId, Life, u16, Packet),
+}
+
+/// A packet of MQTT that ends a step of QoS 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packet {
+    /// The message itself.
+    Publish,
+    /// It is received.
+    Pubrec,
+    /// It is released.
+    Pubrel,
+    /// It is done with.
+    Pubcomp,
+}
+
+/// A change of the store that a port waits for before it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortWrite {
+    conn: ConnId,
+    /// Of which process, and which step of it.
+    number: u64,
+    packet_id: u16,
+    /// The change.
+    pub change: StoreChange,
 }
 
 /// Numbers the lives of a connection, so that what belongs to an earlier one is recognised.
@@ -127,6 +159,9 @@ pub struct Publication(pub u64);
 /// A broken promise of the core towards the port.
 pub type Misuse = String;
 
+/// Set in the name of a QoS 2 delivery.
+const EXACTLY_ONCE: u64 = 1 << 16;
+
 /// The broker and the ports of all connections.
 #[derive(Debug)]
 pub struct SimBroker {
@@ -134,12 +169,14 @@ pub struct SimBroker {
     pub config: BrokerConfig,
     /// Everything routed so far, in order.
     pub log: Vec<Routed>,
+    counts: FxHashMap<Bytes, usize>,
     reachable: bool,
     conns: BTreeMap<ConnId, Conn>,
     retained: BTreeMap<Arc<str>, (Bytes, QoS)>,
     scheduled: Vec<(Instant, BrokerAction)>,
     events: VecDeque<(BrokerEvent, Option<Publication>)>,
-    next_delivery: u64,
+    writes: VecDeque<PortWrite>,
+    next_write: u64,
     next_publication: u64,
 }
 
@@ -159,6 +196,45 @@ struct Conn {
     has_session: bool,
     last_delivery: Instant,
     deliveries_scheduled: usize,
+    /// The port's publishes that are to reach the broker exactly once, by packet id.
+    exact: BTreeMap<u16, Exact>,
+    last_packet_id: u16,
+    /// Of an earlier life, and done: another has its packet id.
+    settled_before: Vec<Token>,
+    /// The port's QoS 2 deliveries that the broker has not released, by packet id.
+    deliveries: BTreeMap<u16, Arrived>,
+    /// Counts the port's connections.
+    connection: u32,
+}
+
+/// A publish of QoS 2 whose stages the port stores.
+#[derive(Debug)]
+struct Exact {
+    token: Token,
+    stored: StoredUplink,
+    topic: Arc<str>,
+    retain: bool,
+    payload: Bytes,
+    stage: ExactStage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExactStage {
+    /// PUBLISH leaves when this write is durable.
+    Sending(u64),
+    Sent,
+    /// PUBREL leaves when this write is durable.
+    Releasing(u64),
+    Released,
+}
+
+/// A QoS 2 message of the broker, as its port knows it.
+#[derive(Debug)]
+struct Arrived {
+    delivery: DeliveryId,
+    acknowledged: bool,
+    /// PUBLISH was seen in this connection.
+    here: bool,
 }
 
 #[derive(Debug)]
@@ -188,16 +264,17 @@ struct Session {
     filters: BTreeMap<Arc<str>, (FilterId, QoS)>,
     /// Not handed over yet.
     waiting: VecDeque<Delivery>,
-    /// Handed over and not acknowledged.
-    unacked: BTreeMap<DeliveryId, Delivery>,
+    /// Handed over and not acknowledged, by packet id.
+    unacked: BTreeMap<u16, Delivery>,
+    /// Packet ids of QoS 2 publishes that the port has not released.
+    received: BTreeSet<u16>,
 }
 
 #[derive(Debug, Clone)]
 struct Delivery {
-    id: Option<DeliveryId>,
     publication: Publication,
-    /// The core sent its Ack, which the broker may not have seen.
-    taken: bool,
+    /// QoS 2: PUBREC came, and what is left is to release it.
+    received: bool,
     filters: Box<[FilterId]>,
     topic: Arc<str>,
     qos: QoS,
@@ -212,11 +289,13 @@ impl SimBroker {
             reachable: config.up_at_start,
             config,
             log: Vec::new(),
+            counts: FxHashMap::default(),
             conns: BTreeMap::new(),
             retained: BTreeMap::new(),
             scheduled: Vec::new(),
             events: VecDeque::new(),
-            next_delivery: 1,
+            writes: VecDeque::new(),
+            next_write: 0,
             next_publication: 1,
         }
     }
@@ -241,6 +320,7 @@ impl SimBroker {
                 if options.clean_start {
                     state.has_session = false;
                 }
+                state.open(conn, options);
                 self.schedule(now + Duration::from_millis(1), BrokerAction::Connect(conn));
                 Ok(())
             }
@@ -270,8 +350,17 @@ impl SimBroker {
             BrokerAction::Execute(conn, life) if self.alive(conn, life) => self.execute(now, conn, rng),
             BrokerAction::Settle(token, life) => self.settle(token, life),
             BrokerAction::Deliver(conn, life) if self.alive(conn, life) => self.deliver(now, conn, rng),
+            BrokerAction::Exact(conn, life, id, packet) if self.alive(conn, life) => {
+                self.exact(now, conn, id, packet, rng);
+            }
+            BrokerAction::Delivery(conn, life, id, packet) if self.alive(conn, life) => {
+                self.delivery(now, conn, id, packet, rng);
+            }
             // The connection it was meant for is gone.
-            BrokerAction::Execute(..) | BrokerAction::Deliver(..) => {}
+            BrokerAction::Execute(..)
+            | BrokerAction::Deliver(..)
+            | BrokerAction::Exact(..)
+            | BrokerAction::Delivery(..) => {}
         }
     }
 
@@ -283,6 +372,36 @@ impl SimBroker {
     /// What to tell the core now; with a message, which publication it is a copy of.
     pub fn poll_event(&mut self) -> Option<(BrokerEvent, Option<Publication>)> {
         self.events.pop_front()
+    }
+
+    /// What a port wants to be durable before it goes on.
+    pub fn poll_write(&mut self) -> Option<PortWrite> {
+        self.writes.pop_front()
+    }
+
+    /// What a port wanted to write is durable.
+    pub fn handle_durable(&mut self, now: Instant, write: &PortWrite, rng: &mut SmallRng) {
+        let conn = self.conn(write.conn);
+        let Some(exact) = conn.exact.get_mut(&write.packet_id) else {
+            return;
+        };
+        let packet = match exact.stage {
+            ExactStage::Sending(number) if number == write.number => {
+                exact.stage = ExactStage::Sent;
+                Packet::Publish
+            }
+            ExactStage::Releasing(number) if number == write.number => {
+                exact.stage = ExactStage::Released;
+                Packet::Pubrel
+            }
+            // Its session is lost, and another has its packet id.
+            ExactStage::Sending(_) | ExactStage::Sent | ExactStage::Releasing(_) | ExactStage::Released => {
+                return;
+            }
+        };
+        if conn.up {
+            self.send_exact(now, write.conn, write.packet_id, packet, rng);
+        }
     }
 
     /// There is something to tell the core.
@@ -317,6 +436,7 @@ impl SimBroker {
     /// The gateway's process is gone, and with it its ports: connections break, and what the ports held is forgotten.
     pub fn gateway_died(&mut self) {
         self.events.clear();
+        self.writes.clear();
         for conn in self.conns.values_mut() {
             conn.wanted = false;
             conn.up = false;
@@ -324,6 +444,10 @@ impl SimBroker {
             conn.credit = 0;
             conn.inbox.clear();
             conn.unsettled.clear();
+            conn.exact.clear();
+            conn.deliveries.clear();
+            conn.settled_before.clear();
+            conn.connection = 0;
             conn.session
                 .waiting
                 .retain(|delivery| delivery.qos != QoS::AtMostOnce);
@@ -375,7 +499,7 @@ impl SimBroker {
 
     /// How often a payload was routed.
     pub fn count(&self, payload: &[u8]) -> usize {
-        self.log.iter().filter(|routed| routed.payload == payload).count()
+        self.counts.get(payload).copied().unwrap_or_default()
     }
 
     fn conn(&mut self, conn: ConnId) -> &mut Conn {
@@ -450,9 +574,11 @@ impl SimBroker {
             _ => {}
         }
         if let BrokerRequest::Ack { delivery, .. } = &request
-            && let Some(unacked) = conn.session.unacked.get_mut(delivery)
+            && let Some(arrived) = conn.deliveries.get_mut(&(delivery.0 as u16))
+            && arrived.delivery == *delivery
         {
-            unacked.taken = true;
+            // From now on the port answers by itself, whatever becomes of this connection.
+            arrived.acknowledged = true;
         }
         conn.inbox.push_back(Accepted { request, paid: true });
         self.schedule_execution(now, conn_id, rng);
@@ -461,11 +587,25 @@ impl SimBroker {
 
     /// TCP keeps the order of requests, so executions do too.
     fn schedule_execution(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) {
+        let at = self.next_execution(now, conn_id, rng);
+        let life = self.conn(conn_id).life;
+        self.schedule(at, BrokerAction::Execute(conn_id, life));
+    }
+
+    /// When the broker has what the port sends now.
+    fn next_execution(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) -> Instant {
         let delay = between(rng, self.config.latency_min, self.config.latency_max);
         let conn = self.conn(conn_id);
         conn.last_execution = conn.last_execution.max(now + delay);
-        let (at, life) = (conn.last_execution, conn.life);
-        self.schedule(at, BrokerAction::Execute(conn_id, life));
+        conn.last_execution
+    }
+
+    /// When the port has what the broker sends now.
+    fn next_delivery(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) -> Instant {
+        let delay = between(rng, self.config.latency_min, self.config.latency_max);
+        let conn = self.conn(conn_id);
+        conn.last_delivery = conn.last_delivery.max(now + delay);
+        conn.last_delivery
     }
 
     fn execute(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) {
@@ -473,6 +613,24 @@ impl SimBroker {
             return;
         };
         match request {
+            BrokerRequest::Publish {
+                token: Some(token),
+                topic,
+                retain,
+                payload,
+                stored: Some(stored),
+                ..
+            } => {
+                let exact = Exact {
+                    token,
+                    stored,
+                    topic,
+                    retain,
+                    payload,
+                    stage: ExactStage::Sent,
+                };
+                self.begin_exact(conn_id, exact);
+            }
             BrokerRequest::Publish {
                 token,
                 topic,
@@ -519,10 +677,7 @@ impl SimBroker {
                 self.conn(conn_id).session.filters.remove(&filter);
                 self.answer(now, conn_id, token, Ok(None), rng);
             }
-            BrokerRequest::Ack { delivery, .. } => {
-                self.conn(conn_id).session.unacked.remove(&delivery);
-                self.schedule_deliveries(now, conn_id, rng);
-            }
+            BrokerRequest::Ack { delivery, .. } => self.acknowledged(now, conn_id, delivery, rng),
             BrokerRequest::Open { .. } | BrokerRequest::Close { .. } => {}
         }
         if paid {
@@ -585,6 +740,7 @@ impl SimBroker {
         payload: Bytes,
         rng: &mut SmallRng,
     ) {
+        *self.counts.entry(payload.clone()).or_default() += 1;
         self.log.push(Routed {
             at: now,
             origin,
@@ -634,9 +790,8 @@ impl SimBroker {
                 let (topic, payload) = (topic.clone(), payload.clone());
                 let qos = qos.min(granted);
                 let copy = Delivery {
-                    id: None,
                     publication,
-                    taken: false,
+                    received: false,
                     filters,
                     topic,
                     qos,
@@ -663,9 +818,8 @@ impl SimBroker {
             .iter()
             .filter(|(topic, _)| topic::matches(filter, topic))
             .map(|(topic, (payload, qos))| Delivery {
-                id: None,
                 publication: Publication(0),
-                taken: false,
+                received: false,
                 filters: if with_ids { [id].into() } else { Box::default() },
                 topic: topic.clone(),
                 qos: (*qos).min(granted),
@@ -690,23 +844,20 @@ impl SimBroker {
     }
 
     fn schedule_deliveries(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) {
-        let (min, max) = (self.config.latency_min, self.config.latency_max);
         loop {
-            let delay = between(rng, min, max);
             let conn = self.conn(conn_id);
             if !conn.up || conn.deliveries_scheduled >= conn.session.waiting.len() {
                 return;
             }
             conn.deliveries_scheduled += 1;
-            conn.last_delivery = conn.last_delivery.max(now + delay);
-            let (at, life) = (conn.last_delivery, conn.life);
+            let life = conn.life;
+            let at = self.next_delivery(now, conn_id, rng);
             self.schedule(at, BrokerAction::Deliver(conn_id, life));
         }
     }
 
     fn deliver(&mut self, _now: Instant, conn_id: ConnId, _rng: &mut SmallRng) {
         let receive_max = self.config.receive_max;
-        let id = DeliveryId(self.next_delivery);
         let conn = self.conn(conn_id);
         conn.deliveries_scheduled -= 1;
         let Some(next) = conn.session.waiting.front() else {
@@ -716,17 +867,36 @@ impl SimBroker {
             // It stays in line; the next acknowledgement schedules it again.
             return;
         }
-        let Some(mut delivery) = conn.session.waiting.pop_front() else {
+        let Some(delivery) = conn.session.waiting.pop_front() else {
             return;
         };
+        let mut name = None;
         if delivery.qos != QoS::AtMostOnce {
-            delivery.id = Some(id);
-            conn.session.unacked.insert(id, delivery.clone());
+            let unused = (1..=u16::MAX).find(|id| !conn.session.unacked.contains_key(id));
+            let Some(packet_id) = unused else { return };
+            conn.session.unacked.insert(packet_id, delivery.clone());
+            match delivery.qos {
+                QoS::ExactlyOnce => {
+                    let arrived = Arrived {
+                        delivery: delivery_id(conn.connection, QoS::ExactlyOnce, packet_id),
+                        acknowledged: false,
+                        here: true,
+                    };
+                    name = Some(arrived.delivery);
+                    conn.deliveries.insert(packet_id, arrived);
+                }
+                QoS::AtMostOnce | QoS::AtLeastOnce => {
+                    name = Some(delivery_id(conn.connection, QoS::AtLeastOnce, packet_id));
+                }
+            }
         }
-        self.next_delivery += 1;
+        self.tell_message(conn_id, name, delivery);
+    }
+
+    fn tell_message(&mut self, conn: ConnId, name: Option<DeliveryId>, delivery: Delivery) {
         let message = BrokerEvent::Message {
-            conn: conn_id,
-            delivery: delivery.id,
+            conn,
+            delivery: name,
             filters: delivery.filters,
             topic: delivery.topic,
             qos: delivery.qos,
@@ -734,6 +904,177 @@ impl SimBroker {
             payload: delivery.payload,
         };
         self.events.push_back((message, Some(delivery.publication)));
+    }
+
+    /// The core took a delivery: the port writes PUBACK, or PUBREC if it may in this connection.
+    fn acknowledged(&mut self, now: Instant, conn_id: ConnId, delivery: DeliveryId, rng: &mut SmallRng) {
+        let conn = self.conn(conn_id);
+        let packet_id = delivery.0 as u16;
+        if delivery.0 & EXACTLY_ONCE == 0 {
+            let current = delivery.0 >> 32 == u64::from(conn.connection);
+            let is = |delivery: &Delivery| delivery.qos == QoS::AtLeastOnce;
+            if current && conn.session.unacked.get(&packet_id).is_some_and(is) {
+                conn.session.unacked.remove(&packet_id);
+                self.schedule_deliveries(now, conn_id, rng);
+            }
+            return;
+        }
+        let arrived = conn.deliveries.get(&packet_id);
+        if arrived.is_some_and(|arrived| arrived.delivery == delivery && arrived.here) {
+            self.send_delivery(now, conn_id, packet_id, Packet::Pubrec, rng);
+        }
+    }
+
+    /// A packet of a QoS 2 delivery arrives, at the broker or at the port.
+    fn delivery(
+        &mut self,
+        now: Instant,
+        conn_id: ConnId,
+        packet_id: u16,
+        packet: Packet,
+        rng: &mut SmallRng,
+    ) {
+        let conn = self.conn(conn_id);
+        match packet {
+            // It is the same message again, in a resumed session.
+            Packet::Publish => {
+                let Some(delivery) = conn.session.unacked.get(&packet_id).cloned() else {
+                    return;
+                };
+                let name = delivery_id(conn.connection, QoS::ExactlyOnce, packet_id);
+                match conn.deliveries.get_mut(&packet_id) {
+                    Some(arrived) => {
+                        arrived.here = true;
+                        if arrived.acknowledged {
+                            self.send_delivery(now, conn_id, packet_id, Packet::Pubrec, rng);
+                        }
+                    }
+                    None => {
+                        let arrived = Arrived {
+                            delivery: name,
+                            acknowledged: false,
+                            here: true,
+                        };
+                        conn.deliveries.insert(packet_id, arrived);
+                        self.tell_message(conn_id, Some(name), delivery);
+                    }
+                }
+            }
+            Packet::Pubrec => {
+                if let Some(delivery) = conn.session.unacked.get_mut(&packet_id) {
+                    delivery.received = true;
+                    self.send_delivery(now, conn_id, packet_id, Packet::Pubrel, rng);
+                }
+            }
+            Packet::Pubrel => {
+                if let Some(arrived) = conn.deliveries.remove(&packet_id) {
+                    let (conn, delivery) = (conn_id, arrived.delivery);
+                    self.tell(BrokerEvent::Released { conn, delivery });
+                }
+                self.send_delivery(now, conn_id, packet_id, Packet::Pubcomp, rng);
+            }
+            Packet::Pubcomp => {
+                conn.session.unacked.remove(&packet_id);
+                self.schedule_deliveries(now, conn_id, rng);
+            }
+        }
+    }
+
+    /// The port gives a publish a packet id and stores that, before it sends it.
+    fn begin_exact(&mut self, conn_id: ConnId, mut exact: Exact) {
+        let window = self.config.window;
+        self.next_write += 1;
+        let number = self.next_write;
+        let conn = self.conn(conn_id);
+        let after = |step: u16| (conn.last_packet_id % window + step - 1) % window + 1;
+        let Some(packet_id) = (1..=window).map(after).find(|id| !conn.exact.contains_key(id)) else {
+            return;
+        };
+        conn.last_packet_id = packet_id;
+        exact.stage = ExactStage::Sending(number);
+        let change = StoreChange::Put(exact.stored.key, exact.stored.at(packet_id, false));
+        conn.exact.insert(packet_id, exact);
+        self.writes.push_back(PortWrite {
+            conn: conn_id,
+            number,
+            packet_id,
+            change,
+        });
+    }
+
+    /// A packet of a QoS 2 publish arrives, at the broker or at the port.
+    fn exact(&mut self, now: Instant, conn_id: ConnId, packet_id: u16, packet: Packet, rng: &mut SmallRng) {
+        self.next_write += 1;
+        let number = self.next_write;
+        let conn = self.conn(conn_id);
+        let Some(exact) = conn.exact.get_mut(&packet_id) else {
+            return;
+        };
+        match packet {
+            Packet::Publish => {
+                let (topic, retain, payload) = (exact.topic.clone(), exact.retain, exact.payload.clone());
+                let token = exact.token;
+                // What came under this packet id and was not released is the same message.
+                let again = conn.session.received.contains(&packet_id);
+                if let Some(refusal) = self.refusal(&topic).filter(|_| !again) {
+                    let conn = self.conn(conn_id);
+                    conn.exact.remove(&packet_id);
+                    conn.unsettled.remove(&token);
+                    return self.tell(BrokerEvent::Settled {
+                        token,
+                        result: Err(refusal),
+                    });
+                }
+                if !again {
+                    self.conn(conn_id).session.received.insert(packet_id);
+                    let origin = Origin::Gateway(conn_id);
+                    self.route(now, origin, topic, QoS::ExactlyOnce, retain, payload, rng);
+                }
+                self.send_exact(now, conn_id, packet_id, Packet::Pubrec, rng);
+            }
+            Packet::Pubrec => {
+                exact.stage = ExactStage::Releasing(number);
+                let change = StoreChange::Put(exact.stored.key, exact.stored.at(packet_id, true));
+                self.writes.push_back(PortWrite {
+                    conn: conn_id,
+                    number,
+                    packet_id,
+                    change,
+                });
+            }
+            Packet::Pubrel => {
+                conn.session.received.remove(&packet_id);
+                self.send_exact(now, conn_id, packet_id, Packet::Pubcomp, rng);
+            }
+            Packet::Pubcomp => {
+                let token = exact.token;
+                conn.exact.remove(&packet_id);
+                conn.unsettled.remove(&token);
+                self.tell(BrokerEvent::Settled {
+                    token,
+                    result: Ok(None),
+                });
+            }
+        }
+    }
+
+    /// TCP keeps the order of what the port sends; answers take their time.
+    fn send_exact(&mut self, now: Instant, conn_id: ConnId, id: u16, packet: Packet, rng: &mut SmallRng) {
+        let at = match packet {
+            Packet::Publish | Packet::Pubrel => self.next_execution(now, conn_id, rng),
+            Packet::Pubrec | Packet::Pubcomp => now + between(rng, Duration::ZERO, self.config.settle_max),
+        };
+        let life = self.conn(conn_id).life;
+        self.schedule(at, BrokerAction::Exact(conn_id, life, id, packet));
+    }
+
+    fn send_delivery(&mut self, now: Instant, conn_id: ConnId, id: u16, packet: Packet, rng: &mut SmallRng) {
+        let at = match packet {
+            Packet::Pubrec | Packet::Pubcomp => self.next_execution(now, conn_id, rng),
+            Packet::Publish | Packet::Pubrel => self.next_delivery(now, conn_id, rng),
+        };
+        let life = self.conn(conn_id).life;
+        self.schedule(at, BrokerAction::Delivery(conn_id, life, id, packet));
     }
 
     fn connect(&mut self, now: Instant, conn_id: ConnId, rng: &mut SmallRng) {
@@ -755,6 +1096,11 @@ impl SimBroker {
         let session_present = conn.has_session;
         conn.has_session = true;
         let life = conn.life;
+        conn.connection = conn.connection.wrapping_add(1);
+        for arrived in conn.deliveries.values_mut() {
+            arrived.here = false;
+        }
+        let settled_before = core::mem::take(&mut conn.settled_before);
         let up = BrokerEvent::Up {
             conn: conn_id,
             session_present,
@@ -766,6 +1112,7 @@ impl SimBroker {
             requests: credit,
         };
         if session_present {
+            self.tell_settled(settled_before);
             self.tell(up);
             self.tell(credit);
             self.resume(now, conn_id, life, rng);
@@ -773,6 +1120,8 @@ impl SimBroker {
         }
         conn.session = Session::default();
         conn.inbox.clear();
+        conn.exact.clear();
+        conn.deliveries.clear();
         let mut lost: Vec<(u64, Token)> = conn
             .unsettled
             .iter()
@@ -790,7 +1139,17 @@ impl SimBroker {
         let up_at = if lost_first { events.len() } else { 0 };
         events.insert(up_at, up);
         events.push(credit);
+        self.tell_settled(settled_before);
         events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    fn tell_settled(&mut self, tokens: Vec<Token>) {
+        for token in tokens {
+            self.tell(BrokerEvent::Settled {
+                token,
+                result: Ok(None),
+            });
+        }
     }
 
     /// The session goes on: what was not settled is sent again by the port, what was not acknowledged by the broker.
@@ -798,7 +1157,10 @@ impl SimBroker {
         let settle_max = self.config.settle_max;
         let conn = self.conn(conn_id);
         conn.inbox.clear();
-        let mut again: Vec<(u64, Token)> = conn.unsettled.iter().map(|(t, u)| (u.order, *t)).collect();
+        let begun: BTreeSet<Token> = conn.exact.values().map(|exact| exact.token).collect();
+        let exact: Vec<(u16, ExactStage)> = conn.exact.iter().map(|(id, e)| (*id, e.stage)).collect();
+        let unsettled = conn.unsettled.iter().filter(|(token, _)| !begun.contains(token));
+        let mut again: Vec<(u64, Token)> = unsettled.map(|(t, u)| (u.order, *t)).collect();
         again.sort_unstable();
         let mut settle = Vec::new();
         let mut executions = 0;
@@ -827,14 +1189,17 @@ impl SimBroker {
         }
         let redelivered = core::mem::take(&mut conn.session.unacked);
         let mut first = Vec::new();
-        for (id, mut delivery) in redelivered {
+        let mut exchanges = Vec::new();
+        for (packet_id, mut delivery) in redelivered {
             match delivery.qos {
-                // The broker sends it again; the port knows it by its packet id and still waits for the Ack, or has it
-                // and acknowledges by itself.
+                // The broker sends it again, or that it is released; the port knows it by its packet id.
                 QoS::ExactlyOnce => {
-                    if !delivery.taken {
-                        self.conn(conn_id).session.unacked.insert(id, delivery);
-                    }
+                    let packet = match delivery.received {
+                        true => Packet::Pubrel,
+                        false => Packet::Publish,
+                    };
+                    exchanges.push((packet_id, packet));
+                    self.conn(conn_id).session.unacked.insert(packet_id, delivery);
                 }
                 QoS::AtMostOnce | QoS::AtLeastOnce => {
                     delivery.publication = self.new_publication();
@@ -852,8 +1217,19 @@ impl SimBroker {
                 .into_iter()
                 .map(|(at, token)| (at, BrokerAction::Settle(token, life))),
         );
+        for (packet_id, stage) in exact {
+            match stage {
+                ExactStage::Sent => self.send_exact(now, conn_id, packet_id, Packet::Publish, rng),
+                ExactStage::Released => self.send_exact(now, conn_id, packet_id, Packet::Pubrel, rng),
+                // It leaves when that is durable.
+                ExactStage::Sending(_) | ExactStage::Releasing(_) => {}
+            }
+        }
         for _ in 0..executions {
             self.schedule_execution(now, conn_id, rng);
+        }
+        for (packet_id, packet) in exchanges {
+            self.send_delivery(now, conn_id, packet_id, packet, rng);
         }
         self.schedule_deliveries(now, conn_id, rng);
     }
@@ -878,6 +1254,64 @@ impl SimBroker {
             reason: "simulated".into(),
         });
     }
+}
+
+impl Conn {
+    /// A new process opens the connection: what it was told of an earlier one goes on.
+    fn open(&mut self, conn: ConnId, options: ConnectOptions) {
+        for restored in options.restored {
+            self.accepted += 1;
+            let entry = Unsettled {
+                request: as_request(conn, &restored),
+                order: self.accepted,
+                stage: Stage::Waiting,
+            };
+            self.unsettled.insert(restored.token, entry);
+            let exact = Exact {
+                token: restored.token,
+                stored: restored.stored,
+                topic: restored.topic,
+                retain: restored.retain,
+                payload: restored.payload,
+                stage: match restored.released {
+                    true => ExactStage::Released,
+                    false => ExactStage::Sent,
+                },
+            };
+            // A packet id that was given again proves that the publish it was for is done.
+            if let Some(earlier) = self.exact.insert(restored.packet_id, exact) {
+                self.unsettled.remove(&earlier.token);
+                self.settled_before.push(earlier.token);
+            }
+        }
+        for delivery in options.received {
+            let arrived = Arrived {
+                delivery,
+                acknowledged: true,
+                here: false,
+            };
+            self.deliveries.insert(delivery.0 as u16, arrived);
+        }
+    }
+}
+
+/// A publish of an earlier life, as it was asked for then.
+pub(crate) fn as_request(conn: ConnId, restored: &RestoredPublish) -> BrokerRequest {
+    BrokerRequest::Publish {
+        conn,
+        token: Some(restored.token),
+        topic: restored.topic.clone(),
+        qos: QoS::ExactlyOnce,
+        retain: restored.retain,
+        payload: restored.payload.clone(),
+        stored: Some(restored.stored.clone()),
+    }
+}
+
+/// How a port names a delivery.
+fn delivery_id(connection: u32, qos: QoS, packet_id: u16) -> DeliveryId {
+    let exactly_once = if qos == QoS::ExactlyOnce { EXACTLY_ONCE } else { 0 };
+    DeliveryId(u64::from(connection) << 32 | exactly_once | u64::from(packet_id))
 }
 
 fn conn_of(request: &BrokerRequest) -> ConnId {

@@ -30,7 +30,7 @@ use crate::links::Via;
 use crate::registry::{ClientTopics, RuleIx};
 use crate::schedule::{Line, Owed};
 use crate::time::Instant;
-use crate::upstream::{Origin, Uplink};
+use crate::upstream::{Author, Origin, Uplink};
 
 /// Answers that one client may be owed at once (architecture: as many as requests are accepted).
 const REPLIES_MAX: u8 = 16;
@@ -46,8 +46,8 @@ pub(crate) struct Client {
     /// Tells this record from earlier ones in the same place.
     pub(crate) serial: u32,
     pub(crate) id: Arc<str>,
-    /// Hash of the id: decides the broker connection.
-    pub(crate) id_hash: u32,
+    /// What it publishes keeps its order.
+    pub(crate) author: Author,
     pub(crate) via: Option<Via>,
     pub(crate) rule: RuleIx,
     pub(crate) state: State,
@@ -249,14 +249,15 @@ impl From<Reply> for Packet<'static> {
 
 impl Client {
     /// A record without a session.
-    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>, id_hash: u32) -> Self {
+    pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>) -> Self {
         use rand::RngExt as _;
+        let author = Author::of(&id);
         Client {
             ix: ClientIx(0),
             serial: 0,
             rule: cx.predefined.rule_for(&id),
+            author,
             id,
-            id_hash,
             via: None,
             state: State::Disconnected,
             counted: StateKind::Disconnected,
@@ -269,7 +270,7 @@ impl Client {
             armed: None,
             will: None,
             challenge: None,
-            topics: ClientTopics::new(cx.rng.random()),
+            topics: ClientTopics::new(cx.id_trails.start(author.0), cx.rng.random()),
             subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
@@ -388,8 +389,16 @@ impl Client {
             reply,
         };
         if cx.journal.wait(waiting).is_some() {
-            self.reply(cx, reply);
+            self.reply_promised(cx, reply);
         }
+    }
+
+    /// Owes the client an answer that waited for what it promises. Not before it leaves does the client know an id.
+    pub(crate) fn reply_promised(&mut self, cx: &mut Context, reply: Reply) {
+        if let Reply::Regack(id, _, ReturnCode::Accepted) = reply {
+            self.topics.confirm(id);
+        }
+        self.reply(cx, reply);
     }
 
     /// What is stored of the client is out of date; it is written soon.
@@ -437,6 +446,19 @@ impl Client {
         self.seen(cx, now);
         self.answers_challenge(cx);
         self.down.resume();
+    }
+
+    /// A message that is not for the session, but shows that the client is there (reading A28).
+    pub(crate) fn heard_aside(&mut self, cx: &Context, now: Instant) {
+        match self.state {
+            State::Setup(_) => self.last_seen = now,
+            State::Active | State::Asleep { .. } | State::Awake(_) => {
+                self.seen(cx, now);
+                self.down.end_silence();
+                self.down.resume();
+            }
+            State::Disconnected | State::Lost | State::Gone => {}
+        }
     }
 
     /// Its link is down. Silence says nothing until it is back, and nothing was sent in vain.
@@ -531,8 +553,7 @@ impl Client {
                 retain: will.retain,
                 payload: will.payload.clone(),
             };
-            let conn = cx.upstream.connection_for(self.id_hash, will.qos);
-            match cx.publish(now, conn, Origin::Gateway, message) {
+            match cx.publish(now, self.author, Origin::Gateway, message) {
                 Ok(_) => {
                     cx.metrics.wills_published_total += 1;
                     published = true;

@@ -13,14 +13,14 @@ impl Client {
         let known = self.topics.by_name(&name).is_some_and(|topic| topic.told);
         let answer = match self.topics.assign(&name, cx.config.limits.topics_per_client) {
             Ok(id) => {
-                self.topics.confirm(id);
+                self.topics.tell(id);
                 Reply::Regack(id, register.msg_id, ReturnCode::Accepted)
             }
             // Reading A38: congestion would mean "again later", an invalid id "register again".
             Err(_) => Reply::Regack(TopicId::NONE, register.msg_id, ReturnCode::NotSupported),
         };
         if known {
-            return self.reply(cx, answer);
+            return self.reply_promised(cx, answer);
         }
         self.touch();
         self.reply_durably(cx, answer);

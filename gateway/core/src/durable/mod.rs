@@ -35,6 +35,8 @@ pub(crate) mod kind {
     pub(crate) const RECEIVING: u8 = 3;
     /// A message for clients, by a counter shifted by 24 bits.
     pub(crate) const MESSAGE: u8 = 4;
+    /// The broker has released the delivery that brought a message, by the message's number.
+    pub(crate) const RELEASED: u8 = 7;
     /// How far one recipient of it is, by the same number plus the recipient's place.
     pub(crate) const PROGRESS: u8 = 5;
 }
@@ -281,11 +283,15 @@ impl Journal {
 
     /// The broker has forgotten the delivery: so does the store, if everybody has the message.
     pub(crate) fn release(&mut self, conn: ConnId, delivery: DeliveryId) {
-        if let Some(received) = self.received.remove(&(conn, delivery))
-            && received.done
-        {
-            self.delete(message_key(received.message));
+        let Some(received) = self.received.remove(&(conn, delivery)) else {
+            return;
+        };
+        match received.done {
+            true => self.delete(message_key(received.message)),
+            // The message stays, and the broker may give another the same name.
+            false => self.put(released_key(received.message), Bytes::from_static(&[1])),
         }
+        self.hurry();
     }
 
     /// The broker lost the session: its deliveries begin anew.
@@ -310,7 +316,12 @@ impl Journal {
                 received.done = true;
                 self.put(message_key(message), records::received_only(from));
             }
-            _ => self.delete(message_key(message)),
+            (_, from) => {
+                self.delete(message_key(message));
+                if from.is_some() {
+                    self.delete(released_key(message));
+                }
+            }
         }
     }
 }
@@ -340,6 +351,13 @@ pub(crate) fn message_key(id: u64) -> StoreKey {
     StoreKey {
         kind: kind::MESSAGE,
         id: id << 24,
+    }
+}
+
+pub(crate) fn released_key(id: u64) -> StoreKey {
+    StoreKey {
+        kind: kind::RELEASED,
+        id,
     }
 }
 

@@ -83,7 +83,8 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UplinkRecord {
     pub(crate) stage: Stage,
-    pub(crate) conn: ConnId,
+    /// What it keeps its order with, see [`Author`](crate::upstream::Author).
+    pub(crate) author: u32,
     /// The client's session, message id and digest; `None` for the gateway's own.
     pub(crate) client: Option<(u32, MsgId, u32)>,
     pub(crate) since_ms: u64,
@@ -274,7 +275,7 @@ impl UplinkRecord {
         let mut out = Vec::with_capacity(64 + self.topic.len() + self.payload.len());
         out.put_u8(VERSION);
         put_stage(&mut out, self.stage);
-        out.put_u32(self.conn.0);
+        out.put_u32(self.author);
         let (serial, msg_id, digest) = self.client.unwrap_or((0, MsgId(0), 0));
         out.put_u32(serial);
         out.put_u16(msg_id.0);
@@ -296,11 +297,11 @@ impl UplinkRecord {
             2 => Stage::Released(packet_id),
             _ => return None,
         };
-        let conn = ConnId(from.u32()?);
+        let author = from.u32()?;
         let client = (from.u32()?, MsgId(from.u16()?), from.u32()?);
         Some(UplinkRecord {
             stage,
-            conn,
+            author,
             client: (client.0 != 0).then_some(client),
             since_ms: from.u64()?,
             qos: from.qos()?,
@@ -651,7 +652,7 @@ mod tests {
     fn uplink() -> UplinkRecord {
         UplinkRecord {
             stage: Stage::Pending,
-            conn: ConnId(3),
+            author: 3,
             client: Some((12, MsgId(0x0102), 0xDEAD_BEEF)),
             since_ms: 1,
             qos: QoS::ExactlyOnce,

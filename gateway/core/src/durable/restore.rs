@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::RngExt as _;
 use rustc_hash::FxHashMap;
 use sn_codec::QoS;
 
 use super::records::{
     MessageRecord, Place, Progress, ReceivingRecord, SavedState, SessionRecord, UplinkRecord,
 };
-use super::{Waiting, kind, message_key, progress_key, receiving_key, session_key, uplink_key};
+use super::{Waiting, kind, message_key, progress_key, receiving_key, released_key, session_key, uplink_key};
 use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::Subscription;
 use crate::client::uplink::RequestKind;
@@ -21,7 +22,7 @@ use crate::io::StoreKey;
 use crate::links::Via;
 use crate::peer::{LocalEnd, Route};
 use crate::registry::ClientTopics;
-use crate::subscriptions::Subscriber;
+use crate::subscribers::Subscriber;
 use crate::time::Instant;
 use crate::upstream::Origin;
 
@@ -80,6 +81,7 @@ impl Gateway {
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }
+        self.cx.subscriptions.skip_ids(self.cx.rng.random());
         let clients: Vec<ClientIx> = self.clients.iter().map(|(ix, _)| ix).collect();
         for ix in clients {
             self.after(now, ix);
@@ -102,8 +104,7 @@ impl Gateway {
             }
             self.after(now, older);
         }
-        let id_hash = self.clients.id_hash(&id) as u32;
-        let mut client = Client::new(&mut self.cx, now, id, id_hash);
+        let mut client = Client::new(&mut self.cx, now, id);
         client.clean = record.clean;
         client.asked_for_will = record.asked_for_will;
         client.keep_alive = record.keep_alive;
@@ -111,7 +112,7 @@ impl Gateway {
         client.down.no_register = record.no_register;
         client.down.answers_register = record.answers_register;
         client.will = record.will.map(Box::new);
-        client.topics = ClientTopics::restored(record.next_topic_id, record.topics);
+        client.topics = ClientTopics::restored(self.cx.rng.random(), record.topics);
         client.saved = true;
         client.state = match record.state {
             SavedState::Active => State::Active,
@@ -202,10 +203,9 @@ impl Gateway {
                 }
             }
             let since = self.cx.journal.instant(record.since_ms, now);
-            let serial = client.map_or(0, |(_, serial, ..)| serial);
             self.cx
                 .upstream
-                .restore(id, value.clone(), record, (origin, serial), since, released);
+                .restore(id, value.clone(), record, origin, since, released);
         }
         for (id, value) in values.of(kind::RECEIVING) {
             self.cx.journal.used(id);
@@ -240,7 +240,8 @@ impl Gateway {
                 self.drop_unreadable(restored, message_key(id));
                 continue;
             };
-            if let Some((conn, delivery)) = record.from {
+            let released = values.get(released_key(id)).is_some();
+            if let Some((conn, delivery)) = record.from.filter(|_| !released) {
                 self.cx.journal.receive(conn, delivery, id);
                 self.cx.upstream.restore_received(conn, delivery);
             }
@@ -271,6 +272,11 @@ impl Gateway {
                 let recipients = record.recipients.len() as u32;
                 // If the disk does not work, later.
                 let _ = self.cx.journal.wait(Waiting::ForgetProgress(id, recipients));
+            }
+        }
+        for (id, _) in values.of(kind::RELEASED) {
+            if values.get(message_key(id)).is_none() {
+                self.cx.journal.delete(released_key(id));
             }
         }
         for (key, _) in values.of(kind::PROGRESS) {

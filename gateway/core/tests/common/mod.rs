@@ -12,7 +12,7 @@ use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output,
-    StoreChange, StoreEvent, StoreKey, StoreRequest, Token, TxTicket,
+    RadioFacts, StoreChange, StoreEvent, StoreKey, StoreRequest, Token, TxTicket,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -164,9 +164,14 @@ impl Bench {
     }
 
     pub fn raw(&mut self, port: u16, datagram: &[u8]) {
-        self.gateway
-            .handle_datagram(self.now, LINK, &route(port), datagram);
+        self.hand_in(LINK, &route(port), datagram);
         self.drain();
+    }
+
+    /// A datagram of which no more is known than where it came from; nothing is taken from the gateway.
+    pub fn hand_in(&mut self, link: LinkId, from: &Route, datagram: &[u8]) {
+        self.gateway
+            .handle_datagram(self.now, link, from, RadioFacts::default(), datagram);
     }
 
     /// Lets time pass, with every timer at its moment.
