@@ -645,14 +645,14 @@ fn ten_thousand_sleepers_wake_up_within_a_minute_and_get_everything_in_order() {
     let mut config = GatewayConfig::default();
     config.limits.new_sessions_per_second = 0;
     let mut bench = Bench::up(config);
-    bench.broker(gateway_core::io::BrokerEvent::Credit {
+    bench.broker(BrokerEvent::Credit {
         conn: common::CONN,
         requests: u32::from(SLEEPERS),
     });
     let mut filters = Vec::new();
     for port in 1..=SLEEPERS {
         bench.connect_with(port, connect(&format!("s{port}"), true, 60));
-        bench.packet(port, common::subscribe(MsgId(1), &format!("cmd/{port}"), QOS1));
+        bench.packet(port, subscribe(MsgId(1), &format!("cmd/{port}"), QOS1));
         filters.push(bench.subscribe_request().1);
         bench.settle();
         bench.take(port);
