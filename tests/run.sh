@@ -20,7 +20,7 @@ Usage: tests/run.sh [COMMAND]
                  and loses nothing it acknowledged; SNIPE_CRASH_SEED=S begins with that seed
   wear           octets that a durable message costs the device, file system included (as root)
   cuts [N]       N messages (default 100,000) to and from an external broker, and through restarts of the port, for each
-                 of 22 combinations while connections are cut every 30 to 180 ms; SNIPE_CUTS_ONLY=TEXT takes those whose
+                 of 24 combinations while connections are cut every 30 to 180 ms; SNIPE_CUTS_ONLY=TEXT takes those whose
                  name contains TEXT
   noise [MB]     frames in so many MB of serial noise, for each kind of line (default 1024)
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu

@@ -37,7 +37,7 @@ async fn through_cuts(protocol: Protocol, session: Session, qos: QoS) {
     let messages = messages(3_000);
     let broker = Mosquitto::persistent().await;
     let relay = relay_to(broker.port).await;
-    let mut core = open(broker.port, &relay, protocol, session, "down").await;
+    let mut core = open(broker.port, &relay, protocol, session, "down", None).await;
     core.expect_up(session == Resumed).await;
     core.send(BrokerRequest::Subscribe {
         conn: CONN,

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use broker::Protocol;
+use broker::{Journal, Protocol};
 use gateway_core::io::{BrokerRequest, ConnectOptions};
 use rand::RngExt;
 use sn_codec::QoS::{self, AtLeastOnce, ExactlyOnce};
@@ -43,16 +43,25 @@ enum Session {
     Resumed,
 }
 
-/// A port behind the relay, not yet up.
-async fn open(broker: u16, relay: &Proxy, protocol: Protocol, session: Session, filter: &str) -> Core {
+/// A port behind the relay, not yet up. With a journal it stores the stages of QoS 2.
+async fn open(
+    broker: u16,
+    relay: &Proxy,
+    protocol: Protocol,
+    session: Session,
+    filter: &str,
+    journal: Option<Journal>,
+) -> Core {
     if session == Session::Resumed {
         leave_session(broker, protocol, CLIENT_ID, filter).await;
     }
-    let mut core = Core::new(config(relay.port, protocol));
+    let exactly_once = journal.is_some();
+    let mut core = Core::with_journal(config(relay.port, protocol), journal);
     core.send(BrokerRequest::Open {
         conn: CONN,
         options: ConnectOptions {
             clean_start: session == Session::Clean,
+            exactly_once,
             ..options(CLIENT_ID)
         },
     });
@@ -101,10 +110,7 @@ async fn relay_to(broker: u16) -> Arc<Proxy> {
     Arc::new(Proxy::start(broker, Duration::from_millis(1)).await)
 }
 
-/// Finds each of `0..messages` in what arrived, of QoS 1 in order, of QoS 2 once. Returns the number of repeats.
-///
-/// QoS 2 keeps its order where its stages are stored (`restarts`): where they are not, a client has one such publish
-/// under way at a time.
+/// Finds each of `0..messages` in what arrived, in order, and of QoS 2 once. Returns the number of repeats.
 ///
 /// # Panics
 ///
@@ -116,7 +122,7 @@ fn check(payloads: &[String], messages: u64, qos: QoS) -> u64 {
         let n: u64 = payload.parse().unwrap();
         let first = seen.insert(n);
         assert!(first || qos == AtLeastOnce, "{n} came twice");
-        let ahead = first && qos == AtLeastOnce && n != seen.len() as u64 - 1;
+        let ahead = first && n != seen.len() as u64 - 1;
         assert!(!ahead, "{n} came too early");
         repeats += u64::from(!first);
     }

@@ -450,8 +450,9 @@ fn a_qos_2_delivery_goes_on_under_its_message_id_at_each_step() {
         bench.subscribe(A, "c", QoS::ExactlyOnce);
         bench.requests.clear();
         deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
-        let publish = bench.heard_publish(A);
+        bench.expect(A, &[]);
         bench.commit();
+        let publish = bench.heard_publish(A);
         let id = publish.msg_id;
         if steps >= 1 {
             bench.packet(A, Packet::Pubrec(id));
@@ -745,14 +746,24 @@ fn a_clean_session_leaves_nothing_of_the_old_one() {
     bench.commit();
     bench.connect_with(A, connect("a", true, 60));
     bench.commit();
-    let bench = bench.restart(config());
-    assert_eq!(bench.stored.len(), 1, "{:?}", bench.stored.keys());
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
     assert!(
         !bench
             .requests
             .iter()
             .any(|request| matches!(request, BrokerRequest::Subscribe { .. }))
     );
+    // What it was subscribed to still stands at the broker, until that has taken it back.
+    assert!(
+        bench
+            .requests
+            .iter()
+            .any(|request| matches!(request, BrokerRequest::Unsubscribe { filter, .. } if &**filter == "c"))
+    );
+    bench.settle();
+    bench.commit();
+    assert_eq!(bench.stored.len(), 1, "{:?}", bench.stored.keys());
 }
 
 #[test]

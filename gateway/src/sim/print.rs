@@ -135,7 +135,10 @@ impl Printer {
                 len,
                 air,
             } => {
-                if sensor.is_some() {
+                let packet = datagram
+                    .as_deref()
+                    .and_then(|datagram| Packet::decode(datagram).ok());
+                if packet.is_some_and(|packet| !matches!(packet, Packet::Advertise(_))) {
                     self.answers = Answers::Settled;
                 }
                 let what = match datagram {

@@ -90,6 +90,7 @@ impl Gateway {
         self.restore_uplinks(now, &values, &places, &mut restored);
         self.cx.upstream.order_restored(|key| written.get(&key).copied());
         self.restore_messages(now, &values, &places, &mut restored);
+        self.cx.upstream.order_restored(|key| written.get(&key).copied());
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }

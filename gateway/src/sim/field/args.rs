@@ -19,7 +19,8 @@ publish. Frames that overlap are lost, and repeated by those who miss an answer.
 Each row is a stretch of time:
   said       messages that nodes had to publish
   arrived    messages that reached the broker
-  missing    said so far and not arrived: on their way, waiting, or lost (QoS 0)
+  missing    said so far and not arrived: on their way, waiting, lost (QoS 0), or thrown away by
+             nodes that had too many waiting
   repeated   messages that nodes sent once more, for want of an answer
   gateway    seconds that the gateway was on the air, and how much that is of what it may
   channel    how much of the time anybody was on the air

@@ -86,7 +86,7 @@ impl Table {
     /// What came since the last row.
     pub(super) fn row(&mut self, scene: &Scene) -> String {
         let (said, arrived) = (self.said, self.arrived.len());
-        self.said = scene.said.iter().map(Vec::len).sum();
+        self.said = scene.said.iter().map(Vec::len).sum::<usize>() + scene.thrown_away;
         for routed in &scene.field.broker.log[self.routed..] {
             if routed.topic.ends_with("/level") {
                 self.arrived.entry(routed.payload.to_vec()).or_insert(routed.at);
@@ -130,7 +130,7 @@ impl Table {
         };
         let thrown_away = match scene.thrown_away {
             0 => String::new(),
-            many => format!(", and {many} thrown away by nodes that had too many waiting"),
+            many => format!("; {many} were thrown away by nodes that had too many waiting"),
         };
         let share = self.arrived.len() as f64 / self.said.max(1) as f64;
         line(
