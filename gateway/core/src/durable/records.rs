@@ -644,7 +644,7 @@ mod tests {
     fn uplink() -> UplinkRecord {
         UplinkRecord {
             stage: Stage::Pending,
-            conn: ConnId(3),
+            author: 3,
             client: Some((12, MsgId(0x0102), 0xDEAD_BEEF)),
             since_ms: 1,
             qos: QoS::ExactlyOnce,
