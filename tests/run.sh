@@ -16,6 +16,12 @@ Usage: tests/run.sh [COMMAND]
   field [DAYS]   a LoRa gateway under 1 % duty cycle among 220 nodes, so many simulated days (default 30)
   mqtt [N]       the embedded broker: normative statements (also against mosquitto), mosquitto's tools,
                  foreign clients, N times the messages over cut connections (default 1)
+  crash [KILLS]  the gateway is killed so many times (default 1,000) before mosquitto and with the broker inside,
+                 and loses nothing it acknowledged; SNIPE_CRASH_SEED=S begins with that seed
+  wear           octets that a durable message costs the device, file system included (as root)
+  cuts [N]       N messages (default 100,000) to and from an external broker, and through restarts of the port, for each
+                 of 24 combinations while connections are cut every 30 to 180 ms; SNIPE_CUTS_ONLY=TEXT takes those whose
+                 name contains TEXT
   noise [MB]     frames in so many MB of serial noise, for each kind of line (default 1024)
   arm            cross-build for 64-bit Arm; run codec tests, core tests and `snipe decode` under qemu
   setup [arm]    only install what is missing
@@ -162,6 +168,24 @@ case "${1:-}" in
             --test interop --test differential --test cuts
         say "the same statements against mosquitto"
         SNIPE_MQTT_BROKER=mosquitto cargo test --locked -p broker --test mqtt_3_1_1 --test mqtt_5
+        ;;
+    crash)
+        setup
+        build
+        say "kills"
+        SNIPE_CRASH_KILLS=${2:-1000} cargo test --locked -p system-tests --test crash -- --nocapture killed_
+        ;;
+    wear)
+        build
+        say "what a message costs the disk"
+        # The figures are the same without optimisation, and the tests have built it so.
+        cargo bench --profile dev --locked -p system-tests --bench wear
+        ;;
+    cuts)
+        setup
+        say "cut connections"
+        SNIPE_CUTS=${2:-100000} cargo test --locked -p broker --test external_cuts -- --nocapture --test-threads 2 \
+            "${SNIPE_CUTS_ONLY:-}"
         ;;
     noise)
         say "frames in noise"

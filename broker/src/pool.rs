@@ -174,8 +174,7 @@ impl Pool {
 
     fn start<M: Mqtt>(&self, conn: ConnId, options: ConnectOptions) -> Connection {
         let (sender, requests) = unbounded_channel();
-        let window = self.config.in_flight.max(1);
-        let stages = Arc::new(Stages::new(self.journal.clone(), &options, window));
+        let stages = Arc::new(Stages::new(self.journal.clone(), &options));
         let (mqtt, driver) = M::new(&self.config, &options, &stages);
         let port = Port::new(
             conn,

@@ -61,8 +61,8 @@ pub(crate) struct Port<M> {
     /// Requests taken for which no credit was given back.
     owed: u32,
     link: Link,
-    /// That of the last connection.
-    window: Option<u16>,
+    /// The highest packet id that may be in flight, from the last connection or an earlier life; 0 if there was none.
+    packet_ids: u16,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
@@ -110,6 +110,7 @@ impl<M: Mqtt> Port<M> {
         (mqtt, stages): (M, Arc<Stages>),
         inputs: Sender<Input>,
     ) -> Self {
+        let packet_ids = stages.highest_restored();
         Port {
             deliveries: Deliveries::restored(&options.received),
             conn,
@@ -125,7 +126,7 @@ impl<M: Mqtt> Port<M> {
                 since: Instant::now(),
                 reported: false,
             },
-            window: None,
+            packet_ids,
             held: Vec::new(),
             told: None,
         }
@@ -183,7 +184,7 @@ impl<M: Mqtt> Port<M> {
 
                     match wake.await {
                         Wake::Driver(result) => break result,
-                        Wake::Outcome(event) => self.events.push(event),
+                        Wake::Outcome(event) => self.on_outcome(event),
                         Wake::Requests(0) => {
                             let Link::Up { .. } = self.link else {
                                 break 'connection;
@@ -211,11 +212,10 @@ impl<M: Mqtt> Port<M> {
                 }
             };
             wait = Duration::ZERO;
-            let settled = self.stages.take_settled().into_iter();
-            self.events.extend(settled.map(|token| BrokerEvent::Settled {
-                token,
-                result: Ok(None),
-            }));
+            for (token, result) in self.stages.take_settled() {
+                let result = result.map(|()| None);
+                self.events.push(BrokerEvent::Settled { token, result });
+            }
 
             match result {
                 Ok(Happening::Progress) => {}
@@ -233,7 +233,7 @@ impl<M: Mqtt> Port<M> {
                     discard_session = false;
                     // What a lost session took along is known by now, and told before Up.
                     while let Some(Some(event)) = notices.next().now_or_never() {
-                        self.events.push(event);
+                        self.on_outcome(event);
                     }
                     for (token, notice) in self.on_connected(terms) {
                         notices.push(settle::<M>(token, notice));
@@ -243,6 +243,17 @@ impl<M: Mqtt> Port<M> {
                 Err(Broken::Lost(loss)) => {
                     if !matches!(closing, Closing::No) {
                         break 'connection;
+                    }
+                    while let Some(Some(event)) = notices.next().now_or_never() {
+                        self.on_outcome(event);
+                    }
+                    if self.stages.are_kept() && !discard_session {
+                        let again;
+                        (driver, again) = self.begin_again();
+                        notices = again
+                            .into_iter()
+                            .map(|(token, notice)| settle::<M>(token, notice))
+                            .collect();
                     }
                     wait = self.on_lost(loss);
                 }
@@ -266,8 +277,7 @@ impl<M: Mqtt> Port<M> {
     /// The broker has the session but takes fewer publishes at once than before. The client resends with the packet ids
     /// of old and holds back those above the receive maximum, for ever.
     fn cannot_resume(&self, terms: Terms) -> bool {
-        let smaller =
-            terms.session_present && self.window.is_some_and(|window| self.window_of(terms) < window);
+        let smaller = terms.session_present && terms.receive_maximum < self.packet_ids;
         if smaller {
             warn!(
                 target: "broker", conn = self.conn.0,
@@ -286,7 +296,10 @@ impl<M: Mqtt> Port<M> {
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
         let window = self.window_of(terms);
-        self.window = Some(window);
+        if !terms.session_present {
+            self.packet_ids = 0;
+        }
+        self.packet_ids = self.packet_ids.max(window);
         let outage = match self.link {
             Link::Down {
                 since,
@@ -368,6 +381,13 @@ impl<M: Mqtt> Port<M> {
         wait
     }
 
+    fn on_outcome(&mut self, event: BrokerEvent) {
+        if let BrokerEvent::Settled { token, .. } | BrokerEvent::Lost { token } = &event {
+            self.stages.ended(*token);
+        }
+        self.events.push(event);
+    }
+
     fn on_message(&mut self, message: Message) {
         let delivery = match message.qos {
             QoS::AtMostOnce => None,
@@ -424,6 +444,32 @@ impl<M: Mqtt> Port<M> {
         }
     }
 
+    /// Another client takes the place of the one whose connection broke, and goes on with what is in flight.
+    fn begin_again(&mut self) -> (M::Driver, Vec<(Token, M::Notice)>) {
+        self.options.clean_start = false;
+        let driver;
+        (self.mqtt, driver) = M::new(&self.config, &self.options, &self.stages);
+        let mut notices = Vec::new();
+        for (token, content) in self.stages.begin_again() {
+            // It was accepted before.
+            let Ok(topic) = str::from_utf8(&content.topic) else {
+                continue;
+            };
+            let notice = self
+                .mqtt
+                .publish(topic, QoS::ExactlyOnce, content.retain, content.payload);
+            match (token, notice) {
+                (Some(token), Ok(Some(notice))) => notices.push((token, notice)),
+                (Some(token), Err(refusal)) => self.on_outcome(BrokerEvent::Settled {
+                    token,
+                    result: Err(refusal),
+                }),
+                (_, Ok(_) | Err(_)) => {}
+            }
+        }
+        (driver, notices)
+    }
+
     fn submit(&mut self, request: BrokerRequest, terms: Terms) -> Option<(Token, M::Notice)> {
         match request {
             BrokerRequest::Publish {
@@ -443,7 +489,7 @@ impl<M: Mqtt> Port<M> {
                     Err(reason::QOS_NOT_SUPPORTED)
                 } else {
                     if let Some(stored) = stored {
-                        self.stages.expect(stored, &topic, retain, &payload);
+                        self.stages.expect(token, stored, &topic, retain, &payload);
                     }
                     self.mqtt.publish(&topic, qos, retain, payload)
                 };
@@ -493,7 +539,7 @@ impl<M: Mqtt> Port<M> {
     }
 
     fn settled<T>(&mut self, token: Token, result: Result<Option<QoS>, Refusal>) -> Option<T> {
-        self.events.push(BrokerEvent::Settled { token, result });
+        self.on_outcome(BrokerEvent::Settled { token, result });
         None
     }
 

@@ -3,14 +3,20 @@
 //! The client library shows what it has in flight before every packet that it sends. What changed since the last time
 //! is stored then, and the packet waits until that is durable: the packet id before PUBLISH leaves, that PUBREC came
 //! before PUBREL leaves. So a later life knows every packet id that the broker may know.
+//!
+//! The same serves a connection that breaks: another client begins with what is in flight here. The one before would
+//! forget a PUBREL if the connection broke a second time before it was sent again (rumqttc 0.34), and does not keep the
+//! order of QoS 2.
 
 use core::fmt;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use gateway_core::io::{ConnectOptions, RestoredPublish, StoreChange, StoredUplink, Token};
+use gateway_core::io::{ConnectOptions, Refusal, RestoredPublish, StoreChange, StoredUplink, Token};
 use tokio::sync::oneshot;
+
+use crate::mqtt::reason;
 
 /// Where changes of the store go. What is called back is called when they are durable.
 #[derive(Clone)]
@@ -47,19 +53,24 @@ pub(crate) struct Stages {
 #[derive(Debug, Default)]
 struct State {
     /// Handed to the client library, without a packet id yet.
-    expected: Vec<Publish>,
+    expected: Vec<(Option<Token>, Publish)>,
     /// By packet id.
     open: HashMap<u16, Open>,
-    /// Of an earlier life, and done.
-    settled: Vec<Token>,
+    /// Handed to the client library, which has not reported the outcome.
+    handed: BTreeSet<Token>,
+    /// Done, which the client library does not report.
+    settled: Vec<(Token, Result<(), Refusal>)>,
+    /// Records that name packet ids of a lost session; they are to stand before any of the next session.
+    reset: Vec<StoreChange>,
 }
 
 #[derive(Debug)]
 struct Open {
     publish: Publish,
     released: bool,
-    /// Present if it is of an earlier life, of which the client library reports no outcome.
-    restored: Option<Token>,
+    token: Option<Token>,
+    /// Present if it is of an earlier client, so that this one reports no outcome.
+    orphan: Option<Token>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,22 +96,14 @@ pub(crate) struct InFlight {
 }
 
 impl Stages {
-    pub(crate) fn new(journal: Option<Journal>, options: &ConnectOptions, window: u16) -> Self {
+    pub(crate) fn new(journal: Option<Journal>, options: &ConnectOptions) -> Self {
         let mut state = State::default();
         for restored in &options.restored {
             // A packet id that was given again proves that the publish it was for is done; the later one comes later.
             let open = Open::from(restored);
             if let Some(earlier) = state.open.insert(restored.packet_id, open) {
-                state.settled.extend(earlier.restored);
+                state.settled.extend(earlier.orphan.map(|token| (token, Ok(()))));
             }
-        }
-        // With a smaller window the client library cannot go on with higher packet ids: then nothing is in flight.
-        if state.open.keys().any(|packet_id| *packet_id > window) {
-            tracing::warn!(
-                target: "broker",
-                "publishes of before the restart are sent again, since broker.in_flight is smaller than it was"
-            );
-            state.open.clear();
         }
         Stages {
             journal: journal.filter(|_| options.exactly_once),
@@ -124,7 +127,14 @@ impl Stages {
     }
 
     /// A publish is about to be handed to the client library.
-    pub(crate) fn expect(&self, stored: StoredUplink, topic: &str, retain: bool, payload: &Bytes) {
+    pub(crate) fn expect(
+        &self,
+        token: Option<Token>,
+        stored: StoredUplink,
+        topic: &str,
+        retain: bool,
+        payload: &Bytes,
+    ) {
         if self.journal.is_none() {
             return;
         }
@@ -135,52 +145,108 @@ impl Stages {
         };
         let mut state = self.state();
         // Submitted before, and lost with a session before it had a packet id.
-        state.expected.retain(|publish| publish.stored.key != stored.key);
-        state.expected.push(Publish { content, stored });
+        state
+            .expected
+            .retain(|(_, publish)| publish.stored.key != stored.key);
+        state.expected.push((token, Publish { content, stored }));
+        state.handed.extend(token);
     }
 
-    /// What was in flight in an earlier life, in the order of packet ids.
+    /// A publish has its outcome: if it has no packet id by now, it gets none.
+    pub(crate) fn ended(&self, token: Token) {
+        let mut state = self.state();
+        state.expected.retain(|(of, _)| *of != Some(token));
+        state.handed.remove(&token);
+    }
+
+    /// Another client goes on with what is in flight; the outcomes that the one before did not report come from here.
+    /// Returns what has no packet id yet, to be handed over again in this order.
+    pub(crate) fn begin_again(&self) -> Vec<(Option<Token>, Content)> {
+        let mut state = self.state();
+        let State {
+            expected,
+            open,
+            handed,
+            settled,
+            ..
+        } = &mut *state;
+        for open in open.values_mut() {
+            open.orphan = open.orphan.or(open.token);
+        }
+        let mut known: BTreeSet<Token> = expected.iter().filter_map(|(token, _)| *token).collect();
+        known.extend(open.values().filter_map(|open| open.token));
+        // Not in flight any more: its end was noticed, but not told.
+        settled.extend(handed.difference(&known).map(|token| (*token, Ok(()))));
+        *handed = expected.iter().filter_map(|(token, _)| *token).collect();
+        let again = expected.iter();
+        again
+            .map(|(token, publish)| (*token, publish.content.clone()))
+            .collect()
+    }
+
+    /// The highest packet id of an earlier life, 0 if there is none.
+    pub(crate) fn highest_restored(&self) -> u16 {
+        self.state().open.keys().copied().max().unwrap_or(0)
+    }
+
+    /// What was in flight in an earlier life, in the order in which it was submitted.
     pub(crate) fn restored(&self) -> Vec<InFlight> {
         let state = self.state();
-        let mut all: Vec<InFlight> = state
-            .open
-            .iter()
-            .map(|(packet_id, open)| InFlight {
-                packet_id: *packet_id,
-                content: (!open.released).then(|| open.publish.content.clone()),
-            })
-            .collect();
-        all.sort_unstable_by_key(|publish| publish.packet_id);
-        all
+        let mut all: Vec<(u16, &Open)> = state.open.iter().map(|(id, open)| (*id, open)).collect();
+        all.sort_unstable_by_key(|(_, open)| open.publish.stored.key);
+        let in_flight = |(packet_id, open): (u16, &Open)| InFlight {
+            packet_id,
+            content: (!open.released).then(|| open.publish.content.clone()),
+        };
+        all.into_iter().map(in_flight).collect()
     }
 
     /// This, and nothing else, is in flight; returns when a later life would know.
     pub(crate) async fn save(&self, in_flight: Vec<InFlight>) {
         let changes = self.state().compare(in_flight);
-        let Some(journal) = self.journal.as_ref().filter(|_| !changes.is_empty()) else {
+        if changes.is_empty() {
             return;
-        };
-        let (done, durable) = oneshot::channel();
-        (journal.0)(
-            changes,
-            Box::new(move || {
-                // Whoever waited may have gone.
-                let _ = done.send(());
-            }),
-        );
-        // Without a store there is nobody to wait for; the process is about to end.
-        let _ = durable.await;
+        }
+        // Of what is written together any part may be there after a power cut.
+        let reset = core::mem::take(&mut self.state().reset);
+        for changes in [reset, changes] {
+            if !changes.is_empty() {
+                self.write(changes).await;
+            }
+        }
     }
 
-    /// Publishes of an earlier life that are done.
-    pub(crate) fn take_settled(&self) -> Vec<Token> {
+    /// Returns when the changes are durable.
+    async fn write(&self, changes: Vec<StoreChange>) {
+        let Some(journal) = &self.journal else { return };
+        let (done, durable) = oneshot::channel();
+        let done = move || {
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        };
+        journal.submit(changes, Box::new(done));
+        if durable.await.is_err() {
+            // Nobody stores any more, so nothing leaves that a later life must know of.
+            core::future::pending::<()>().await;
+        }
+    }
+
+    /// Publishes that are done and of which the client library reports no outcome.
+    pub(crate) fn take_settled(&self) -> Vec<(Token, Result<(), Refusal>)> {
         core::mem::take(&mut self.state().settled)
     }
 
     /// The session is gone: those of an earlier life that were lost with it.
     pub(crate) fn lose(&self) -> Vec<Token> {
         let mut state = self.state();
-        let mut lost: Vec<Token> = state.open.drain().filter_map(|(_, open)| open.restored).collect();
+        let State { open, reset, .. } = &mut *state;
+        let mut lost = Vec::new();
+        for (_, Open { publish, orphan, .. }) in open.drain() {
+            lost.extend(orphan);
+            // Its packet id may soon be another's.
+            let stored = publish.stored;
+            reset.push(StoreChange::Put(stored.key, stored.pending()));
+        }
         lost.sort_unstable();
         lost
     }
@@ -205,7 +271,13 @@ impl State {
         let State { open, settled, .. } = self;
         open.retain(|packet_id, open| {
             let stays = seen.contains(packet_id);
-            settled.extend(open.restored.filter(|_| !stays));
+            // What the broker took was released before it was done.
+            let result = if open.released {
+                Ok(())
+            } else {
+                Err(reason::UNSPECIFIED)
+            };
+            settled.extend(open.orphan.filter(|_| !stays).map(|token| (token, result)));
             stays
         });
         changes
@@ -223,17 +295,18 @@ impl State {
         let at = self
             .expected
             .iter()
-            .position(|publish| publish.content == content)?;
-        let publish = self.expected.remove(at);
+            .position(|(_, publish)| publish.content == content)?;
+        let (token, publish) = self.expected.remove(at);
         let value = publish.stored.at(packet_id, false);
         let change = StoreChange::Put(publish.stored.key, value);
         let open = Open {
             publish,
             released: false,
-            restored: None,
+            token,
+            orphan: None,
         };
         if let Some(done) = self.open.insert(packet_id, open) {
-            self.settled.extend(done.restored);
+            self.settled.extend(done.orphan.map(|token| (token, Ok(()))));
         }
         Some(change)
     }
@@ -259,13 +332,15 @@ impl From<&RestoredPublish> for Open {
                 stored: restored.stored.clone(),
             },
             released: restored.released,
-            restored: Some(restored.token),
+            token: Some(restored.token),
+            orphan: Some(restored.token),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use gateway_core::io::StoreKey;
 
     use super::*;
@@ -306,7 +381,7 @@ mod tests {
             ..ConnectOptions::default()
         };
         let journal = Journal::new(|_, done| done());
-        Stages::new(Some(journal), &options, 20)
+        Stages::new(Some(journal), &options)
     }
 
     fn restored(token: u64, packet_id: u16) -> RestoredPublish {
@@ -332,7 +407,7 @@ mod tests {
     #[test]
     fn each_step_is_a_change_once() {
         let stages = stages(vec![]);
-        stages.expect(stored(5), "t", false, &Bytes::from_static(b"x"));
+        stages.expect(None, stored(5), "t", false, &Bytes::from_static(b"x"));
         let step = |in_flight: Vec<InFlight>| keys(&stages.state().compare(in_flight));
         assert_eq!(step(vec![publish(1, b"x")]), [(5, 1)]);
         assert_eq!(step(vec![publish(1, b"x")]), []);
@@ -346,7 +421,7 @@ mod tests {
     fn a_packet_id_that_is_given_again_belongs_to_the_new_publish() {
         let stages = stages(vec![]);
         for id in [5, 6] {
-            stages.expect(stored(id), "t", false, &Bytes::from_static(b"x"));
+            stages.expect(None, stored(id), "t", false, &Bytes::from_static(b"x"));
         }
         let step = |in_flight: Vec<InFlight>| keys(&stages.state().compare(in_flight));
         assert_eq!(step(vec![publish(1, b"x")]), [(5, 1)]);
@@ -358,15 +433,91 @@ mod tests {
     fn publishes_of_an_earlier_life_are_settled_when_they_are_gone() {
         let stages = stages(vec![restored(1, 3), restored(2, 4)]);
         assert_eq!(stages.restored(), [publish(3, b"x"), publish(4, b"x")]);
+        stages.state().compare(vec![publish(3, b"x"), release(4)]);
         stages.state().compare(vec![publish(3, b"x")]);
-        assert_eq!(stages.take_settled(), [Token(2)]);
+        assert_eq!(stages.take_settled(), [(Token(2), Ok(()))]);
         assert_eq!(stages.lose(), [Token(1)]);
+    }
+
+    #[test]
+    fn what_an_earlier_life_submitted_goes_on_in_its_order() {
+        let stages = stages(vec![restored(2, 4), restored(1, 7)]);
+        assert_eq!(stages.restored(), [publish(7, b"x"), publish(4, b"x")]);
+        assert_eq!(stages.highest_restored(), 7);
+    }
+
+    #[test]
+    fn another_client_goes_on_with_what_the_one_before_did_not_end() {
+        let stages = stages(vec![]);
+        for id in 1..=4 {
+            let payload = Bytes::from(id.to_string());
+            stages.expect(Some(Token(id)), stored(id), "t", false, &payload);
+        }
+        stages.ended(Token(1));
+        let step = |in_flight: Vec<InFlight>| stages.state().compare(in_flight);
+        step(vec![publish(1, b"2"), publish(2, b"3")]);
+        step(vec![release(1), publish(2, b"3")]);
+        let again: Vec<_> = stages.begin_again().into_iter().map(|(token, _)| token).collect();
+        assert_eq!(again, [Some(Token(4))]);
+        assert_eq!(stages.restored(), [release(1), publish(2, b"3")]);
+        step(vec![]);
+        let settled = stages.take_settled();
+        assert!(settled.contains(&(Token(2), Ok(()))));
+        assert!(
+            settled.contains(&(Token(3), Err(reason::UNSPECIFIED))),
+            "refused, since never released"
+        );
+        assert_eq!(settled.len(), 2);
+    }
+
+    #[test]
+    fn what_the_client_before_ended_without_a_word_is_settled() {
+        let stages = stages(vec![]);
+        stages.expect(Some(Token(1)), stored(1), "t", false, &Bytes::from_static(b"x"));
+        for in_flight in [vec![publish(1, b"x")], vec![release(1)], vec![]] {
+            stages.state().compare(in_flight);
+        }
+        assert!(stages.begin_again().is_empty());
+        assert_eq!(stages.take_settled(), [(Token(1), Ok(()))]);
+    }
+
+    #[test]
+    fn packet_ids_of_a_lost_session_are_taken_back_before_another_is_stored() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let journal = Journal::new({
+            let written = written.clone();
+            move |changes, done| {
+                written.lock().unwrap().push(keys(&changes));
+                done();
+            }
+        });
+        let options = ConnectOptions {
+            exactly_once: true,
+            restored: vec![restored(1, 3)],
+            ..ConnectOptions::default()
+        };
+        let stages = Stages::new(Some(journal), &options);
+        stages.lose();
+        stages.expect(None, stored(2), "t", false, &Bytes::from_static(b"x"));
+        stages.save(vec![publish(3, b"x")]).now_or_never().unwrap();
+        assert_eq!(*written.lock().unwrap(), [[(1, 0)], [(2, 1)]]);
+    }
+
+    #[test]
+    fn nothing_leaves_when_nobody_stores_any_more() {
+        let options = ConnectOptions {
+            exactly_once: true,
+            ..ConnectOptions::default()
+        };
+        let stages = Stages::new(Some(Journal::new(|_, done| drop(done))), &options);
+        stages.expect(None, stored(1), "t", false, &Bytes::from_static(b"x"));
+        assert!(stages.save(vec![publish(1, b"x")]).now_or_never().is_none());
     }
 
     #[test]
     fn of_two_of_an_earlier_life_with_one_packet_id_the_later_goes_on() {
         let stages = stages(vec![restored(1, 3), restored(2, 3)]);
-        assert_eq!(stages.take_settled(), [Token(1)]);
+        assert_eq!(stages.take_settled(), [(Token(1), Ok(()))]);
         assert_eq!(stages.lose(), [Token(2)]);
     }
 }

@@ -38,6 +38,9 @@ impl Mqtt for V3 {
 
     fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, EventLoop) {
         let mut mqtt = mqtt_options(config, options);
+        // The packet ids of an earlier life may be higher than today's window.
+        let in_flight = config.in_flight.max(stages.highest_restored()).max(1);
+        mqtt.set_inflight(in_flight);
         // Refused for an empty client id, which has no session to keep.
         let _ = mqtt.try_set_clean_session(false);
         if !options.clean_start || stages.are_kept() {
@@ -244,7 +247,7 @@ impl SessionStore for Checkpoint {
                 clean_session: false,
                 max_inflight: self.options.inflight(),
                 ack_mode: PersistedAckMode::Manual,
-                last_pkid: 0,
+                last_pkid: self.stages.highest_restored(),
                 last_puback: 0,
                 replay: self.stages.restored().into_iter().map(request).collect(),
                 incoming_qos2: received

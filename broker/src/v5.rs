@@ -47,6 +47,9 @@ impl Mqtt for V5 {
 
     fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, Driver) {
         let mut mqtt = mqtt_options(config, options);
+        // The packet ids of an earlier life may be higher than today's window.
+        let in_flight = config.in_flight.max(stages.highest_restored()).max(1);
+        mqtt.set_outgoing_inflight_upper_limit(in_flight);
         if !options.clean_start || stages.are_kept() {
             mqtt.set_session_store(Checkpoint {
                 options: mqtt.clone(),
@@ -251,7 +254,7 @@ impl SessionStore for Checkpoint {
                 session_expiry_interval: self.options.session_expiry_interval(),
                 outgoing_inflight_upper_limit: self.options.get_outgoing_inflight_upper_limit(),
                 ack_mode: PersistedAckMode::Manual,
-                last_pkid: 0,
+                last_pkid: self.stages.highest_restored(),
                 last_puback: 0,
                 replay: self.stages.restored().into_iter().map(request).collect(),
                 incoming_qos2: received

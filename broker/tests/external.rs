@@ -2,20 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "not all of it is used here")]
 mod common;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use broker::Protocol::{self, V3, V5};
-use broker::{Reconnect, RemoteConfig};
+use broker::{Journal, Reconnect, RemoteConfig};
 use bytes::Bytes;
 use common::{
-    CONN, Core, FakeBroker, Mosquitto, PATIENCE, Proxy, Subscriber, config, free_port, leave_session,
-    options, publish, publish_lines,
+    CONN, Core, FakeBroker, Mosquitto, Proxy, Subscriber, config, free_port, leave_session, options, publish,
+    publish_lines,
 };
 use gateway_core::io::{
-    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, Token, Will,
+    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, RestoredPublish,
+    StoreKey, StoredUplink, Token, Will,
 };
 use sn_codec::QoS::{self, AtLeastOnce, AtMostOnce, ExactlyOnce};
 use tokio::time::timeout;
@@ -72,8 +74,15 @@ struct Received {
     payload: Bytes,
 }
 
+/// The next message; the end of an earlier QoS 2 delivery may come before it.
 async fn received(core: &mut Core) -> Received {
-    match core.event().await {
+    let event = loop {
+        match core.event().await {
+            BrokerEvent::Released { conn: CONN, .. } => {}
+            event => break event,
+        }
+    };
+    match event {
         BrokerEvent::Message {
             conn: CONN,
             delivery,
@@ -345,6 +354,7 @@ both_versions! {
         ack(&mut core, least);
         ack(&mut core, again.delivery.unwrap());
         ack(&mut core, exact);
+        assert_eq!(core.event().await, BrokerEvent::Released { conn: CONN, delivery: exact });
         publish(broker.port, &["-t", "d", "-q", "2", "-m", "next"]).await;
         assert_eq!(received(&mut core).await.payload, "next");
     }
@@ -530,19 +540,6 @@ both_versions! {
         core.send(publication(2, "t", ExactlyOnce, "works"));
         assert_eq!(core.event().await, done(2));
     }
-
-    async fn qos_1_is_whole_through_cuts(protocol) {
-        let payloads = push_through_cuts(protocol, AtLeastOnce, cut_messages()).await;
-        let distinct: HashSet<_> = payloads.iter().collect();
-        assert_eq!(distinct.len() as u64, cut_messages());
-    }
-
-    async fn qos_2_is_exact_through_cuts(protocol) {
-        let payloads = push_through_cuts(protocol, ExactlyOnce, cut_messages()).await;
-        let distinct: HashSet<_> = payloads.iter().collect();
-        assert_eq!(distinct.len() as u64, cut_messages());
-        assert_eq!(payloads.len() as u64, cut_messages());
-    }
 }
 
 /// An MQTT 5 CONNACK without properties.
@@ -679,6 +676,145 @@ async fn limits_of_the_broker_are_kept_by_refusing() {
 }
 
 #[tokio::test]
+async fn sixty_refused_qos_2_publishes_leave_the_window_as_it_was() {
+    let broker = FakeBroker::start().await;
+    let mut core = Core::open(config(broker.port, V5));
+    // Receive maximum (0x21) 20.
+    let (mut connection, _) = broker.accept(&[0, 0, 3, 0x21, 0, 20]).await;
+    assert_eq!(core.expect_up(false).await, 20);
+    for round in 0..3 {
+        let tokens = round * 20 + 1..=round * 20 + 20;
+        core.requests.send(
+            tokens
+                .clone()
+                .map(|token| publication(token, "t", ExactlyOnce, "m"))
+                .collect(),
+        );
+        for token in tokens {
+            let (_, body) = connection.read().await.unwrap();
+            connection.write(0x50, &[body[3], body[4], 0x87]).await;
+            assert_eq!(core.event().await, refused(token, 0x87));
+        }
+    }
+    // As many as the window holds go out without any answer.
+    let last = (100..120).map(|token| publication(token, "t", ExactlyOnce, "m"));
+    core.requests.send(last.collect());
+    for _ in 0..20 {
+        let (first, _) = connection.read().await.unwrap();
+        assert_eq!(first >> 4, 3);
+    }
+}
+
+/// What an earlier life had in flight: one publish under this packet id.
+fn with_restored(packet_id: u16) -> ConnectOptions {
+    let payload = Bytes::from_static(b"m");
+    let key = StoreKey { kind: 2, id: 1 };
+    let mut value = vec![1, 1];
+    value.extend_from_slice(&packet_id.to_be_bytes());
+    ConnectOptions {
+        clean_start: false,
+        exactly_once: true,
+        restored: vec![RestoredPublish {
+            token: Token(1),
+            packet_id,
+            released: false,
+            topic: "t".into(),
+            retain: false,
+            payload,
+            stored: StoredUplink {
+                key,
+                value: value.into(),
+            },
+        }],
+        ..options("restored")
+    }
+}
+
+#[tokio::test]
+async fn packet_id_of_an_earlier_life_goes_on_although_the_window_is_smaller_now() {
+    let broker = FakeBroker::start().await;
+    let journal = Journal::new(|_, done| done());
+    let small = RemoteConfig {
+        in_flight: 5,
+        ..config(broker.port, V5)
+    };
+    let mut core = Core::with_journal(small, Some(journal));
+    core.send(BrokerRequest::Open {
+        conn: CONN,
+        options: with_restored(15),
+    });
+    let (mut connection, _) = broker.accept(&[1, 0, 0]).await;
+    assert_eq!(core.expect_up(true).await, 5);
+    let (first, body) = connection.read().await.unwrap();
+    // PUBLISH with DUP and QoS 2 under the packet id of then.
+    assert_eq!((first, body[3..5].to_vec()), (0x3C, vec![0, 15]));
+    connection.write(0x50, &[0, 15]).await;
+    assert_eq!(connection.read().await.unwrap(), (0x62, vec![0, 15]));
+    connection.write(0x70, &[0, 15]).await;
+    assert_eq!(core.event().await, done(1));
+}
+
+#[tokio::test]
+async fn packet_id_of_an_earlier_life_that_is_beyond_the_receive_maximum_is_lost_with_the_session() {
+    let broker = FakeBroker::start().await;
+    let journal = Journal::new(|_, done| done());
+    let mut core = Core::with_journal(config(broker.port, V5), Some(journal));
+    core.send(BrokerRequest::Open {
+        conn: CONN,
+        options: with_restored(15),
+    });
+    // Session present, but receive maximum (0x21) 10.
+    let (_connection, _) = broker.accept(&[1, 0, 3, 0x21, 0, 10]).await;
+    let (_connection, connect) = broker.accept(&[0, 0, 3, 0x21, 0, 10]).await;
+    assert_eq!(connect[7], 0x02, "clean start");
+    assert_eq!(core.event().await, BrokerEvent::Lost { token: Token(1) });
+    assert_eq!(core.expect_up(false).await, 10);
+}
+
+#[tokio::test]
+async fn refusal_of_what_an_earlier_life_had_in_flight_is_a_refusal() {
+    let broker = FakeBroker::start().await;
+    let journal = Journal::new(|_, done| done());
+    let mut core = Core::with_journal(config(broker.port, V5), Some(journal));
+    core.send(BrokerRequest::Open {
+        conn: CONN,
+        options: with_restored(3),
+    });
+    let (mut connection, _) = broker.accept(&[1, 0, 0]).await;
+    core.expect_up(true).await;
+    connection.read().await.unwrap();
+    connection.write(0x50, &[0, 3, 0x97]).await;
+    // Which reason it was is not kept.
+    assert_eq!(core.event().await, refused(1, 0x80));
+}
+
+#[tokio::test]
+async fn pubrel_that_waits_to_be_repeated_outlives_a_second_break() {
+    for protocol in [V3, V5] {
+        let broker = FakeBroker::start().await;
+        let journal = Journal::new(|_, done| done());
+        let mut core = Core::with_journal(config(broker.port, protocol), Some(journal));
+        let mut options = with_restored(3);
+        options.restored[0].released = true;
+        core.send(BrokerRequest::Open { conn: CONN, options });
+        let connack: &[u8] = if protocol == V5 { &[1, 0, 0] } else { &[1, 0] };
+        for _ in 0..4 {
+            let (connection, _) = broker.accept(connack).await;
+            drop(connection);
+        }
+        let (mut connection, _) = broker.accept(connack).await;
+        assert_eq!(connection.read().await.unwrap(), (0x62, vec![0, 3]));
+        connection.write(0x70, &[0, 3]).await;
+        loop {
+            match core.event().await {
+                BrokerEvent::Up { .. } | BrokerEvent::Down { .. } => {}
+                event => break assert_eq!(event, done(1)),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn smaller_receive_maximum_after_a_break_ends_the_session_instead_of_standing_still() {
     let broker = FakeBroker::start().await;
     let mut core = Core::open(config(broker.port, V5));
@@ -763,72 +899,4 @@ async fn requests_of_one_batch_leave_in_one_write() {
 
     // One read takes what one write sent: twenty PUBLISH of nine octets.
     assert_eq!(connection.read_some().await, 20 * 9);
-}
-
-/// Messages of each experiment with cuts; more with the environment variable `CUT_MESSAGES`.
-fn cut_messages() -> u64 {
-    std::env::var("CUT_MESSAGES").map_or(2_000, |messages| messages.parse().unwrap())
-}
-
-/// Publishes that many messages over a connection that breaks every 30 to 180 ms; returns what a subscriber got.
-async fn push_through_cuts(protocol: Protocol, qos: QoS, messages: u64) -> Vec<String> {
-    let broker = Mosquitto::start().await;
-    let mut subscriber = Subscriber::start(broker.port, "cuts").await;
-    let received = tokio::spawn(async move { subscriber.payloads_until("last").await });
-    let proxy = Proxy::start(broker.port, Duration::from_millis(2)).await;
-    let mut core = Core::up(config(proxy.port, protocol)).await;
-
-    let mut next = 0;
-    let mut open = HashSet::new();
-    let mut up = true;
-    let mut downs = 0;
-    let mut cuts: u64 = 0;
-    let mut interval = Box::pin(tokio::time::sleep(Duration::from_millis(30)));
-    while next < messages || !open.is_empty() {
-        let mut requests = Vec::new();
-        while up && open.len() < 20 && next < messages {
-            requests.push(publication(next, "cuts", qos, &next.to_string()));
-            open.insert(Token(next));
-            next += 1;
-        }
-        core.requests.send(requests);
-        let events = tokio::select! {
-            events = core.batch() => events,
-            () = &mut interval => {
-                proxy.cut().await;
-                cuts += 1;
-                // Any spread will do.
-                let pause = Duration::from_millis(30 + cuts * 47 % 151);
-                interval.as_mut().reset(tokio::time::Instant::now() + pause);
-                continue;
-            }
-        };
-        for event in events {
-            match event {
-                BrokerEvent::Settled { token, result } => {
-                    assert_eq!(result, Ok(None));
-                    assert!(open.remove(&token), "{token:?} settled twice");
-                }
-                BrokerEvent::Lost { token } => panic!("{token:?} lost although the session stands"),
-                BrokerEvent::Up { session_present, .. } => {
-                    assert!(session_present);
-                    up = true;
-                }
-                BrokerEvent::Down { .. } => {
-                    up = false;
-                    downs += 1;
-                }
-                BrokerEvent::Credit { .. } => {}
-                BrokerEvent::Message { .. }
-                | BrokerEvent::Delivered { .. }
-                | BrokerEvent::Released { .. } => {
-                    panic!("{event:?}")
-                }
-            }
-        }
-    }
-    assert!(downs > 3, "only {downs} breaks");
-    println!("{protocol:?} {qos:?}: {messages} messages over {downs} breaks");
-    publish(broker.port, &["-t", "cuts", "-m", "last", "-q", "2"]).await;
-    timeout(PATIENCE, received).await.unwrap().unwrap()
 }

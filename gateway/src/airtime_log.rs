@@ -16,7 +16,7 @@ use gateway_core::io::{AirtimeFound, AirtimeRecord, AirtimeUsed, Input, StoreEve
 use gateway_core::peer::LinkId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 /// The records.
 const FILE: &str = "airtime.json";
@@ -153,37 +153,72 @@ impl Records {
                 file
             }
         };
-        let records = Records {
+        let mut records = Records {
             directory: directory.to_owned(),
             file,
             first_start,
         };
+        if !first_start {
+            records.take_over(radios, now);
+        }
         // In this order: a marker without a file means that the file was lost.
         records.write()?;
         write_durably(directory, MARKER, MARKER_TEXT)?;
         Ok(records)
     }
 
-    /// What was found of each radio. One that is not in the file may be one that was renamed: it takes over what those
-    /// have used that are configured no more.
+    /// A radio that is not in the file may be one that was renamed: it takes over what those have used that are
+    /// configured no more. They stay in the file, for they may come back, but nobody counts them twice: what one of
+    /// them has passed on to another is in the record of that one.
+    fn take_over(&mut self, radios: &[String], now: &Moment) {
+        let known = &self.file.radios;
+        let new: Vec<&String> = radios
+            .iter()
+            .filter(|radio| !known.contains_key(*radio))
+            .collect();
+        let gone = |name: &String| known.contains_key(name) && !radios.contains(name);
+        let mut sum = AirtimeRecord::default();
+        let mut from = Vec::new();
+        for (name, record) in known {
+            let Some(record) = record else { continue };
+            if !gone(name) || record.heirs.iter().any(gone) {
+                continue;
+            }
+            let record = record.as_of(now);
+            sum.used.extend(record.used);
+            sum.reserved += record.reserved;
+            from.push(name.clone());
+        }
+        if new.is_empty() || from.is_empty() {
+            return;
+        }
+        let airtime: Duration = sum.used.iter().flat_map(|used| used.airtime).sum();
+        for radio in new {
+            info!(
+                target: "gateway", radio, ?airtime, from = from.join(", "),
+                "a new radio, for which counts what those have sent that are configured no more"
+            );
+            let record = Record::new(&sum, now.clone());
+            self.file.radios.insert(radio.clone(), Some(record));
+            for name in &from {
+                if let Some(Some(record)) = self.file.radios.get_mut(name) {
+                    record.heirs.push(radio.clone());
+                }
+            }
+        }
+    }
+
+    /// What was found of each radio.
     fn found(&self, radios: &[String], now: &Moment) -> Vec<AirtimeFound> {
         let find = |radio: &String| {
             if self.first_start {
                 return AirtimeFound::FirstStart;
             }
             match self.file.radios.get(radio) {
-                Some(Some(record)) => return AirtimeFound::Record(record.as_of(now)),
-                Some(None) => return AirtimeFound::Lost,
-                None => {}
+                Some(Some(record)) => AirtimeFound::Record(record.as_of(now)),
+                Some(None) => AirtimeFound::Lost,
+                None => AirtimeFound::Record(AirtimeRecord::default()),
             }
-            let gone = self.file.radios.iter().filter(|(name, _)| !radios.contains(name));
-            let mut sum = AirtimeRecord::default();
-            for record in gone.filter_map(|(_, record)| record.as_ref()) {
-                let record = record.as_of(now);
-                sum.used.extend(record.used);
-                sum.reserved += record.reserved;
-            }
-            AirtimeFound::Record(sum)
         };
         radios.iter().map(find).collect()
     }
@@ -229,6 +264,9 @@ struct Record {
     reserved_us: u64,
     /// Age in ms, then µs on the air by share.
     used: Vec<(u64, [u64; 4])>,
+    /// Radios that took this over when it was configured no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    heirs: Vec<String>,
 }
 
 impl Record {
@@ -241,6 +279,7 @@ impl Record {
             at,
             reserved_us: micros(record.reserved),
             used: used.collect(),
+            heirs: Vec::new(),
         }
     }
 
@@ -414,13 +453,27 @@ mod tests {
         let at = moment("a", 0, 0);
         let dir = recorded(&at);
         assert_eq!(
-            found_after(dir.path(), &at, &["west"]),
-            [AirtimeFound::Record(record(10, 500, 1000))]
-        );
-        assert_eq!(
             found_after(dir.path(), &at, &["lora0", "west"])[1],
             AirtimeFound::Record(AirtimeRecord::default())
         );
+        assert_eq!(
+            found_after(dir.path(), &at, &["east"]),
+            [AirtimeFound::Record(record(10, 500, 1000))]
+        );
+    }
+
+    #[test]
+    fn what_was_taken_over_is_counted_once() {
+        let at = moment("a", 0, 0);
+        let dir = recorded(&at);
+        // Names of one modem, one after the other, and the first once more.
+        for name in ["west", "east", "south", "lora0"] {
+            assert_eq!(
+                found_after(dir.path(), &at, &[name]),
+                [AirtimeFound::Record(record(10, 500, 1000))],
+                "{name}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use crate::sim::SimArgs;
 use crate::{
     config::{CheckArgs, ConfigArgs, SourceArgs},
     decode::DecodeArgs,
+    spool::SpoolArgs,
     tools::{PingArgs, PubArgs, SubArgs},
     topics::TopicsArgs,
 };
@@ -40,6 +41,7 @@ Examples:
   snipe sub -t 'demo/#' -v                 watch what devices publish
   snipe pub -t demo/hello -m 21.5          publish as a device would
   snipe decode 0b0c226162010232312e35      explain a datagram
+  snipe spool ls                           what waits on disk for the broker
 
 Exit codes:
   0    ok
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Print the topic registry of a running gateway
     Topics(TopicsArgs),
+    /// Look at and drop what waits on disk for the broker
+    Spool(SpoolArgs),
     /// Explain a datagram field by field
     Decode(DecodeArgs),
     /// Publish messages as an MQTT-SN client

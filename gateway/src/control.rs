@@ -5,6 +5,11 @@
 //! ← {"version":1,"topics":[{"id":1,"kind":"predefined","client":"*","topic":"plant/status"}],"more":false}
 //! → {"command":"metrics"}
 //! ← {"version":1,"metrics":{"snipe_clients":3}}
+//! → {"command":"spool","after":0,"limit":100}
+//! ← {"version":1,"spool":[{"id":7,"client":"pump-7","topic":"pump/7","qos":1,"retain":false,"age_seconds":40,
+//!    "state":"waiting","bytes":4,"payload":"21.5"}],"more":false}
+//! → {"command":"spool_drop","id":7}
+//! ← {"version":1,"dropped":1}
 //! ← {"version":1,"error":"unknown command"}
 //! ```
 
@@ -12,16 +17,22 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use gateway_core::admin::{AdminCommand, AdminReply};
+use gateway_core::admin::{AdminCommand, AdminReply, SpoolRow};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::{debug, warn};
+
+use crate::config;
+
+/// The gateway that was asked for does not run.
+const EXIT_NOT_RUNNING: u8 = 4;
 
 /// Version of the answers.
 const VERSION: u32 = 1;
@@ -34,6 +45,9 @@ const CONNECTIONS_MAX: usize = 16;
 
 /// Rows of one answer.
 const ROWS: usize = 1000;
+
+/// Rows of one answer about the spool, whose payloads make them long.
+const SPOOL_ROWS: usize = 200;
 
 /// How long a client of the socket waits for an answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
@@ -158,10 +172,24 @@ enum Request {
         limit: usize,
     },
     Metrics {},
+    Spool {
+        #[serde(default)]
+        after: u64,
+        #[serde(default = "spool_rows")]
+        limit: usize,
+    },
+    /// Without an id: all.
+    SpoolDrop {
+        id: Option<u64>,
+    },
 }
 
 fn rows() -> usize {
     ROWS
+}
+
+fn spool_rows() -> usize {
+    SPOOL_ROWS
 }
 
 async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
@@ -169,6 +197,11 @@ async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
     let command = match serde_json::from_str(line) {
         Ok(Request::Topics { offset, limit }) => AdminCommand::Topics { offset, limit },
         Ok(Request::Metrics {}) => AdminCommand::Metrics,
+        Ok(Request::Spool { after, limit }) => AdminCommand::Spool {
+            after,
+            limit: limit.min(SPOOL_ROWS),
+        },
+        Ok(Request::SpoolDrop { id }) => AdminCommand::SpoolDrop { id },
         Err(problem) => return error(problem.to_string()),
     };
     let (answer, reply) = oneshot::channel();
@@ -186,6 +219,11 @@ async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
                 .collect();
             json!({ "version": VERSION, "topics": rows, "more": more })
         }
+        AdminReply::Spool { rows, more } => {
+            let rows: Vec<Value> = rows.iter().map(spool_row).collect();
+            json!({ "version": VERSION, "spool": rows, "more": more })
+        }
+        AdminReply::SpoolDropped(dropped) => json!({ "version": VERSION, "dropped": dropped }),
         AdminReply::Metrics(rows) => {
             let whole = rows.into_iter().map(|(name, value)| (name, Value::from(value)));
             let others = fractions
@@ -194,6 +232,71 @@ async fn answer(line: &str, questions: &mpsc::Sender<Question>) -> Value {
             let rows: serde_json::Map<String, Value> = whole.chain(others).collect();
             json!({ "version": VERSION, "metrics": rows })
         }
+    }
+}
+
+/// A payload that is text is shown as such, any other in hexadecimal digits.
+fn spool_row(row: &SpoolRow) -> Value {
+    let mut value = json!({
+        "id": row.id,
+        "client": row.client.as_deref(),
+        "topic": &*row.topic,
+        "qos": row.qos as u8,
+        "retain": row.retain,
+        "age_seconds": row.age.as_secs(),
+        "state": row.state.name(),
+        "bytes": row.payload.len(),
+    });
+    match core::str::from_utf8(&row.payload) {
+        Ok(text) => value["payload"] = text.into(),
+        Err(_) => value["payload_hex"] = hex(&row.payload).into(),
+    }
+    value
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// Which running gateway a command is about.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunningArgs {
+    /// Control socket of the gateway
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    source: config::SourceArgs,
+}
+
+impl RunningArgs {
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// The exit code, after telling why on standard error.
+    pub(crate) fn connect(&self) -> Result<ControlClient, ExitCode> {
+        let socket = match &self.socket {
+            Some(path) => path.clone(),
+            None => match config::load(&self.source) {
+                Ok(loaded) => find_socket(&loaded.settings.state_dir),
+                Err(errors) => return Err(config::refuse(&errors)),
+            },
+        };
+        ControlClient::connect(&socket).map_err(|error| {
+            eprintln!("snipe: no gateway answers at {}: {error}", socket.display());
+            eprintln!("  is it running? another state directory? name its socket with --socket PATH");
+            ExitCode::from(EXIT_NOT_RUNNING)
+        })
+    }
+}
+
+/// The socket of the service, or else the one in the state directory.
+fn find_socket(state_dir: &Path) -> PathBuf {
+    let service = PathBuf::from("/run/snipe/control.sock");
+    let own = socket_path(state_dir);
+    if !own.exists() && service.exists() {
+        service
+    } else {
+        own
     }
 }
 

@@ -1,5 +1,6 @@
 //! The radios of the configuration, opened: where datagrams go, and what each one counts.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -11,7 +12,7 @@ use radio_adapters::regions::mhz;
 use radio_adapters::serial::SerialLink;
 use radio_adapters::settings::{Framing, LoraSettings, RawSettings};
 use radio_adapters::stats::RadioStats;
-use radio_adapters::udp::{UdpConfig, UdpLink, UdpStats};
+use radio_adapters::udp::{AbsentUdpLink, OpenError, UdpConfig, UdpLink, UdpStats};
 use radio_adapters::{LinkSender, line, xbee};
 use tokio::sync::mpsc;
 
@@ -43,10 +44,11 @@ pub(crate) enum Stats {
     Serial(Arc<RadioStats>),
 }
 
-/// Opens every radio, or begins to: those on serial lines come up later, whenever they are there.
+/// Opens every radio, or begins to: those on serial lines come up later, whenever they are there, and so do those on
+/// the network whose addresses are not to be had yet.
 ///
 /// # Errors
-/// A radio on the network cannot be opened.
+/// A radio on the network cannot be opened and is required, or never can be.
 pub(crate) fn open(radios: &[Radio], inputs: &mpsc::Sender<Input>) -> anyhow::Result<Vec<Link>> {
     radios
         .iter()
@@ -69,25 +71,33 @@ fn open_udp(
     id: LinkId,
     inputs: &mpsc::Sender<Input>,
 ) -> anyhow::Result<Link> {
-    // The error says all there is; its source would say it again.
-    let link = UdpLink::open(udp)
-        .map_err(|error| anyhow::anyhow!("radio {} cannot be opened: {error}", radio.name))?;
-    let list = |addrs: Vec<std::net::SocketAddr>, end: &str| {
-        addrs
-            .iter()
-            .map(|addr| format!("{addr}{end}"))
-            .collect::<Vec<_>>()
-            .join(" and ")
+    let link = match UdpLink::open(udp) {
+        Ok(link) => link,
+        Err(error) if error.may_pass() && !radio.required => {
+            return Ok(absent_udp(radio, udp, error, id, inputs));
+        }
+        // The error says all there is; its source would say it again.
+        Err(error) => {
+            let name = &radio.name;
+            let required = if error.may_pass() {
+                format!(
+                    "\n  radio.{name}.required = true; with false it would be tried again while the others work"
+                )
+            } else {
+                String::new()
+            };
+            anyhow::bail!("radio {name} cannot be opened: {error}{required}");
+        }
     };
     let mut description = format!(
         "{:<8} listening on {}",
         radio.name,
-        list(link.local_addrs(), "/udp")
+        listed(&link.local_addrs(), "/udp")
     );
-    let port = link.local_addrs().first().map_or(0, std::net::SocketAddr::port);
+    let port = link.local_addrs().first().map_or(0, SocketAddr::port);
     let joined = link.joined();
     if !joined.is_empty() {
-        description += &format!(" (multicast {})", list(joined, ""));
+        description += &format!(" (multicast {})", listed(&joined, ""));
     }
     let stats = link.stats();
     Ok(Link {
@@ -99,6 +109,40 @@ fn open_udp(
         stats: Stats::Udp(stats),
         batch: TxBatch::default(),
     })
+}
+
+/// A radio on the network that will be there later.
+fn absent_udp(
+    radio: &Radio,
+    udp: &UdpConfig,
+    error: OpenError,
+    id: LinkId,
+    inputs: &mpsc::Sender<Input>,
+) -> Link {
+    let absent = AbsentUdpLink {
+        name: radio.name.clone(),
+        config: udp.clone(),
+        error,
+    };
+    let (sender, stats) = absent.spawn(id, inputs.clone());
+    Link {
+        sender,
+        name: radio.name.clone(),
+        kind: radio.kind.name(),
+        description: format!(
+            "{:<8} not listening on {} yet: the log says why, and it is tried again",
+            radio.name,
+            listed(&udp.bind, "/udp")
+        ),
+        port: None,
+        stats: Stats::Udp(stats),
+        batch: TxBatch::default(),
+    }
+}
+
+fn listed(addrs: &[SocketAddr], end: &str) -> String {
+    let addrs: Vec<String> = addrs.iter().map(|addr| format!("{addr}{end}")).collect();
+    addrs.join(" and ")
 }
 
 fn open_serial(radio: &Radio, id: LinkId, inputs: &mpsc::Sender<Input>) -> anyhow::Result<Link> {
@@ -177,5 +221,76 @@ fn described_raw(raw: &RawSettings) -> String {
     match raw.air_rate {
         Some(rate) => format!("{framing}, {} baud, {rate} bit/s on the air", raw.port.baud),
         None => format!("{framing}, {} baud", raw.port.baud),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// A radio on a port that is taken, and what has it.
+    fn taken(required: bool) -> (Radio, UdpSocket) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let udp = UdpConfig {
+            bind: vec![socket.local_addr().unwrap()],
+            multicast: Vec::new(),
+            interface: None,
+            mtu: 1024,
+        };
+        let radio = Radio {
+            name: "lan".into(),
+            kind: RadioKind::Udp(udp),
+            required,
+            retry: None,
+        };
+        (radio, socket)
+    }
+
+    #[tokio::test]
+    async fn radio_on_a_port_that_is_taken_comes_up_later() {
+        let (radio, _socket) = taken(false);
+        let (inputs, _core) = mpsc::channel(4);
+
+        let links = open(&[radio], &inputs).unwrap();
+
+        assert!(
+            links[0]
+                .description
+                .starts_with("lan      not listening on 127.0.0.1:"),
+            "{}",
+            links[0].description
+        );
+        assert_eq!(
+            links[0].port, None,
+            "the client tools would find somebody else there"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_is_required_ends_the_start_and_names_the_key() {
+        let (radio, _socket) = taken(true);
+        let (inputs, _core) = mpsc::channel(4);
+
+        let error = open(&[radio], &inputs).err().unwrap().to_string();
+
+        assert!(error.contains("key `bind` of the radio"), "{error}");
+        assert!(error.contains("radio.lan.required = true"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn one_that_never_can_be_opened_ends_the_start_in_any_case() {
+        let (mut radio, _socket) = taken(false);
+        let RadioKind::Udp(udp) = &mut radio.kind else {
+            unreachable!()
+        };
+        udp.bind = vec!["224.0.0.1:1883".parse().unwrap()];
+        let (inputs, _core) = mpsc::channel(4);
+
+        let error = open(&[radio], &inputs).err().unwrap().to_string();
+
+        assert!(error.contains("it is a multicast group"), "{error}");
+        assert!(!error.contains("required"), "{error}");
     }
 }

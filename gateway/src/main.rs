@@ -7,12 +7,14 @@ mod cli;
 mod config;
 mod control;
 mod decode;
+mod durable;
 mod gather;
 mod links;
 mod online;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;
+mod spool;
 mod telemetry;
 mod tools;
 mod topics;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Check(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::Topics(args) => topics::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::Pub(args) => tools::run_pub(&args),
         Command::Sub(args) => tools::run_sub(&args),

@@ -12,7 +12,11 @@ use std::time::Instant as Clock;
 
 use broker::RequestSender;
 use gateway_core::Gateway;
-use gateway_core::io::{BrokerEvent, Input, LinkEvent, Output, StoreEvent, StoreRequest, TxDatagram};
+use gateway_core::config::WhenDown;
+use gateway_core::io::{
+    BrokerEvent, Destination, Input, LinkEvent, Output, StoreChange, StoreEvent, StoreRequest, Ticket,
+    TxDatagram,
+};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use tokio::runtime;
@@ -23,6 +27,7 @@ use tracing::{error, info, warn};
 use crate::airtime_log::AirtimeLog;
 use crate::config::{self, Loaded, Settings};
 use crate::control::{self, Answer, Question};
+use crate::durable::{self, Durable, Spooling};
 use crate::gather::Gather;
 use crate::links::{self, Link, Stats};
 use crate::telemetry::{self, Notices};
@@ -114,9 +119,29 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
             return ExitCode::from(EXIT_UNAVAILABLE);
         }
     };
+    let store = settings
+        .store
+        .as_ref()
+        .map(|store| durable::open(&settings.state_dir, store))
+        .transpose();
+    let store = match store {
+        Ok(store) => store,
+        Err(error) => {
+            eprintln!("snipe: {error}");
+            return ExitCode::from(match error.is_denied() {
+                true => EXIT_NO_PERMISSION,
+                false => EXIT_CANNOT_WRITE,
+            });
+        }
+    };
     let (questions, question_receiver) = mpsc::channel(16);
     let _socket = match control::listen(&settings.state_dir, questions) {
-        Ok(socket) => socket,
+        Ok(socket) => Some(socket),
+        // Where nothing can be written, nobody can ask.
+        Err(error) if settings.store.is_none() && error.is::<std::io::Error>() => {
+            warn!(target: "control", error = format!("{error:#}"), "no control socket: commands such as `snipe topics` find no gateway");
+            None
+        }
         Err(error) => {
             eprintln!("snipe: {error:#}");
             let denied = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
@@ -141,9 +166,14 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
             return ExitCode::from(EXIT_UNAVAILABLE);
         }
     };
+    let (durable, stored, found) = match store {
+        Some(store) => (Some(store.durable), Some(store.events), store.found),
+        None => (None, None, durable::Found::default()),
+    };
+    let journal = durable.as_ref().map(Durable::journal);
     let broker = match chosen.broker {
-        Opened::Embedded(embedded) => embedded.spawn(inputs.clone(), None, Vec::new()),
-        Opened::External(remote) => broker::spawn(remote, inputs.clone(), None),
+        Opened::Embedded(embedded) => embedded.spawn(inputs.clone(), journal, found.sessions),
+        Opened::External(remote) => broker::spawn(remote, inputs.clone(), journal),
     };
     let names: Vec<String> = settings.radios.iter().map(|radio| radio.name.clone()).collect();
     let opened = settings
@@ -151,7 +181,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
         .keep_airtime
         .then(|| AirtimeLog::open(&settings.state_dir, &names, inputs.downgrade()))
         .transpose();
-    let (airtime, found) = match opened {
+    let (airtime, airtime_found) = match opened {
         Ok(opened) => opened.unzip(),
         Err(error) => {
             eprintln!(
@@ -174,12 +204,22 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     let required = Required::new(&settings);
     let seed = u64::from(std::process::id()) ^ unix_micros();
     let (up, watched) = watch::channel(vec![false; links.len()]);
-    let mut gateway = Gateway::new(settings.gateway, seed, instant(start));
-    for (at, found) in found.into_iter().flatten().enumerate() {
-        gateway.handle_store(instant(start), StoreEvent::AirtimeFound(LinkId(at as u16), found));
+    let now = instant(start);
+    let spools = durable.is_some() && settings.gateway.upstream.when_down == WhenDown::Spool;
+    let mut gateway = Gateway::new(settings.gateway, seed, now);
+    if durable.is_some() {
+        let restored = gateway.restore(now, unix_micros() / 1000, found.values);
+        durable::tell_restored(&restored, found.damaged);
+    }
+    for (at, found) in airtime_found.into_iter().flatten().enumerate() {
+        gateway.handle_store(now, StoreEvent::AirtimeFound(LinkId(at as u16), found));
     }
     let shell = Shell {
         gateway,
+        durable,
+        stored,
+        disk_works: true,
+        spooling: Spooling::new(spools),
         airtime,
         start,
         links,
@@ -301,6 +341,13 @@ struct Shell {
     /// Which of them work.
     up: watch::Sender<Vec<bool>>,
     broker: RequestSender,
+    /// `None`: nothing survives.
+    durable: Option<Durable>,
+    /// What the store reports.
+    stored: Option<mpsc::UnboundedReceiver<StoreEvent>>,
+    /// As far as it reported.
+    disk_works: bool,
+    spooling: Spooling,
     airtime: Option<AirtimeLog>,
     notices: Notices,
     /// Datagrams of the output at hand.
@@ -326,13 +373,17 @@ async fn core_loop(
         if let Some(at) = deadline
             && armed != deadline
         {
-            timer
-                .as_mut()
-                .reset((shell.start + Duration::from_micros(at.as_micros())).into());
+            timer.as_mut().reset(clock(shell.start, at).into());
             armed = deadline;
         }
         tokio::select! {
             biased;
+            // Before the inputs: whoever waits for the disk has waited longest, and cannot be many.
+            event = next(&mut shell.stored) => {
+                let now = instant(shell.start);
+                shell.on_stored(now, event);
+                shell.drain(now);
+            }
             count = inputs.recv_many(&mut taken, TURN) => {
                 if count == 0 {
                     error!(target: "gateway", "every radio is gone");
@@ -355,6 +406,8 @@ async fn core_loop(
             Some(question) = questions.recv() => {
                 let now = instant(shell.start);
                 shell.answer(now, question);
+                // Some questions are orders.
+                shell.drain(now);
             }
             reason = &mut stop => {
                 shell.stop(&mut inputs).await;
@@ -364,14 +417,45 @@ async fn core_loop(
     }
 }
 
+/// The next report of the store, if there is one.
+async fn next(stored: &mut Option<mpsc::UnboundedReceiver<StoreEvent>>) -> StoreEvent {
+    match stored {
+        Some(stored) => match stored.recv().await {
+            Some(event) => event,
+            // Its senders are kept by whoever waits here.
+            None => core::future::pending().await,
+        },
+        None => core::future::pending().await,
+    }
+}
+
 impl Shell {
+    /// Hands in a report of the store and those that came with it.
+    fn on_stored(&mut self, now: Instant, first: StoreEvent) {
+        let mut next = Some(first);
+        while let Some(event) = next {
+            match event {
+                StoreEvent::Failed => self.disk_works = false,
+                StoreEvent::Works => self.disk_works = true,
+                StoreEvent::Durable(_)
+                | StoreEvent::AirtimeStored(_)
+                | StoreEvent::AirtimeNotStored(_)
+                | StoreEvent::AirtimeFound(..) => {}
+            }
+            self.gateway.handle_store(now, event);
+            next = self.stored.as_mut().and_then(|stored| stored.try_recv().ok());
+        }
+    }
+
     /// Returns how many datagrams and messages that was.
     fn handle(&mut self, now: Instant, input: Input) -> u64 {
         match input {
             Input::Datagrams(link, batch) => {
                 for (received, datagram) in batch.iter() {
+                    let radio = || self.notices.radio(link).to_owned();
+                    telemetry::trace_datagram("in", radio, || received.from.addr.to_string(), datagram);
                     self.gateway
-                        .handle_received(now, link, &received.from, received.facts, datagram);
+                        .handle_datagram(now, link, &received.from, received.facts, datagram);
                 }
                 batch.datagrams.len() as u64
             }
@@ -379,7 +463,11 @@ impl Shell {
                 let is_message = |event: &&BrokerEvent| matches!(event, BrokerEvent::Message { .. });
                 let messages = events.iter().filter(is_message).count();
                 for event in events {
+                    let told = self.spooling.before(&event);
                     self.gateway.handle_broker(now, event);
+                    if told {
+                        self.spooling.tell(self.gateway.metrics());
+                    }
                 }
                 messages as u64
             }
@@ -427,6 +515,12 @@ impl Shell {
                     len,
                     ticket,
                 } => {
+                    let radio = || self.notices.radio(link).to_owned();
+                    let peer = || match &to {
+                        Destination::Peer(route) => route.addr.to_string(),
+                        Destination::Broadcast => "everyone".to_owned(),
+                    };
+                    telemetry::trace_datagram("out", radio, peer, &self.buf);
                     if let Some(link) = self.links.get_mut(usize::from(link.0)) {
                         link.batch.bytes.extend_from_slice(&self.buf);
                         link.batch.datagrams.push(TxDatagram {
@@ -438,7 +532,7 @@ impl Shell {
                     self.buf.clear();
                 }
                 Output::Broker(request) => requests.push(request),
-                Output::Store(StoreRequest::Write { .. }) => {}
+                Output::Store(StoreRequest::Write { changes, ticket }) => self.write(changes, ticket),
                 Output::Store(StoreRequest::Airtime { link, record }) => {
                     if let Some(log) = &self.airtime {
                         log.store(link, record);
@@ -458,6 +552,12 @@ impl Shell {
         }
     }
 
+    fn write(&self, changes: Vec<StoreChange>, ticket: Option<Ticket>) {
+        if let Some(durable) = &self.durable {
+            durable.write(changes, ticket);
+        }
+    }
+
     fn answer(&mut self, now: Instant, question: Question) {
         let mut answer = Answer {
             reply: self.gateway.handle_admin(now, question.command),
@@ -467,6 +567,7 @@ impl Shell {
             if let Some(stats) = self.broker.embedded_stats() {
                 rows.extend(telemetry::broker_rows(&stats));
             }
+            rows.extend(self.durable.iter().flat_map(Durable::rows));
             for (at, link) in self.links.iter().enumerate() {
                 match &link.stats {
                     Stats::Udp(stats) => rows.extend(telemetry::udp_rows(&link.name, stats)),
@@ -488,26 +589,73 @@ impl Shell {
         let _ = question.answer.send(answer);
     }
 
-    /// Says goodbye to clients and broker.
+    /// Says goodbye to clients and broker, and leaves everything on disk that another life will want to know.
     async fn stop(mut self, inputs: &mut mpsc::Receiver<Input>) {
         let now = instant(self.start);
         self.gateway.handle_shutdown(now);
         self.drain(now);
         self.links.clear(); // The adapters send what they have and end.
-        let closed = async {
-            tokio::join!(self.broker.close(), async {
-                while inputs.recv().await.is_some() {} // So that nobody waits for us to listen.
-            });
+        let Shell {
+            mut gateway,
+            durable,
+            stored,
+            disk_works,
+            broker,
+            ..
+        } = self;
+        let late = async {
+            // So that nobody waits for us to listen.
+            while let Some(input) = inputs.recv().await {
+                if let (Input::Broker(events), Some(durable)) = (input, &durable) {
+                    late_outcomes(&mut gateway, now, events, durable);
+                }
+            }
         };
+        let closed = async { tokio::join!(broker.close(), late) };
         if tokio::time::timeout(STOP_WAIT, closed).await.is_err() {
             warn!(target: "gateway", "stopped before the broker connection was closed in good order");
+        }
+        if let (Some(durable), Some(stored)) = (durable, stored) {
+            durable.close(stored, !disk_works).await;
         }
         info!(target: "gateway", "stopped");
     }
 }
 
+/// What the broker still said of publishes is written down: else they go out again after the restart. Nothing else of
+/// what comes now can be acted upon.
+fn late_outcomes(gateway: &mut Gateway, now: Instant, events: Vec<BrokerEvent>, durable: &Durable) {
+    for event in events {
+        match event {
+            BrokerEvent::Settled { .. } | BrokerEvent::Delivered { .. } | BrokerEvent::Released { .. } => {
+                gateway.handle_broker(now, event);
+            }
+            BrokerEvent::Up { .. }
+            | BrokerEvent::Down { .. }
+            | BrokerEvent::Credit { .. }
+            | BrokerEvent::Lost { .. }
+            | BrokerEvent::Message { .. } => {}
+        }
+    }
+    let mut datagrams = Vec::new();
+    while let Some(output) = gateway.poll_output(now, &mut datagrams) {
+        if let Output::Store(StoreRequest::Write { changes, ticket }) = output {
+            durable.write(changes, ticket);
+        }
+    }
+}
+
+/// What the core's clock shows at the start: more than anything is kept for, so that what an earlier life stored has a
+/// place on it.
+const HEAD_START: Duration = Duration::from_secs(400 * 24 * 3600);
+
 fn instant(start: Clock) -> Instant {
-    Instant::from_micros(start.elapsed().as_micros() as u64)
+    Instant::START + HEAD_START + start.elapsed()
+}
+
+/// The same moment on our clock; the start at the earliest.
+fn clock(start: Clock, at: Instant) -> Clock {
+    start + at.since(Instant::START + HEAD_START)
 }
 
 fn unix_micros() -> u64 {

@@ -1,6 +1,7 @@
 //! Logs, and what the shell counts itself.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::sync::Mutex;
@@ -11,11 +12,13 @@ use gateway_core::io::{ForwarderRefusal, Notice};
 use gateway_core::link_metrics::{Class, LinkMetrics, NotSent};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
+use gateway_store::Usage;
 use radio_adapters::driver::{DropReason, Recovery};
 use radio_adapters::stats::RadioStats;
 use radio_adapters::udp::UdpStats;
+use sn_codec::Packet;
 use tracing::field::{Field, Visit};
-use tracing::{Event, debug, error, info, warn};
+use tracing::{Event, debug, error, info, trace, warn};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
@@ -144,7 +147,7 @@ impl Visit for LogfmtVisitor<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Notices {
     radios: Vec<String>,
-    kinds: [Kind; 18],
+    kinds: [Kind; 22],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -159,7 +162,7 @@ impl Notices {
     pub(crate) fn new(radios: Vec<String>) -> Self {
         Notices {
             radios,
-            kinds: [Kind::default(); 18],
+            kinds: [Kind::default(); 22],
         }
     }
 
@@ -189,6 +192,10 @@ impl Notices {
             Notice::DutyCycle { .. } => (15, "duty cycle"),
             Notice::AirtimeLost { .. } => (16, "airtime lost"),
             Notice::AirtimeNotStored { .. } => (17, "airtime not stored"),
+            Notice::Awake { .. } => (18, "awake"),
+            Notice::Delivered { .. } => (19, "delivered"),
+            Notice::Dropped { .. } => (20, "dropped"),
+            Notice::AddressChanged { .. } => (21, "address changed"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -230,6 +237,35 @@ impl Notices {
                 info!(target: "client", %client, reason, "disconnected");
             }
             Notice::Asleep { client, duration } => info!(target: "client", %client, duration, "asleep"),
+            // Most wake up for nothing.
+            Notice::Awake { client, buffered: 0 } => debug!(target: "client", %client, "awake"),
+            Notice::Awake { client, buffered } => info!(target: "client", %client, buffered, "awake"),
+            Notice::Delivered {
+                client,
+                messages,
+                bytes,
+                waited,
+            } => {
+                let waited = waiting(waited);
+                info!(target: "client", %client, messages, bytes, waited, "delivered");
+            }
+            Notice::Dropped {
+                client,
+                topic,
+                reason,
+            } => {
+                let reason = reason.name();
+                info!(target: "client", %client, %topic, reason, "message dropped: see [sleep]");
+            }
+            Notice::AddressChanged {
+                client,
+                link,
+                old,
+                new,
+            } => {
+                let radio = self.radio(link);
+                info!(target: "client", %client, radio, %old, %new, "address changed");
+            }
             Notice::Lost { client, will } => info!(target: "client", %client, will, "lost"),
             Notice::Refused { client, reason } => {
                 info!(target: "client", client = ?client, reason, "refused");
@@ -313,8 +349,11 @@ impl Notices {
             } => {
                 let radio = self.radio(link);
                 let (used, limit) = (percent(used_ppm), percent(limit_ppm));
-                let (oldest, wait) = (oldest.as_secs(), wait.as_secs());
-                warn!(target: "radio", radio, used, limit, queued, oldest, wait, "duty cycle");
+                let [oldest, wait] = [oldest, wait].map(|time| Duration::from_secs(time.as_secs()));
+                warn!(
+                    target: "radio", radio, used, limit, queued, ?oldest, ?wait,
+                    "duty cycle used up: what is to be sent waits, and answers that would come too late are left out"
+                );
             }
             Notice::AirtimeLost { link } => {
                 let radio = self.radio(link);
@@ -328,6 +367,51 @@ impl Notices {
                 warn!(target: "client", %client, %topic, len, "message dropped: larger than the radio carries, see its key mtu");
             }
         }
+    }
+}
+
+/// A time in its largest unit, as people read it: `41m`.
+fn waiting(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{}ms", time.as_millis()),
+        seconds @ 1..120 => format!("{seconds}s"),
+        seconds @ 120..7_200 => format!("{}m", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Logs a datagram, at level `trace`: what it is, without what clients publish. Costs nothing below that level.
+pub(crate) fn trace_datagram(
+    direction: &str,
+    radio: impl FnOnce() -> String,
+    peer: impl FnOnce() -> String,
+    datagram: &[u8],
+) {
+    if !tracing::enabled!(target: "packet", tracing::Level::TRACE) {
+        return;
+    }
+    let (radio, peer, len) = (radio(), peer(), datagram.len());
+    match sn_codec::decode_message(datagram) {
+        Ok((frame, packet)) => {
+            let node = frame.map(|frame| hex(frame.wireless_node_id));
+            let packet = without_payload(packet);
+            trace!(target: "packet", direction, radio, peer, node, len, ?packet);
+        }
+        Err(error) => trace!(target: "packet", direction, radio, peer, len, %error),
+    }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+fn without_payload(packet: Packet<'_>) -> Packet<'_> {
+    match packet {
+        Packet::Publish(publish) => Packet::Publish(sn_codec::Publish { data: &[], ..publish }),
+        Packet::WillMsg(_) => Packet::WillMsg(sn_codec::WillMsg { message: &[] }),
+        Packet::WillMsgUpd(_) => Packet::WillMsgUpd(sn_codec::WillMsg { message: &[] }),
+        other => other,
     }
 }
 
@@ -484,6 +568,21 @@ pub(crate) fn airtime_rows(radio: &str, metrics: &LinkMetrics) -> Vec<(String, f
     rows
 }
 
+/// What the store counts, with exported names: what it uses, octets written today, and how many may be.
+pub(crate) fn store_rows(usage: &Usage, today: u64, budget: u64) -> Vec<(String, u64)> {
+    let row = |name: &str, value: u64| (format!("snipe_{name}"), value);
+    vec![
+        row("disk_written_bytes_total", usage.written_bytes),
+        row("disk_written_today_bytes", today),
+        row("disk_write_budget_bytes", budget),
+        row("store_file_bytes", usage.file_bytes),
+        row("store_values", usage.values),
+        row("store_syncs_total", usage.syncs),
+        row("store_failures_total", usage.failures),
+        row("store_unreadable_total", usage.unreadable),
+    ]
+}
+
 /// What the embedded broker counted, with exported names.
 pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
     let row = |name: &str, value: u64| (format!("snipe_broker_{name}"), value);
@@ -514,6 +613,9 @@ pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
         dropped("too_large", stats.dropped_too_large),
         dropped("retained", stats.dropped_retained),
         dropped("unshared", stats.dropped_unshared),
+        row("held_over_total", stats.held_over),
+        row("sessions_not_restored_total", stats.sessions_not_restored),
+        row("sessions_not_kept_total", stats.sessions_not_kept),
     ]
 }
 
@@ -564,6 +666,100 @@ mod tests {
                 "level=warn target=broker msg=\"link down\" error=\"connection reset by peer\"",
             ]
         );
+    }
+
+    /// The lines that a level lets through, without their times.
+    fn lines(level: tracing::level_filters::LevelFilter, log: impl FnOnce()) -> Vec<String> {
+        let captured = Captured::default();
+        let writer = captured.clone();
+        let layer = layer(
+            LogFormat::Logfmt,
+            fmt::layer().with_writer(move || writer.clone()).with_ansi(false),
+        );
+        let filter = Targets::new().with_default(level);
+        let subscriber = tracing_subscriber::registry().with(layer.with_filter(filter));
+        tracing::subscriber::with_default(subscriber, log);
+        let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .map(|line| line.split_once(' ').unwrap().1.to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn sleepers_are_seen_waking_and_taking_their_messages() {
+        use gateway_core::io::DropReason;
+        use gateway_core::peer::{LinkAddr, PeerAddr};
+        use tracing::level_filters::LevelFilter;
+
+        let client: Arc<str> = "pump-7".into();
+        let at = |port: u16, node: Option<Box<[u8]>>| PeerAddr {
+            addr: LinkAddr::Udp(([10, 0, 0, 1], port).into()),
+            node,
+        };
+        let told = lines(LevelFilter::INFO, || {
+            let mut notices = Notices::new(vec!["udp0".into()]);
+            for notice in [
+                Notice::Awake {
+                    client: client.clone(),
+                    buffered: 0,
+                },
+                Notice::Awake {
+                    client: client.clone(),
+                    buffered: 2,
+                },
+                Notice::Delivered {
+                    client: client.clone(),
+                    messages: 2,
+                    bytes: 61,
+                    waited: Duration::from_secs(41 * 60 + 7),
+                },
+                Notice::Dropped {
+                    client: client.clone(),
+                    topic: "pump/set".into(),
+                    reason: DropReason::Expired,
+                },
+                Notice::AddressChanged {
+                    client: client.clone(),
+                    link: LinkId(0),
+                    old: at(1, None),
+                    new: at(2, Some([0x17].into())),
+                },
+            ] {
+                notices.log(Instant::START, notice);
+            }
+        });
+        assert_eq!(
+            told,
+            [
+                "level=info target=client msg=awake client=pump-7 buffered=2",
+                "level=info target=client msg=delivered client=pump-7 messages=2 bytes=61 waited=41m",
+                "level=info target=client msg=\"message dropped: see [sleep]\" client=pump-7 topic=pump/set reason=\"too old\"",
+                "level=info target=client msg=\"address changed\" client=pump-7 radio=udp0 old=10.0.0.1:1 new=10.0.0.1:2/17",
+            ]
+        );
+    }
+
+    #[test]
+    fn trace_shows_datagrams_without_what_they_carry() {
+        use tracing::level_filters::LevelFilter;
+
+        let datagram = [0x0B, 0x0C, 0x22, b'a', b'b', 1, 2, b'2', b'1', b'.', b'5'];
+        let log = || trace_datagram("in", || "udp0".into(), || "10.0.0.1:1".into(), &datagram);
+        let told = lines(LevelFilter::TRACE, log);
+        let [line] = &told[..] else { panic!("{told:?}") };
+        assert!(
+            line.starts_with(
+                "level=trace target=packet direction=in radio=udp0 peer=10.0.0.1:1 len=11 packet="
+            ),
+            "{line}"
+        );
+        assert!(line.contains("Publish") && !line.contains("50"), "{line}");
+        // Nothing is even asked for below that level.
+        let unasked = || -> String { panic!("not below trace") };
+        let told = lines(LevelFilter::DEBUG, || {
+            trace_datagram("in", unasked, unasked, &datagram);
+        });
+        assert_eq!(told, [""; 0]);
     }
 
     #[test]

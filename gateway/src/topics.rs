@@ -1,47 +1,28 @@
 //! `snipe topics`: the topic registry of a running gateway.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::config;
-use crate::control::{ControlClient, socket_path};
-
-/// The gateway that was asked for does not run.
-const EXIT_NOT_RUNNING: u8 = 4;
+use crate::control::{ControlClient, RunningArgs};
 
 /// `snipe topics`.
 #[derive(Debug, Args)]
 pub(crate) struct TopicsArgs {
-    /// Control socket of the gateway
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
     /// One JSON object a line, for programs
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    source: config::SourceArgs,
+    gateway: RunningArgs,
 }
 
 /// Prints id, kind, client and full name of every topic id.
 pub(crate) fn run(args: &TopicsArgs) -> ExitCode {
-    let socket = match &args.socket {
-        Some(path) => path.clone(),
-        None => match config::load(&args.source) {
-            Ok(loaded) => find_socket(&loaded.settings),
-            Err(errors) => return config::refuse(&errors),
-        },
-    };
-    let mut gateway = match ControlClient::connect(&socket) {
+    let mut gateway = match args.gateway.connect() {
         Ok(gateway) => gateway,
-        Err(error) => {
-            eprintln!("snipe: no gateway answers at {}: {error}", socket.display());
-            eprintln!("  is it running? another state directory? name its socket with --socket PATH");
-            return ExitCode::from(EXIT_NOT_RUNNING);
-        }
+        Err(code) => return code,
     };
     match print(&mut gateway, args.json) {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,17 +30,6 @@ pub(crate) fn run(args: &TopicsArgs) -> ExitCode {
             eprintln!("snipe: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// The socket of the service, or else the one in the state directory.
-fn find_socket(settings: &config::Settings) -> PathBuf {
-    let service = PathBuf::from("/run/snipe/control.sock");
-    let own = socket_path(&settings.state_dir);
-    if !own.exists() && service.exists() {
-        service
-    } else {
-        own
     }
 }
 

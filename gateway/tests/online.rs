@@ -20,7 +20,12 @@ use snipe_sim::{
     ether::EtherConfig,
     modem::{
         SimModem,
-        rak::{Firmware, Rak3172, Rak3172Config},
+        rak::{
+            Firmware, Rak3172, Rak3172Config,
+            rak4270::{Rak4270, Rak4270Config},
+        },
+        rn::{Rn, RnConfig, RnModel},
+        rylr::{Rylr, RylrConfig, RylrModel},
         xbee::{Radio, Xbee, XbeeConfig},
     },
     pty::{Pty, PtyRead},
@@ -108,6 +113,61 @@ fn what_is_not_there_is_told_with_what_to_do() {
         lines[3].starts_with(&format!("broker  failed  mqtt://{nobody} (MQTT 5): {nobody}: ")),
         "{lines:?}"
     );
+}
+
+/// What `snipe check` lets pass the modem takes: each example is tried on a modem of its kind.
+#[test]
+fn every_example_is_taken_by_its_modem() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = format!("mqtt://127.0.0.1:{}", mosquitto_like_answer());
+    let rn = |model| Box::new(Rn::new(RnConfig::new(model))) as Box<dyn SimModem>;
+    let rylr = |model| Box::new(Rylr::new(RylrConfig::new(model))) as Box<dyn SimModem>;
+    let xbee = |radio, baud| {
+        let mut config = XbeeConfig::new(radio);
+        config.baud = baud;
+        Box::new(Xbee::new(config)) as Box<dyn SimModem>
+    };
+    let examples: Vec<(&str, Box<dyn SimModem>)> = vec![
+        (
+            "lora-rak3172",
+            Box::new(Rak3172::new(Rak3172Config::new(Firmware::Rui5))),
+        ),
+        ("lora-rak4270", Box::new(Rak4270::new(Rak4270Config::default()))),
+        ("lora-rn2483", rn(RnModel::Rn2483)),
+        ("lora-rn2903", rn(RnModel::Rn2903)),
+        ("lora-rylr998", rylr(RylrModel::Rylr998)),
+        ("lora-rylr896", rylr(RylrModel::Rylr896)),
+        ("xbee-zigbee", xbee(Radio::Zigbee, 38_400)),
+        ("xbee-802154", xbee(Radio::Ieee802154, 9_600)),
+    ];
+    // All at once: some modems take seconds to start.
+    let asked: Vec<_> = examples
+        .into_iter()
+        .map(|(name, modem)| {
+            let plugged = Plugged::new(&dir.path().join(name), modem);
+            let file = format!("{}/../configs/examples/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+            let radio = if name.starts_with("lora") {
+                "lora0"
+            } else {
+                "xbee0"
+            };
+            let process = Command::new(env!("CARGO_BIN_EXE_snipe"))
+                .args(["check", "--online", &file, "--broker", &broker, "--set"])
+                .arg(format!("radio.{radio}.port={}", plugged.path))
+                .env_clear()
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            (name, plugged, process)
+        })
+        .collect();
+
+    for (name, _plugged, process) in asked {
+        let output = process.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{name}: {text}");
+        assert!(!text.contains("  note  "), "{name}: {text}");
+    }
 }
 
 /// A wrong configuration is not tried out: nothing is transmitted that the law forbids.

@@ -49,6 +49,7 @@ fn log_lines_that_are_explained_are_written() {
     let sources: String = [
         "radio-adapters/src/serial/log.rs",
         "radio-adapters/src/serial/port.rs",
+        "radio-adapters/src/udp/absent.rs",
         "gateway/src/telemetry.rs",
     ]
     .map(read)

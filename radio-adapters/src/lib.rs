@@ -2,6 +2,7 @@
 //!
 //! An adapter is a task. It sends [`Input`]s to the core's one channel and takes [`TxBatch`]es from its own.
 
+mod acks;
 pub mod driver;
 pub mod framing;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -32,7 +32,6 @@
 //!   `AT+RXMOD=65535,0`. `Data:` is kept until `Rssi=` comes. `txDone` may come before or after `OK`: the engine waits for
 //!   both in either order.
 
-mod acks;
 mod answer;
 mod dialect;
 mod engine;

@@ -74,7 +74,8 @@ impl LoraDriver {
                 title: "RAKwireless RAK4270",
                 bauds: UP_TO_115200,
                 frequencies: &[],
-                power_dbm: (5, 22),
+                // `lorap2p` of its AT manual; the chip could do 22.
+                power_dbm: (5, 20),
                 // A line of 255 characters, less the command and its end.
                 payload_max: 118,
                 preamble: 8,

@@ -11,10 +11,11 @@ use core::time::Duration;
 use std::collections::VecDeque;
 
 use gateway_core::airtime::Airtime;
-use gateway_core::io::{Destination, DutyCycle, LinkEvent, LinkProfile, RadioFacts, TxTicket};
+use gateway_core::io::{Destination, LinkEvent, LinkProfile, RadioFacts, TxTicket};
 use gateway_core::time::Instant;
 
 use self::echo::Echo;
+use crate::acks::{self, AckAirtime};
 use crate::driver::{Driver, DriverOutput, DropReason, Report};
 use crate::framing::{Deframer, checksum, encode};
 use crate::header::{Content, Header};
@@ -28,9 +29,6 @@ const GAP_OCTETS: usize = 5;
 /// added for preamble and header.
 const AIR_BITS: u8 = 12;
 const AIR_OVERHEAD: usize = 16;
-
-/// The shortest duty cycle limits there are look at an hour (EN 300 220-2).
-const DUTY_WINDOW: Duration = Duration::from_secs(3600);
 
 /// Acknowledgements that may wait; nodes send one frame at a time.
 const MAX_ACKS: usize = 8;
@@ -55,6 +53,7 @@ pub struct RawSerial {
     heard: Instant,
     /// Acknowledgements to write before anything else.
     acks: VecDeque<Vec<u8>>,
+    ack_airtime: AckAirtime,
     /// A datagram to write when the line is free.
     waiting: Option<(TxTicket, Vec<u8>)>,
     sending: Option<Sending>,
@@ -90,6 +89,7 @@ impl RawSerial {
             unrated: None,
             heard: Instant::START,
             acks: VecDeque::new(),
+            ack_airtime: AckAirtime::new(settings.header, settings.duty_cycle_ppm),
             waiting: None,
             sending: None,
             free: Instant::START,
@@ -124,10 +124,7 @@ impl RawSerial {
             confirms_tx: true,
             credit: 1,
             airtime,
-            duty_cycle: settings.duty_cycle_ppm.map(|ppm| DutyCycle {
-                ppm,
-                window: DUTY_WINDOW,
-            }),
+            duty_cycle: acks::duty_cycle(settings.header, settings.duty_cycle_ppm),
         }
     }
 
@@ -187,12 +184,7 @@ impl RawSerial {
         };
         let unwrapped = self.header.unwrap(now, content);
         if let Some(ack) = unwrapped.ack {
-            if self.acks.len() < MAX_ACKS {
-                let ack = self.line_octets(&ack);
-                self.acks.push_back(ack);
-            } else {
-                self.dropped(DropReason::Refused);
-            }
+            self.acknowledge(now, &ack);
         }
         match unwrapped.content {
             Content::Datagram { from, datagram } if !datagram.is_empty() => {
@@ -209,6 +201,19 @@ impl RawSerial {
             Content::Datagram { .. } => self.dropped(DropReason::Length),
             Content::Acknowledged { .. } => {}
             Content::Dropped(reason) => self.dropped(reason),
+        }
+    }
+
+    /// Acknowledges a frame on the level of the link header.
+    fn acknowledge(&mut self, now: Instant, ack: &[u8]) {
+        let octets = self.line_octets(ack);
+        let on_the_air = self.on_the_air(octets.len()).unwrap_or_default();
+        if self.acks.len() >= MAX_ACKS {
+            self.dropped(DropReason::Refused);
+        } else if self.ack_airtime.take(now, on_the_air) {
+            self.acks.push_back(octets);
+        } else {
+            self.dropped(DropReason::DutyCycle);
         }
     }
 
@@ -254,16 +259,17 @@ impl RawSerial {
 
     /// How long the line, and the radio behind it, take for these octets.
     fn duration(&self, octets: &[u8]) -> Duration {
-        let line = self.on_the_line(octets.len());
-        let Some(bits_per_second) = self.settings.air_rate else {
-            return line;
-        };
+        self.on_the_line(octets.len()) + self.on_the_air(octets.len()).unwrap_or_default()
+    }
+
+    /// How long a radio behind the line takes at the most for what the line carries in so many octets.
+    fn on_the_air(&self, octets: usize) -> Option<Duration> {
         let air = Airtime::ByteRate {
-            bits_per_second,
+            bits_per_second: self.settings.air_rate?.max(1),
             bits_per_octet: AIR_BITS,
             overhead: AIR_OVERHEAD as u16,
         };
-        line + air.of(octets.len().saturating_sub(self.settings.fixed_prefix.len()))
+        Some(air.of(octets.saturating_sub(self.settings.fixed_prefix.len())))
     }
 
     fn on_the_line(&self, octets: usize) -> Duration {

@@ -17,6 +17,7 @@
 //! Multicast is looped back for clients on the same machine. What came from a listener of the link itself is left out:
 //! another gateway's ADVERTISE is news, our own is not.
 
+mod absent;
 mod buffers;
 mod error;
 mod receive;
@@ -27,12 +28,13 @@ mod stats;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use gateway_core::io::{Input, LinkEvent, LinkProfile};
+use gateway_core::io::{Input, LinkEvent, LinkProfile, TxBatch};
 use gateway_core::peer::LinkId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+pub use self::absent::AbsentUdpLink;
 pub use self::error::{JoinError, OpenError};
 pub use self::stats::UdpStats;
 
@@ -76,17 +78,22 @@ impl UdpLink {
     /// # Panics
     /// Outside of a Tokio runtime with I/O and time enabled.
     pub fn open(config: &UdpConfig) -> Result<UdpLink, OpenError> {
+        UdpLink::open_counting(config, Arc::default())
+    }
+
+    /// The same, counting in what somebody has already.
+    fn open_counting(config: &UdpConfig, stats: Arc<UdpStats>) -> Result<UdpLink, OpenError> {
         let listeners = socket::open_listeners(config)?;
         let (groups, not_joined) = socket::open_groups(config, &listeners)?;
         for (group, error) in &not_joined {
             warn!(target: "radio", %group, %error, "multicast group not joined: no discovery there");
         }
-        let stats = UdpStats::new(listeners.iter().map(|listener| &listener.socket));
+        stats.count_drops_of(listeners.iter().map(|listener| &listener.socket));
         Ok(UdpLink {
             listeners: listeners.into(),
             groups: groups.into(),
             not_joined,
-            stats: Arc::new(stats),
+            stats,
             mtu: config.mtu,
         })
     }
@@ -123,33 +130,36 @@ impl UdpLink {
     /// link's clones of `inputs` are dropped.
     pub fn spawn(self, link: LinkId, inputs: InputSender) -> LinkSender {
         let (sender, batches) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let up = LinkProfile {
-                mtu: self.mtu,
-                // A group that waits to be joined can be sent to as soon as it has a route.
-                broadcast_mtu: if self.groups.is_empty() { 0 } else { self.mtu },
-                ..LinkProfile::default()
-            };
-            if inputs.send(Input::Link(link, LinkEvent::Up(up))).await.is_err() {
-                return;
-            }
-            let mut receivers = JoinSet::new();
-            for index in 0..self.listeners.len() {
-                let (listeners, stats) = (self.listeners.clone(), self.stats.clone());
-                receivers.spawn(receive_unicast(link, listeners, index, inputs.clone(), stats));
-            }
-            for index in 0..self.groups.len() {
-                let (listeners, groups) = (self.listeners.clone(), self.groups.clone());
-                let (inputs, stats) = (inputs.clone(), self.stats.clone());
-                receivers.spawn(receive_group(link, listeners, groups, index, inputs, stats));
-            }
-            drop(inputs);
-            Sender::new(batches, self.listeners, self.groups, self.stats)
-                .run()
-                .await;
-            receivers.shutdown().await;
-            debug!(target: "radio", link = link.0, "link closed");
-        });
+        tokio::spawn(self.run(link, inputs, batches));
         sender
+    }
+
+    /// Receives and sends until nobody is left who could hand over more.
+    async fn run(self, link: LinkId, inputs: InputSender, batches: mpsc::UnboundedReceiver<TxBatch>) {
+        let up = LinkProfile {
+            mtu: self.mtu,
+            // A group that waits to be joined can be sent to as soon as it has a route.
+            broadcast_mtu: if self.groups.is_empty() { 0 } else { self.mtu },
+            ..LinkProfile::default()
+        };
+        if inputs.send(Input::Link(link, LinkEvent::Up(up))).await.is_err() {
+            return;
+        }
+        let mut receivers = JoinSet::new();
+        for index in 0..self.listeners.len() {
+            let (listeners, stats) = (self.listeners.clone(), self.stats.clone());
+            receivers.spawn(receive_unicast(link, listeners, index, inputs.clone(), stats));
+        }
+        for index in 0..self.groups.len() {
+            let (listeners, groups) = (self.listeners.clone(), self.groups.clone());
+            let (inputs, stats) = (inputs.clone(), self.stats.clone());
+            receivers.spawn(receive_group(link, listeners, groups, index, inputs, stats));
+        }
+        drop(inputs);
+        Sender::new(batches, self.listeners, self.groups, self.stats)
+            .run()
+            .await;
+        receivers.shutdown().await;
+        debug!(target: "radio", link = link.0, "link closed");
     }
 }

@@ -206,6 +206,46 @@ fn reliable_nodes_are_acknowledged_before_they_are_answered() {
 }
 
 #[test]
+fn acknowledgements_keep_to_their_quarter_of_the_duty_cycle() {
+    let limit_ppm = 10_000;
+    let settings = RawSettings {
+        air_rate: Some(2400),
+        duty_cycle_ppm: Some(limit_ppm),
+        turnaround: Duration::ZERO,
+        ..reliable()
+    };
+    let ours = RawSerial::profile(&settings).duty_cycle.unwrap();
+    assert_eq!(ours.ppm, limit_ppm / 4 * 3, "the core has the rest");
+    let ack = encode(Framing::Cobs, &[5, 0, 0, 0x80, b'!']);
+    let mut rig = Rig::up(settings);
+
+    // A frame every two seconds for an hour, which is far more than can be acknowledged.
+    let (mut written, mut dropped) = (0, 0);
+    for id in 0..1800_u32 {
+        rig.hear(&encode(Framing::Cobs, &[0, 5, id as u8, 0, 3, 1, 1]));
+        rig.pass(Duration::from_secs(2));
+        for output in rig.outputs() {
+            match output {
+                DriverOutput::Write(octets) => written += octets.len(),
+                DriverOutput::Report(Report::Dropped(DropReason::DutyCycle)) => dropped += 1,
+                _ => {}
+            }
+        }
+    }
+
+    let acks = written / ack.len();
+    // 16 octets of overhead, 12 bits each: as the modem is expected to send them at the most.
+    let airtime = Duration::from_secs_f64((ack.len() + 16) as f64 * 12.0 / 2400.0) * acks as u32;
+    let quarter = Duration::from_secs(9);
+    assert!(airtime <= quarter, "{airtime:?} for {acks} acknowledgements");
+    assert!(
+        airtime > quarter * 3 / 4,
+        "{airtime:?} for {acks} acknowledgements"
+    );
+    assert_eq!(acks + dropped, 1800);
+}
+
+#[test]
 fn the_channel_is_left_to_the_acknowledgement_of_the_node() {
     let mut rig = Rig::up(reliable());
     rig.send_to(node(5), CONNACK);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use gateway_core::io::{Destination, Input, LinkEvent, LinkProfile, TxBatch, TxDatagram, TxTicket};
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use radio_adapters::LinkSender;
-use radio_adapters::udp::{JoinError, OpenError, UdpConfig, UdpLink, UdpStats};
+use radio_adapters::udp::{AbsentUdpLink, JoinError, OpenError, UdpConfig, UdpLink, UdpStats};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -489,6 +489,59 @@ async fn a_port_in_use_is_an_error_that_says_so() {
              another program, perhaps another gateway, has this port: stop it, or choose another (key `bind` of the radio)"
         )
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_becomes_free_later_is_listened_on_then() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let config = config(&[&addr.to_string()]);
+    let error = UdpLink::open(&config).unwrap_err();
+    assert!(error.may_pass());
+    let absent = AbsentUdpLink {
+        name: "udp0".into(),
+        config,
+        error,
+    };
+    let (inputs, mut core) = mpsc::channel(4);
+
+    let (_sender, stats) = absent.spawn(LINK, inputs);
+    let minutes = timeout(Duration::from_secs(600), core.recv()).await;
+    assert!(minutes.is_err(), "nothing comes from a port that is taken");
+    assert_eq!(stats.kernel_dropped(), None);
+    drop(taken);
+    let freed = tokio::time::Instant::now();
+
+    let up = core.recv().await.unwrap();
+    assert!(matches!(up, Input::Link(LINK, LinkEvent::Up(_))), "{up:?}");
+    assert!(
+        freed.elapsed() <= Duration::from_secs(30),
+        "{:?}",
+        freed.elapsed()
+    );
+    client("127.0.0.1:0").send_to(b"\x03\x01\x01", addr).unwrap();
+    let heard = core.recv().await.unwrap();
+    assert!(matches!(heard, Input::Datagrams(LINK, _)), "{heard:?}");
+    assert_eq!(stats.received.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.kernel_dropped(), Some(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_stays_taken_does_not_outlive_the_gateway() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let config = config(&[&taken.local_addr().unwrap().to_string()]);
+    let error = UdpLink::open(&config).unwrap_err();
+    let absent = AbsentUdpLink {
+        name: "udp0".into(),
+        config,
+        error,
+    };
+    let (inputs, mut core) = mpsc::channel(4);
+
+    let (sender, _stats) = absent.spawn(LINK, inputs);
+    drop(sender);
+
+    assert!(core.recv().await.is_none(), "its end of the channel is dropped");
 }
 
 #[tokio::test]

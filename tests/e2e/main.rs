@@ -2,6 +2,7 @@
 
 mod configuration;
 mod discovery;
+mod durable;
 mod forwarders;
 mod malformed;
 mod network;
@@ -10,6 +11,7 @@ mod own_broker;
 mod publish;
 mod radios;
 mod sleepers;
+mod spool;
 mod stop;
 mod subscribe;
 mod swarm;

@@ -25,9 +25,14 @@ fn stops(mut gateway: Gateway, signal: Signal) -> Option<i32> {
     exit.code()
 }
 
+/// One that will not know its clients after a restart, so that it has to tell them (reading A78).
+fn forgetful(broker: &Broker) -> Setup {
+    Setup::beside(broker).args(&["--ephemeral"])
+}
+
 fn sigterm_tells_connected_clients_and_exits_with_0(kind: BrokerKind) {
     let broker = Broker::start_new(kind);
-    let gateway = Setup::beside(&broker).start();
+    let gateway = forgetful(&broker).start();
     let clients: Vec<_> = (0..50)
         .map(|n| gateway.connected_client(&format!("sensor-{n}")))
         .collect();
@@ -58,7 +63,7 @@ fn the_broker_is_told_too() {
 
 fn ctrl_c_does_the_same(kind: BrokerKind) {
     let broker = Broker::start_new(kind);
-    let gateway = Setup::beside(&broker).start();
+    let gateway = forgetful(&broker).start();
     let client = gateway.connected_client("sensor-1");
 
     let code = stops(gateway, Signal::INT);
@@ -71,7 +76,7 @@ fn ctrl_c_does_the_same(kind: BrokerKind) {
 #[test]
 fn neither_a_broker_that_is_away_nor_waiting_messages_delay_the_end() {
     let broker = Broker::stopped();
-    let gateway = Setup::beside(&broker).start();
+    let gateway = forgetful(&broker).start();
     let client = gateway.connected_client("sensor-1");
     let topic = TopicRef::Normal(client.register("demo/waiting"));
     client.publish(topic, PublishQoS::Level(QoS::AtLeastOnce), b"waits for ever");
@@ -80,6 +85,22 @@ fn neither_a_broker_that_is_away_nor_waiting_messages_delay_the_end() {
     assert_eq!(stops(gateway, Signal::TERM), Some(0));
 
     client.expect(Packet::Disconnect(Disconnect { duration: None }));
+}
+
+/// With everything on disk clients need not be told.
+#[test]
+fn neither_a_spool_nor_a_broker_that_is_away_delays_the_end() {
+    let broker = Broker::stopped();
+    let gateway = Setup::beside(&broker).start();
+    let client = gateway.connected_client("sensor-1");
+    let topic = TopicRef::Normal(client.register("demo/spooled"));
+    for _ in 0..100 {
+        client.publish_acknowledged(topic, b"waits for ever");
+    }
+
+    assert_eq!(stops(gateway, Signal::TERM), Some(0));
+
+    client.expect_silence();
 }
 
 fn a_clean_end_frees_the_port_for_the_next_start(kind: BrokerKind) {

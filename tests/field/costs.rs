@@ -2,17 +2,17 @@
 
 use gateway_core::time::Instant;
 
-use crate::population::{HOUR, Population, Scene};
+use snipe_sim::field::scene::{Population, Scene};
+
+use crate::population::{HOUR, with_nodes};
 use crate::report::{assert_lawful, cost_head, cost_rows};
 
 /// Six hours of 100 nodes at SF9 and 10 at SF12, the first of which everyone connects in.
 #[test]
 fn airtime_of_a_delivered_message() {
     let base = Population {
-        near: 100,
-        far: 10,
         seed: 3,
-        ..Population::of_the_issue()
+        ..with_nodes(100, 10)
     };
     let mut table = cost_head();
     for (name, population) in [

@@ -4,10 +4,11 @@ use core::time::Duration;
 
 use gateway_core::time::Instant;
 use snipe_sim::field::airtime::jain;
+use snipe_sim::field::scene::{Population, Scene};
 use snipe_sim::field::{Chore, SensorIx};
 use snipe_sim::modem::Fault;
 
-use crate::population::{FAR, HOUR, NEAR, Population, Scene};
+use crate::population::{FAR, HOUR, NEAR, of_the_issue};
 use crate::report::{assert_answers_first, assert_lawful, longest_drought};
 
 /// The longest that a node may be without an answer. A restart costs each of them a DISCONNECT and a CONNACK, nearly
@@ -21,7 +22,7 @@ fn every_hour_of_a_day_is_lawful_and_nobody_starves() {
         std::env::var("SNIPE_FIELD_DAYS").map_or(1, |days| days.parse().expect("a number of days"));
     let mut scene = Scene::new(Population {
         commanded: 20,
-        ..Population::of_the_issue()
+        ..of_the_issue()
     });
     let end = Instant::START + days as u32 * 24 * HOUR;
     scene.plan_commands(end, Duration::from_secs(1_200));
@@ -67,7 +68,7 @@ fn ten_times_the_load_is_lawful_and_evenly_shared() {
     let mut scene = Scene::new(Population {
         interval: HOUR / 10,
         seed: 2,
-        ..Population::of_the_issue()
+        ..of_the_issue()
     });
     let restart = Instant::START + 5 * HOUR;
     scene.field.plan(restart, Chore::Restart(Duration::from_secs(5)));

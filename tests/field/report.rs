@@ -9,9 +9,10 @@ use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
 use sn_codec::{MsgId, Packet, PublishQoS, QoS};
 use snipe_sim::field::airtime::worst_window;
+use snipe_sim::field::scene::Scene;
 use snipe_sim::field::{Aired, Field, SensorIx};
 
-use crate::population::{FAR, HOUR, LEGAL, NEAR, Scene};
+use crate::population::{FAR, HOUR, LEGAL, NEAR};
 
 /// From the arrival of a PUBLISH until its answer can be at the front: the broker's answer, and the frame that the
 /// modem has.
@@ -167,7 +168,7 @@ pub(crate) fn cost_rows(name: &str, scene: &Scene) -> String {
             said += scene.said[node].len();
             delivered += scene.said[node]
                 .iter()
-                .filter(|payload| at_the_broker.contains(*payload))
+                .filter(|(_, payload)| at_the_broker.contains(payload))
                 .count();
         }
         for (direction, up) in [("gateway", false), ("nodes", true)] {

@@ -142,6 +142,27 @@ impl Broker {
         }
     }
 
+    /// Has mosquitto take any number of messages at once from each client, and log none of them.
+    ///
+    /// With its usual limit it refuses the publishes of clients that it knows from before a restart: it counts those
+    /// that it restored, and does not forget them when they end (2.0.11).
+    ///
+    /// # Panics
+    /// If it is the broker inside the gateway.
+    #[must_use]
+    pub fn for_many_messages(self) -> Broker {
+        let Place::Mosquitto { dir, .. } = &self.place else {
+            panic!("the broker inside the gateway has no configuration of its own")
+        };
+        let file = dir.path().join("mosquitto.conf");
+        let config = fs::read_to_string(&file).expect("it was written by us");
+        // Its start is a line of kind "information".
+        let quiet = "log_type information\nlog_type error";
+        let config = config.replace("log_type all", quiet) + "max_inflight_messages 0\n";
+        fs::write(file, config).expect("the directory is ours");
+        self
+    }
+
     /// Starts it, on the same port as always.
     ///
     /// # Panics

@@ -37,8 +37,7 @@ pub struct Setup {
 /// A running gateway.
 pub struct Gateway {
     process: Process,
-    dir: TempDir,
-    port: u16,
+    setup: Setup,
     capture: Capture,
     ready_after: Duration,
 }
@@ -140,6 +139,19 @@ impl Setup {
         self.port
     }
 
+    /// The gateway's state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// The gateway counts as started without its broker, whether that is there or not.
+    pub fn broker_or_not(self) -> Setup {
+        Setup {
+            waits_for_broker: false,
+            ..self
+        }
+    }
+
     /// Takes this port instead.
     #[track_caller]
     pub fn at_port(mut self, port: u16) -> Setup {
@@ -195,8 +207,7 @@ impl Setup {
         let process = Process::spawn("snipe run", command);
         Gateway {
             process,
-            dir: self.dir,
-            port: self.port,
+            setup: self,
             capture: Capture::default(),
             ready_after: Duration::ZERO,
         }
@@ -206,17 +217,17 @@ impl Setup {
 impl Gateway {
     /// Its UDP port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.setup.port
     }
 
     /// Its address on 127.0.0.1.
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        (Ipv4Addr::LOCALHOST, self.setup.port).into()
     }
 
     /// Its address on ::1.
     pub fn address_v6(&self) -> SocketAddr {
-        (Ipv6Addr::LOCALHOST, self.port).into()
+        (Ipv6Addr::LOCALHOST, self.setup.port).into()
     }
 
     /// The process.
@@ -249,7 +260,7 @@ impl Gateway {
 
     /// Its control socket.
     pub fn control_socket(&self) -> PathBuf {
-        self.dir.path().join("state/control.sock")
+        self.setup.state_dir().join("control.sock")
     }
 
     /// Runs a command that looks into this gateway, such as `topics`.
@@ -330,7 +341,7 @@ impl Gateway {
     /// Waits until it is connected to its broker.
     #[track_caller]
     pub fn wait_for_broker(&self) {
-        let up = || (self.metric("snipe_broker_up") == 1).then_some(());
+        let up = || (self.metric("snipe_broker_up") >= 1).then_some(());
         poll_until("the gateway to be connected to the broker", PATIENCE, up);
     }
 
@@ -346,18 +357,33 @@ impl Gateway {
         let (subcommand, rest) = arguments.split_first().expect("which tool?");
         let mut command = snipe();
         command
-            .args([subcommand, "-h", "127.0.0.1", "-p", &self.port.to_string()])
+            .args([subcommand, "-h", "127.0.0.1", "-p", &self.port().to_string()])
             .args(rest);
         Process::spawn(&format!("snipe {}", arguments.join(" ")), command)
     }
 
     /// Tells it to stop, checks that it does so in good order, and has tshark read what its clients heard.
     #[track_caller]
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        self.pause();
+    }
+
+    /// Kills it, as a crash would; what it had on disk is there for the next start.
+    #[track_caller]
+    pub fn kill(mut self) -> Setup {
+        self.process.signal(Signal::KILL);
+        self.process.wait_for_exit(PATIENCE);
+        self.setup
+    }
+
+    /// Ends it in good order, to be started again.
+    #[track_caller]
+    pub fn pause(mut self) -> Setup {
         self.process.signal(Signal::TERM);
         let exit = self.process.wait_for_exit(PATIENCE);
         assert_eq!(exit.code(), Some(0), "SIGTERM is an orderly end");
         check_with_tshark(&self.capture);
+        self.setup
     }
 }
 

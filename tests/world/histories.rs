@@ -132,6 +132,24 @@ impl Campaign {
     }
 }
 
+/// Histories that broke a rule once, where the rule claimed too much: what a client does not answer (A40), who else is
+/// pinged (A16), what is too large since a move (A63), a message refused for its DUP (A61), a clean session that looks
+/// like a repeated CONNECT (A18), and ids, repeats and copies that scenarios in `gateway/core/tests` have too.
+const FOUND: [u64; 15] = [
+    276_377, 294_671, 301_692, 347_393, 402_764, 444_308, 476_445, 574_420, 574_566, 619_608, 635_918,
+    663_921, 681_580, 761_201, 4_051_196,
+];
+
+#[test]
+fn histories_that_broke_a_rule_once_keep_it() {
+    for seed in FOUND {
+        let history = History::random(seed);
+        if let Err(failure) = history.run(false) {
+            report(seed, &history, &failure);
+        }
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_outputs() {
     for seed in 1..=20 {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, SpoolFull};
 use sn_codec::QoS;
 use snipe_sim::sim_broker::BrokerConfig;
@@ -183,7 +184,10 @@ fn a_spool_that_is_full_refuses_or_drops_the_oldest_and_says_so() {
             }
         }
         let metrics = world.gateway().metrics();
-        let (kept, dropped) = (metrics.spool_messages, metrics.spool_dropped_full_total);
+        let (kept, dropped) = (
+            metrics.spool_messages,
+            metrics.spool_dropped[SpoolDrop::Full as usize],
+        );
         assert_eq!(kept, 100);
         let acknowledged = |world: &World| {
             let outcome = |(client, payload): &&(ClientIx, Bytes)| {

@@ -1,12 +1,13 @@
 //! What the tests stand on: a real broker, a proxy that can break connections, a stand-in for the core.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use broker::{Protocol, Reconnect, RemoteConfig, RequestSender, Transport};
+use broker::{Journal, Protocol, Reconnect, RemoteConfig, RequestSender, Transport};
 use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, ConnectOptions, Input};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
@@ -54,6 +55,33 @@ pub(crate) struct Mosquitto {
     settings: String,
     directory: tempfile::TempDir,
     process: Child,
+    log: Arc<Mutex<Log>>,
+}
+
+/// What the tests want to know of what mosquitto did.
+#[derive(Debug, Default)]
+struct Log {
+    /// Packet ids of QoS 2 messages to clients that it had PUBREC for.
+    received: HashSet<u16>,
+    /// Those that it sent again as PUBLISH all the same, against MQTT 5 §4.3.3: mosquitto 2.0 does that when a
+    /// connection breaks before it has repeated all its PUBREL.
+    forgotten: HashSet<u16>,
+}
+
+impl Log {
+    fn read(&mut self, line: &str) {
+        let number = |mark: &str, end: char| line.split_once(mark)?.1.split_once(end)?.0.parse().ok();
+        if line.contains("Received PUBREC from ") {
+            self.received.extend(number("(Mid: ", ')'));
+        } else if line.contains("Received PUBCOMP from ") {
+            if let Some(packet_id) = number("(Mid: ", ',') {
+                self.received.remove(&packet_id);
+            }
+        } else if line.contains("Sending PUBLISH to ") && line.contains("(d1, q2,") {
+            let again = number(", m", ',').filter(|packet_id| self.received.contains(packet_id));
+            self.forgotten.extend(again);
+        }
+    }
 }
 
 impl Mosquitto {
@@ -61,34 +89,50 @@ impl Mosquitto {
         Self::with(free_port(), "allow_anonymous true\n").await
     }
 
+    /// It keeps its state in a file over [`Mosquitto::stop`].
+    pub(crate) async fn persistent() -> Self {
+        Self::with(
+            free_port(),
+            "allow_anonymous true\nmax_inflight_messages 60\npersistence true\n",
+        )
+        .await
+    }
+
     /// With more lines for its configuration.
     pub(crate) async fn with(port: u16, settings: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let process = Self::launch(directory.path(), port, settings).await;
+        let log = Arc::default();
+        let process = Self::launch(directory.path(), port, settings, &log).await;
         Mosquitto {
             port,
             settings: settings.into(),
             directory,
             process,
+            log,
         }
     }
 
     /// Kills it and starts it again: sessions are gone.
     pub(crate) async fn restart(&mut self) {
         self.kill().await;
-        self.process = Self::launch(self.directory.path(), self.port, &self.settings).await;
+        self.process = Self::launch(self.directory.path(), self.port, &self.settings, &self.log).await;
     }
 
     pub(crate) async fn kill(&mut self) {
         self.process.kill().await.unwrap();
     }
 
-    /// Where files for its configuration may lie.
-    pub(crate) async fn launch(directory: &Path, port: u16, settings: &str) -> Child {
+    /// Packet ids of the QoS 2 messages that it sent again although it had PUBREC for them.
+    pub(crate) fn forgotten(&self) -> HashSet<u16> {
+        self.log.lock().unwrap().forgotten.clone()
+    }
+
+    async fn launch(directory: &Path, port: u16, settings: &str, log: &Arc<Mutex<Log>>) -> Child {
         let file = directory.join("mosquitto.conf");
         let text = format!(
-            "listener {port} 127.0.0.1\npersistence false\nmax_queued_messages 0\nset_tcp_nodelay true\n\
-             log_dest stderr\nlog_type all\nuser root\n{settings}"
+            "listener {port} 127.0.0.1\nmax_queued_messages 0\nset_tcp_nodelay true\n\
+             log_dest stderr\nlog_type all\nuser root\npersistence_location {}/\n{settings}",
+            directory.display()
         );
         std::fs::write(&file, text).unwrap();
         // Debian keeps it where only root looks.
@@ -118,7 +162,12 @@ impl Mosquitto {
         };
         timeout(PATIENCE, running).await.unwrap();
         // It must not stand still on a full pipe.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let log = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                log.lock().unwrap().read(&line);
+            }
+        });
         process
     }
 }
@@ -132,6 +181,15 @@ pub(crate) struct Subscriber {
 impl Subscriber {
     /// Subscribed to `filter` with QoS 2 when it returns.
     pub(crate) async fn start(port: u16, filter: &str) -> Self {
+        Self::with_version(port, filter, "5").await
+    }
+
+    /// The same in MQTT 3.1.1: in version 5, mosquitto_sub 2.0 counts what it may receive at once wrongly under load.
+    pub(crate) async fn start_v3(port: u16, filter: &str) -> Self {
+        Self::with_version(port, filter, "311").await
+    }
+
+    async fn with_version(port: u16, filter: &str, version: &str) -> Self {
         // Line by line: it tells of its subscription only when its buffer is full otherwise.
         let mut process = Command::new("stdbuf")
             .args([
@@ -144,7 +202,7 @@ impl Subscriber {
                 "-q",
                 "2",
                 "-V",
-                "5",
+                version,
                 "-d",
                 "-t",
                 filter,
@@ -250,6 +308,7 @@ pub(crate) async fn publish_lines(port: u16, arguments: &[&str], lines: String) 
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     cut: watch::Sender<u64>,
+    admit: watch::Sender<bool>,
     /// Its receivers are the connections.
     open: watch::Sender<()>,
     hold: watch::Sender<bool>,
@@ -261,12 +320,16 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (cut, cut_seen) = watch::channel(0);
+        let (admit, admitted) = watch::channel(true);
         let (hold, hold_seen) = watch::channel(false);
         let open = watch::channel(()).0;
         let connections = open.clone();
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                if !*admitted.borrow() {
+                    continue;
+                }
                 let connection = connections.subscribe();
                 let mut cut_seen = cut_seen.clone();
                 cut_seen.mark_unchanged();
@@ -297,6 +360,7 @@ impl Proxy {
         Proxy {
             port,
             cut,
+            admit,
             open,
             hold,
         }
@@ -304,8 +368,18 @@ impl Proxy {
 
     /// All connections are broken when it returns.
     pub(crate) async fn cut(&self) {
-        self.cut.send_modify(|n| *n += 1);
+        self.break_all();
         timeout(PATIENCE, self.open.closed()).await.unwrap();
+    }
+
+    /// Breaks all connections.
+    pub(crate) fn break_all(&self) {
+        self.cut.send_modify(|n| *n += 1);
+    }
+
+    /// Hangs up on whoever comes, or not.
+    pub(crate) fn admit(&self, admit: bool) {
+        self.admit.send_replace(admit);
     }
 
     /// Keeps back what the broker says from now on, or lets it pass again.
@@ -345,9 +419,13 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(config: RemoteConfig) -> Self {
+        Self::with_journal(config, None)
+    }
+
+    pub(crate) fn with_journal(config: RemoteConfig, journal: Option<Journal>) -> Self {
         let (sender, inputs) = mpsc::channel(16);
         Core {
-            requests: broker::spawn(config, sender, None),
+            requests: broker::spawn(config, sender, journal),
             inputs,
             events: VecDeque::new(),
         }

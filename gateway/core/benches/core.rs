@@ -11,7 +11,9 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
-use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, LinkEvent, LinkProfile, Output, Token};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, LinkEvent, LinkProfile, Output, RadioFacts, Token,
+};
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
 use sn_codec::{
@@ -148,8 +150,13 @@ impl World {
         let mut datagram = [0_u8; 256];
         let len = packet.encoded_len();
         packet.encode(&mut &mut datagram[..]);
-        self.gateway
-            .handle_datagram(self.now, LINK, &self.routes[at], &datagram[..len]);
+        self.gateway.handle_datagram(
+            self.now,
+            LINK,
+            &self.routes[at],
+            RadioFacts::default(),
+            &datagram[..len],
+        );
     }
 
     fn drain(&mut self) {

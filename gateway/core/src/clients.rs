@@ -12,6 +12,7 @@ use crate::client::{Client, State, StateKind};
 use crate::forwarder::Forwarders;
 use crate::links::Via;
 use crate::peer::{LinkAddr, LinkId};
+use crate::sources::Sources;
 
 /// The place of a client record in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +24,8 @@ pub(crate) struct ClientIx(pub(crate) u32);
 pub(crate) struct ClientTable {
     /// Counts the clients behind each.
     pub(crate) forwarders: Forwarders,
+    /// Counts the clients at each address.
+    pub(crate) sources: Sources,
     records: Slab<Client>,
     by_peer: HashTable<ClientIx>,
     by_id: HashTable<ClientIx>,
@@ -70,9 +73,10 @@ impl<'a> From<&'a Via> for Peer<'a> {
 }
 
 impl ClientTable {
-    pub(crate) fn new(seed: u64, forwarders: Forwarders) -> Self {
+    pub(crate) fn new(seed: u64, forwarders: Forwarders, sources: Sources) -> Self {
         ClientTable {
             forwarders,
+            sources,
             records: Slab::new(),
             by_peer: HashTable::new(),
             by_id: HashTable::new(),
@@ -173,6 +177,7 @@ impl ClientTable {
             return;
         };
         self.forwarders.bound(&via);
+        self.sources.bound(&via);
         client.via = Some(via);
         let (records, hasher) = (&self.records, &self.hasher);
         self.by_peer.insert_unique(peer_hash, ix, |ix| {
@@ -191,6 +196,7 @@ impl ClientTable {
             return;
         };
         self.forwarders.unbound(&via);
+        self.sources.unbound(&via);
         if let Ok(entry) = self
             .by_peer
             .find_entry(Peer::from(&via).hash(&self.hasher), |entry| *entry == ix)

@@ -44,6 +44,8 @@ pub struct GatewayConfig {
     pub address_change: AddressChange,
     /// What survives the end of the process; `None` is nothing.
     pub durability: Option<Durability>,
+    /// What a peer without a session meets (reading A13).
+    pub unknown_sender: UnknownSender,
 }
 
 /// What survives the end of the process, and how much may wait for the broker on disk.
@@ -104,6 +106,7 @@ impl Default for GatewayConfig {
             sleep: SleepRules::default(),
             address_change: AddressChange::Open,
             durability: None,
+            unknown_sender: UnknownSender::Disconnect,
         }
     }
 }
@@ -212,6 +215,8 @@ pub struct SleepRules {
     pub when_full: WhenFull,
     /// What becomes of QoS 0 messages while the client sleeps.
     pub qos0: SleepQos0,
+    /// A client that says it sleeps for longer is lost as if it had said this (reading A68).
+    pub max_sleep: Duration,
 }
 
 impl Default for SleepRules {
@@ -222,6 +227,7 @@ impl Default for SleepRules {
             max_age: Duration::from_secs(7 * 24 * 3600),
             when_full: WhenFull::Refuse,
             qos0: SleepQos0::KeepAll,
+            max_sleep: Duration::from_secs(48 * 3600),
         }
     }
 }
@@ -259,6 +265,15 @@ pub enum AddressChange {
     Guarded,
     /// Congestion, until the client is lost at its old address.
     Strict,
+}
+
+/// What a message meets that only a connected client may send, from a peer that is not (reading A13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownSender {
+    /// DISCONNECT, so that it connects again.
+    Disconnect,
+    /// Nothing. It finds out by itself that it has no session.
+    Ignore,
 }
 
 /// Whom GWINFO is sent to.
@@ -360,6 +375,8 @@ pub struct Limits {
     pub clients: usize,
     /// Clients within a will handshake.
     pub pending_connects: usize,
+    /// Clients bound to one IP address at once, on any port and behind any forwarder there; 0 is no limit.
+    pub per_source_sessions: u32,
     /// New sessions accepted per second; 0 is no limit.
     pub new_sessions_per_second: u32,
     /// Registered topic ids per client.
@@ -388,6 +405,7 @@ impl Default for Limits {
         Limits {
             clients: 100_000,
             pending_connects: 1024,
+            per_source_sessions: 0,
             new_sessions_per_second: 1000,
             topics_per_client: 1000,
             subscriptions_per_client: 32,

@@ -11,7 +11,7 @@ use crate::io::{Notice, RadioFacts};
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::links::Links;
 use crate::metrics::Metrics;
-use crate::registry::{Names, Predefined, RuleIx};
+use crate::registry::{IdTrails, Names, Predefined, RuleIx};
 use crate::subscriptions::Subscriptions;
 use crate::time::Instant;
 use crate::timers::Timers;
@@ -22,6 +22,7 @@ use crate::upstream::{Author, Full, Origin, Uplink, Upstream};
 pub(crate) struct Context {
     pub(crate) config: GatewayConfig,
     pub(crate) predefined: Predefined,
+    pub(crate) id_trails: IdTrails,
     pub(crate) names: Names,
     pub(crate) payloads: Payloads,
     pub(crate) upstream: Upstream,

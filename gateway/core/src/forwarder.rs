@@ -118,14 +118,22 @@ impl Gateway {
         }
     }
 
-    /// True if a client may have its session there, as far as the forwarder in between has a say.
-    pub(crate) fn admits_node(&mut self, now: Instant, client: Option<ClientIx>, to: &Via) -> bool {
+    /// Why a client may not have its session there, as far as its address and the forwarder in between have a say.
+    pub(crate) fn no_place(
+        &mut self,
+        now: Instant,
+        client: Option<ClientIx>,
+        to: &Via,
+    ) -> Option<&'static str> {
         let from = client.and_then(|ix| self.clients.get(ix)?.via.as_ref());
-        let room = self.clients.forwarders.has_room(to, from);
-        if !room {
-            self.refuse_forwarder(now, to.link, &to.route.addr, ForwarderRefusal::Nodes);
+        if !self.clients.sources.has_room(to, from) {
+            return Some("too many sessions at its address");
         }
-        room
+        if !self.clients.forwarders.has_room(to, from) {
+            self.refuse_forwarder(now, to.link, &to.route.addr, ForwarderRefusal::Nodes);
+            return Some("too many nodes behind its forwarder");
+        }
+        None
     }
 
     fn refuse_forwarder(&mut self, now: Instant, link: LinkId, addr: &LinkAddr, reason: ForwarderRefusal) {

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sn_codec::{DecodeError, Encapsulation, ErrorKind, MsgType, Packet, PublishQoS, QoS, TopicRef, topic};
 
-use crate::admin::{AdminCommand, AdminReply, TopicRow};
+use crate::admin::{AdminCommand, AdminReply, SpoolRow, TopicRow};
 use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::drive;
 use crate::client::{Client, State, Unsaved};
 use crate::clients::{ClientIx, ClientTable, Peer};
-use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule};
+use crate::config::{AddressChange, GatewayConfig, QosMinusOneRule, UnknownSender};
 use crate::context::{Context, Payloads};
 use crate::durable::records::{MessageRecord, Recipient};
 use crate::durable::{Journal, RECIPIENTS_MAX, Waiting, message_key, progress_key};
@@ -30,10 +31,12 @@ use crate::link_metrics::LinkMetrics;
 use crate::links::{Links, Via};
 use crate::metrics::Metrics;
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
-use crate::registry::{Names, Predefined};
+use crate::registry::{IdTrails, Names, Predefined};
+use crate::sources::Sources;
 use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
+use crate::upstream::spooled::Spooled;
 use crate::upstream::{Author, Origin, SUBSCRIPTIONS, Settled, Uplink, Upstream};
 
 /// Expiries worked off in one call, so that a resumed laptop does not freeze the loop.
@@ -65,6 +68,7 @@ impl Gateway {
     pub fn new(config: GatewayConfig, seed: u64, _now: Instant) -> Self {
         let cx = Context {
             predefined: Predefined::new(&config.predefined, &config.clients),
+            id_trails: IdTrails::default(),
             names: Names::default(),
             payloads: Payloads::default(),
             upstream: Upstream::new(&config.upstream, &config.limits, config.durability.is_some()),
@@ -88,7 +92,11 @@ impl Gateway {
             config,
         };
         Gateway {
-            clients: ClientTable::new(seed, Forwarders::new(&cx.config.forwarders)),
+            clients: ClientTable::new(
+                seed,
+                Forwarders::new(&cx.config.forwarders),
+                Sources::new(cx.config.limits.per_source_sessions),
+            ),
             cx,
             recipients: Vec::new(),
             next_link: 0,
@@ -178,15 +186,10 @@ impl Gateway {
         }
     }
 
-    /// One datagram arrived, of which no more is known than where it came from.
-    pub fn handle_datagram(&mut self, now: Instant, link: LinkId, from: &Route, datagram: &[u8]) {
-        self.handle_received(now, link, from, RadioFacts::default(), datagram);
-    }
-
     /// One datagram arrived.
     ///
     /// The codec decides what can be read (readings A2 to A7, A9, A37), encapsulated or not (reading A82).
-    pub fn handle_received(
+    pub fn handle_datagram(
         &mut self,
         now: Instant,
         link: LinkId,
@@ -230,6 +233,12 @@ impl Gateway {
         packet: Packet<'_>,
     ) {
         self.cx.metrics.count_received(packet.msg_type());
+        if let (Packet::SearchGw(_) | Packet::Advertise(_) | Packet::GwInfo(_), Some(ix)) = (packet, bound)
+            && let Some(client) = self.clients.get_mut(ix)
+        {
+            client.heard_aside(&self.cx, now);
+            self.after(now, ix);
+        }
         match packet {
             // §6.2: before its CONNACK a client is sent prompts and nothing else.
             Packet::SearchGw(_) if bound.is_some_and(|ix| self.is_in_setup(ix)) => {
@@ -275,6 +284,24 @@ impl Gateway {
         self.after(now, ix);
     }
 
+    /// Binds a client to an address; if it was at another, that is told.
+    pub(crate) fn bind(&mut self, ix: ClientIx, via: Via) {
+        if let Some(client) = self.clients.get(ix)
+            && let Some(old) = &client.via
+            && Peer::from(old) != Peer::from(&via)
+        {
+            self.cx.metrics.takeovers_total += 1;
+            let notice = Notice::AddressChanged {
+                client: client.id.clone(),
+                link: via.link,
+                old: old.into(),
+                new: (&via).into(),
+            };
+            self.cx.notice(notice);
+        }
+        self.clients.bind(ix, via);
+    }
+
     /// Whether a PINGREQ from a new address wakes the client (reading A16).
     fn may_wake_elsewhere(&self, ix: ClientIx) -> bool {
         self.clients.get(ix).is_some_and(|client| {
@@ -294,7 +321,9 @@ impl Gateway {
                 self.on_publish_minus_one(now, &via(), publish);
             }
             // Reading A77: else a client that lost our first answer retries and reports an error.
-            Packet::Disconnect(_) => self.answer_stranger(via(), crate::client::Reply::Disconnect.into()),
+            Packet::Disconnect(_) if self.cx.config.unknown_sender == UnknownSender::Disconnect => {
+                self.answer_stranger(via(), crate::client::Reply::Disconnect.into());
+            }
             // Late packets of a finished session.
             Packet::Regack(_)
             | Packet::Puback(_)
@@ -323,10 +352,9 @@ impl Gateway {
             (_, Some(named))
                 if sleeps(&named)
                     && self.may_wake_elsewhere(named)
-                    && (session.is_some() || self.admits_node(now, Some(named), &via())) =>
+                    && (session.is_some() || self.no_place(now, Some(named), &via()).is_none()) =>
             {
-                self.clients.bind(named, via());
-                self.cx.metrics.takeovers_total += 1;
+                self.bind(named, via());
                 if let Some(client) = self.clients.get_mut(named) {
                     client.touch_lazily();
                 }
@@ -553,8 +581,12 @@ impl Gateway {
             let Some(filter) = self.cx.subscriptions.get_mut(key) else {
                 continue;
             };
-            filter.ask_again |= filter.asks_next();
+            let asks_again = filter.ask_again || filter.asks_next();
             let askers = filter.take_askers();
+            if !askers.is_empty() {
+                filter.accepted_for_now();
+            }
+            filter.ask_again = asks_again;
             self.answer_askers(now, key, askers, None);
         }
     }
@@ -620,8 +652,8 @@ impl Gateway {
         match result {
             Ok(granted) => {
                 let granted = granted.unwrap_or(QoS::ExactlyOnce);
-                self.cx.subscriptions.granted(key, granted, pending);
-                self.cx.subscriptions.start_retained_window(now, key);
+                let subscriptions = &mut self.cx.subscriptions;
+                subscriptions.granted(now, key, granted, pending, &askers);
                 self.answer_askers(now, key, askers, Some(Ok(())));
             }
             Err(refusal) => {
@@ -646,8 +678,10 @@ impl Gateway {
                         continue;
                     };
                     client.drop_subscription(&mut self.cx, key);
-                    if matches!(client.state, State::Active) {
-                        client.goodbye(&mut self.cx, "broker refused a subscription");
+                    match client.state {
+                        State::Active => client.goodbye(&mut self.cx, "broker refused a subscription"),
+                        State::Asleep { .. } | State::Awake(_) => client.misled = true,
+                        State::Setup(_) | State::Disconnected | State::Lost | State::Gone => {}
                     }
                     self.after(now, ix);
                 }
@@ -666,10 +700,7 @@ impl Gateway {
     ) {
         for asker in askers {
             let granted = self.cx.subscriptions.get_mut(key).and_then(|filter| {
-                let own = filter
-                    .subscribers
-                    .iter()
-                    .find(|subscriber| subscriber.client == asker.client)?;
+                let own = filter.subscribers.get(asker.client)?;
                 let granted = if result.is_none() { own.asked } else { own.granted };
                 Some(granted.min(asker.asked))
             });
@@ -727,7 +758,7 @@ impl Gateway {
             topic,
             retain,
             digest: NonZeroU32::MIN | hasher.finish() as u32,
-            in_order: qos > QoS::AtMostOnce,
+            qos,
         };
         let mut recipients = core::mem::take(&mut self.recipients);
         self.cx.subscriptions.recipients(now, arrival, &mut recipients);
@@ -953,11 +984,53 @@ impl Gateway {
         self.cx.upstream.close();
     }
 
-    /// Answers a question; changes nothing.
-    pub fn handle_admin(&mut self, _now: Instant, command: AdminCommand) -> AdminReply {
+    /// Answers a question, or does as it is told.
+    pub fn handle_admin(&mut self, now: Instant, command: AdminCommand) -> AdminReply {
         match command {
-            AdminCommand::Metrics => AdminReply::Metrics(self.metrics().rows()),
+            AdminCommand::Metrics => {
+                let oldest = self.cx.upstream.oldest_spooled();
+                self.cx.metrics.spool_oldest_seconds = oldest.map_or(0, |since| now.since(since).as_secs());
+                AdminReply::Metrics(self.metrics().rows())
+            }
+            AdminCommand::Spool { after, limit } => self.spool_rows(now, after, limit.min(ADMIN_ROWS_MAX)),
+            AdminCommand::SpoolDrop { id } => {
+                let Context {
+                    upstream, journal, ..
+                } = &mut self.cx;
+                let dropped = match id {
+                    Some(id) => usize::from(upstream.drop_by_hand(journal, id)),
+                    None => upstream.drop_all_by_hand(journal),
+                };
+                // Who said so does not want to see them again after a restart.
+                journal.hurry();
+                AdminReply::SpoolDropped(dropped)
+            }
             AdminCommand::Topics { offset, limit } => self.topic_rows(offset, limit.min(ADMIN_ROWS_MAX)),
+        }
+    }
+
+    fn spool_rows(&self, now: Instant, after: u64, limit: usize) -> AdminReply {
+        let (spooled, more) = self.cx.upstream.spooled(after, limit);
+        let wanted: FxHashSet<Author> = spooled.iter().map(|row| row.author).collect();
+        let senders: FxHashMap<Author, Arc<str>> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| wanted.contains(&client.author))
+            .map(|(_, client)| (client.author, client.id.clone()))
+            .collect();
+        let row = |row: Spooled| SpoolRow {
+            id: row.id,
+            client: senders.get(&row.author).cloned(),
+            topic: row.message.topic,
+            qos: row.message.qos,
+            retain: row.message.retain,
+            payload: row.message.payload,
+            age: now.since(row.since),
+            state: row.state,
+        };
+        AdminReply::Spool {
+            rows: spooled.into_iter().map(row).collect(),
+            more,
         }
     }
 
@@ -1068,6 +1141,7 @@ impl Gateway {
                 client.clear_queue(&mut self.cx);
                 client.forget_requests(&mut self.cx);
                 client.forget_saved(&mut self.cx);
+                self.cx.id_trails.end(client.author.0, &client.topics);
                 self.clients.remove(ix);
                 return;
             }
@@ -1167,7 +1241,7 @@ mod tests {
         };
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        gateway.handle_datagram(NOW, LinkId(link), &from, &datagram);
+        gateway.handle_datagram(NOW, LinkId(link), &from, RadioFacts::default(), &datagram);
     }
 
     fn connect() -> Packet<'static> {

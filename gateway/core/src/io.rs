@@ -11,7 +11,7 @@ use sn_codec::QoS;
 
 use crate::airtime::Airtime;
 use crate::budget::Share;
-use crate::peer::{LinkAddr, LinkId, Route};
+use crate::peer::{LinkAddr, LinkId, PeerAddr, Route};
 
 /// Everything that can happen outside the core, as one ordered stream.
 #[derive(Debug)]
@@ -233,7 +233,8 @@ pub struct ConnectOptions {
     pub clean_start: bool,
     /// The will of this connection.
     pub will: Option<Will>,
-    /// Publishes of an earlier life that the broker may have: with their packet ids they go on where they were.
+    /// Publishes of an earlier life that the broker may have: with their packet ids they go on where they were. If two
+    /// have the same, the broker is done with the first of them.
     pub restored: Vec<RestoredPublish>,
     /// QoS 2 deliveries of an earlier life that the core took and the broker has not released.
     pub received: Vec<DeliveryId>,
@@ -561,7 +562,7 @@ pub enum Notice {
         /// Where.
         link: LinkId,
         /// From.
-        addr: LinkAddr,
+        addr: PeerAddr,
         /// Seconds.
         keep_alive: u16,
         /// As asked for.
@@ -586,6 +587,44 @@ pub enum Notice {
         client: Arc<str>,
         /// Seconds.
         duration: u16,
+    },
+    /// A sleeping client is awake for its messages.
+    Awake {
+        /// Its id.
+        client: Arc<str>,
+        /// Messages that wait for it.
+        buffered: usize,
+    },
+    /// A client was given what had waited for it: in a wake-up, or after its return by CONNECT.
+    Delivered {
+        /// Its id.
+        client: Arc<str>,
+        /// How many messages it took.
+        messages: u32,
+        /// Octets of their payloads.
+        bytes: u64,
+        /// How long the oldest had waited.
+        waited: Duration,
+    },
+    /// A message was dropped from what waits for a client, or was not put there.
+    Dropped {
+        /// The client.
+        client: Arc<str>,
+        /// Its topic.
+        topic: Arc<str>,
+        /// Why.
+        reason: DropReason,
+    },
+    /// A client is at another address than before.
+    AddressChanged {
+        /// Its id.
+        client: Arc<str>,
+        /// Where it is now.
+        link: LinkId,
+        /// Where it was.
+        old: PeerAddr,
+        /// Where it is.
+        new: PeerAddr,
     },
     /// A client was silent for too long.
     Lost {
@@ -717,6 +756,31 @@ pub enum Notice {
         /// The id.
         gateway_id: u8,
     },
+}
+
+/// Why a message does not wait for a client any more (reading A70).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropReason {
+    /// A bound of the buffer was reached.
+    Full,
+    /// It waited too long.
+    Expired,
+    /// A later one of its topic took its place.
+    Superseded,
+    /// QoS 0 does not wait for this client.
+    Qos0,
+}
+
+impl DropReason {
+    /// The name used in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Full => "full",
+            DropReason::Expired => "too old",
+            DropReason::Superseded => "superseded",
+            DropReason::Qos0 => "qos 0",
+        }
+    }
 }
 
 /// Why a forwarder, or a node behind it, was refused.

@@ -35,6 +35,8 @@ mod metrics;
 pub mod peer;
 mod registry;
 mod schedule;
+mod sources;
+mod subscribers;
 mod subscriptions;
 pub mod time;
 mod timers;
@@ -43,4 +45,4 @@ mod upstream;
 
 pub use durable::restore::Restored;
 pub use gateway::Gateway;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, SpoolDrop};

@@ -16,7 +16,7 @@ use crate::io::{
 };
 use crate::limiter::Seldom;
 use crate::link_metrics::{Class, Histogram, LinkMetrics, NotSent};
-use crate::peer::{LinkAddr, LinkId, Route};
+use crate::peer::{LinkAddr, LinkId, PeerAddr, Route};
 use crate::schedule::{Fair, Lines, Owed, Stray};
 use crate::time::Instant;
 
@@ -127,6 +127,15 @@ pub(crate) struct Via {
     pub(crate) link: LinkId,
     pub(crate) route: Route,
     pub(crate) node: Option<Box<[u8]>>,
+}
+
+impl From<&Via> for PeerAddr {
+    fn from(via: &Via) -> Self {
+        PeerAddr {
+            addr: via.route.addr.clone(),
+            node: via.node.clone(),
+        }
+    }
 }
 
 impl Via {

@@ -15,6 +15,8 @@ macro_rules! metrics {
             pub malformed: [u64; ErrorKind::ALL.len()],
             /// Frames of forwarders dropped, and nodes refused, by [`ForwarderRefusal`], indexed by `reason as usize`.
             pub forwarder_refused: [u64; ForwarderRefusal::ALL.len()],
+            /// Stored messages dropped before the broker had them, by [`SpoolDrop`], indexed by `reason as usize`.
+            pub spool_dropped: [u64; SpoolDrop::ALL.len()],
             /// Datagrams received by message type octet.
             pub received: [u64; 0x1E],
             /// Datagrams sent by message type octet.
@@ -27,6 +29,7 @@ macro_rules! metrics {
                     $($field: 0,)+
                     malformed: [0; ErrorKind::ALL.len()],
                     forwarder_refused: [0; ForwarderRefusal::ALL.len()],
+                    spool_dropped: [0; SpoolDrop::ALL.len()],
                     received: [0; 0x1E],
                     sent: [0; 0x1E],
                 }
@@ -96,10 +99,8 @@ metrics! {
     spool_messages,
     /// Octets of topic and payload of those.
     spool_bytes,
-    /// Stored messages dropped since there was no room for newer ones.
-    spool_dropped_full_total,
-    /// Stored messages dropped since they waited for too long.
-    spool_dropped_age_total,
+    /// How long the spooled message that waits longest has waited, in seconds.
+    spool_oldest_seconds,
     /// Publishes that wait for a place towards the broker.
     queue_messages,
     /// Octets of topic and payload of those.
@@ -154,6 +155,31 @@ metrics! {
     broker_down_total,
 }
 
+/// Why a message that waited on disk for the broker was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SpoolDrop {
+    /// There was no room for a newer one.
+    Full,
+    /// It waited for too long.
+    Age,
+    /// A person said so.
+    Command,
+}
+
+impl SpoolDrop {
+    /// Every reason, in declaration order: `reason as usize` is its index here.
+    pub const ALL: [SpoolDrop; 3] = [SpoolDrop::Full, SpoolDrop::Age, SpoolDrop::Command];
+
+    /// The stable name used in counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            SpoolDrop::Full => "full",
+            SpoolDrop::Age => "age",
+            SpoolDrop::Command => "command",
+        }
+    }
+}
+
 impl Metrics {
     /// Every counter with its exported name, in a fixed order; message types that never occurred are left out.
     pub fn rows(&self) -> Vec<(String, u64)> {
@@ -165,6 +191,10 @@ impl Metrics {
         for reason in ForwarderRefusal::ALL {
             let name = format!("snipe_forwarder_refused_total{{reason=\"{}\"}}", reason.name());
             rows.push((name, self.forwarder_refused[reason as usize]));
+        }
+        for reason in SpoolDrop::ALL {
+            let name = format!("snipe_spool_dropped_total{{reason=\"{}\"}}", reason.name());
+            rows.push((name, self.spool_dropped[reason as usize]));
         }
         for (direction, counts) in [("rx", &self.received), ("tx", &self.sent)] {
             for (code, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {

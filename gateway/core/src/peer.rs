@@ -50,3 +50,42 @@ pub struct Route {
     /// Our end.
     pub local: LocalEnd,
 }
+
+/// Where a client is: an address, and which node behind it if a forwarder is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddr {
+    /// The client, or its forwarder.
+    pub addr: LinkAddr,
+    /// The wireless node id.
+    pub node: Option<Box<[u8]>>,
+}
+
+impl From<LinkAddr> for PeerAddr {
+    fn from(addr: LinkAddr) -> Self {
+        PeerAddr { addr, node: None }
+    }
+}
+
+/// `address`, or `address/node` with the node id in hexadecimal.
+impl fmt::Display for PeerAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)?;
+        let Some(node) = &self.node else { return Ok(()) };
+        f.write_str("/")?;
+        node.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_behind_a_forwarder_is_part_of_the_address() {
+        let forwarder = LinkAddr::Udp(([10, 20, 0, 7], 2000).into());
+        let mut peer = PeerAddr::from(forwarder);
+        assert_eq!(peer.to_string(), "10.20.0.7:2000");
+        peer.node = Some([0x00, 0x0f].into());
+        assert_eq!(peer.to_string(), "10.20.0.7:2000/000f");
+    }
+}

@@ -275,19 +275,54 @@ pub(crate) struct NormalTopic {
     pub(crate) rejected: bool,
 }
 
+/// Where the ids of records that are gone ended, by hash of the client id: those of the client's next record go on from
+/// there (reading A35). Clients that share a place only leave out more ids than they must.
+#[derive(Debug)]
+pub(crate) struct IdTrails(Box<[u16]>);
+
+/// 8 KiB.
+const TRAILS: usize = 4096;
+
+impl Default for IdTrails {
+    fn default() -> Self {
+        IdTrails(vec![0; TRAILS].into())
+    }
+}
+
+impl IdTrails {
+    /// Where the ids of a new record begin, if anything is known of earlier ones.
+    pub(crate) fn start(&self, id_hash: u32) -> Option<u16> {
+        Some(self.0[id_hash as usize % TRAILS]).filter(|next| *next != 0)
+    }
+
+    /// A record is gone.
+    pub(crate) fn end(&mut self, id_hash: u32, topics: &ClientTopics) {
+        let trail = &mut self.0[id_hash as usize % TRAILS];
+        // A record that began before another ended may be behind it.
+        let ahead = topics.next_id.wrapping_sub(*trail) < 0x8000;
+        if *trail == 0 || ahead {
+            *trail = topics.next_id;
+        }
+    }
+}
+
 /// No topic id could be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicsFull;
 
 impl ClientTopics {
-    /// `start` is any number: the first id is derived from it, so that ids of a restarted gateway are not taken
-    /// for those of its last life (reading A35). It is in the lower half: there are clients that read REGACK's id as
-    /// a signed number.
-    pub(crate) fn new(start: u16) -> Self {
+    /// The first id, if none `follows` from an earlier record, is derived from `random`, so that ids of a restarted
+    /// gateway are not taken for those of its last life (reading A35). It is in the lower half: there are clients that
+    /// read REGACK's id as a signed number.
+    pub(crate) fn new(follows: Option<u16>, random: u16) -> Self {
+        let next_id = match follows {
+            Some(next) if next < 0x8000 => next,
+            Some(_) => FIRST_NORMAL_ID,
+            None => FIRST_NORMAL_ID + random % 0x7000,
+        };
         ClientTopics {
             normal: Vec::new(),
-            // Spread evenly, so that a new record rarely repeats the ids of the client's last one (reading A35).
-            next_id: FIRST_NORMAL_ID + start % 0x7000,
+            next_id,
             expanded: None,
         }
     }
@@ -297,7 +332,7 @@ impl ClientTopics {
     pub(crate) fn restored(start: u16, normal: Vec<NormalTopic>) -> Self {
         ClientTopics {
             normal,
-            ..ClientTopics::new(start)
+            ..ClientTopics::new(None, start)
         }
     }
 
@@ -422,7 +457,7 @@ mod tests {
 
     fn resolve(client: &str, id: u16) -> Option<String> {
         let table = predefined();
-        let mut topics = ClientTopics::new(0);
+        let mut topics = ClientTopics::new(None, 0);
         table
             .resolve(table.rule_for(client), &mut topics, client, TopicId(id))
             .map(|name| name.to_string())
@@ -468,7 +503,7 @@ mod tests {
 
     #[test]
     fn ids_keep_their_name_and_are_not_used_again() {
-        let mut topics = ClientTopics::new(0);
+        let mut topics = ClientTopics::new(None, 0);
         let (a, b): (Arc<str>, Arc<str>) = ("a/b".into(), "b/c".into());
         let first = topics.assign(&a, 10).unwrap();
         assert_eq!(topics.assign(&a, 10), Ok(first));
@@ -478,6 +513,29 @@ mod tests {
             Ok(first),
             "the counter goes on after a clean session"
         );
+    }
+
+    #[test]
+    fn ids_of_a_clients_next_record_follow_those_of_the_last() {
+        let mut trails = IdTrails::default();
+        let name: Arc<str> = "a/b".into();
+        assert_eq!(trails.start(7), None);
+        let mut first = ClientTopics::new(None, 100);
+        let mut behind = ClientTopics::new(None, 100);
+        let told = first.assign(&name, 10).unwrap();
+        trails.end(7, &first);
+        assert_eq!(trails.start(7), Some(told.0 + 1));
+        assert_eq!(trails.start(8), None, "another client");
+        // Another client in the same place, that began with the same number and got further.
+        for n in 0..3 {
+            behind.assign(&format!("n/{n}").into(), 10).unwrap();
+        }
+        trails.end(7, &behind);
+        trails.end(7, &first);
+        assert_eq!(trails.start(7), Some(told.0 + 3));
+        let begins = |next| ClientTopics::new(Some(next), 0).assign(&name, 10);
+        assert_eq!(begins(0x7FFF), Ok(TopicId(0x7FFF)));
+        assert_eq!(begins(0x8000), Ok(TopicId(FIRST_NORMAL_ID)), "the lower half");
     }
 
     #[test]

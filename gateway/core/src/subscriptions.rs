@@ -10,11 +10,11 @@ use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashSet};
 use hashbrown::HashTable;
 use slab::Slab;
-use smallvec::SmallVec;
 use sn_codec::{MsgId, QoS, topic};
 
 use crate::clients::ClientIx;
 use crate::io::FilterId;
+use crate::subscribers::{Subscriber, Subscribers};
 use crate::time::Instant;
 
 /// The highest number of a filter: it has to fit an MQTT 5 subscription identifier.
@@ -59,7 +59,9 @@ pub(crate) struct Filter {
     /// A client was accepted while the broker was away (reading A31): one more SUBSCRIBE is owed, for its QoS and for
     /// the retained messages.
     pub(crate) ask_again: bool,
-    pub(crate) subscribers: SmallVec<[Subscriber; 2]>,
+    /// Some clients were accepted so, or asked for more than the broker has answered yet.
+    unsettled: bool,
+    pub(crate) subscribers: Subscribers,
     /// What is under way; seldom anything.
     busy: Option<Box<Busy>>,
 }
@@ -72,7 +74,9 @@ struct Busy {
     /// Clients that came after it was sent: they need one more, for the retained messages.
     asking_next: Vec<Asker>,
     /// Clients that are to be given the retained messages.
-    retained_for: Vec<RetainedFor>,
+    retained_for: HashMap<ClientIx, RetainedFor>,
+    /// The filter stands in the line of windows.
+    window: bool,
 }
 
 /// What is under way at the broker.
@@ -93,18 +97,7 @@ pub(crate) struct Arrival<'a> {
     pub(crate) retain: bool,
     /// Almost surely another one for another topic or payload.
     pub(crate) digest: NonZeroU32,
-    /// What came before it was routed before; QoS 0 may overtake.
-    pub(crate) in_order: bool,
-}
-
-/// A client with a filter.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Subscriber {
-    pub(crate) client: ClientIx,
-    /// QoS asked for, capped by the client's rule.
-    pub(crate) asked: QoS,
-    /// QoS that messages are delivered with at most.
-    pub(crate) granted: QoS,
+    pub(crate) qos: QoS,
 }
 
 /// A SUBSCRIBE of a client that waits for its SUBACK.
@@ -118,9 +111,8 @@ pub(crate) struct Asker {
     pub(crate) asked: QoS,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct RetainedFor {
-    client: ClientIx,
     /// End of the window; `None` until the SUBACK came.
     until: Option<Instant>,
     seen: HashSet<Arc<str>>,
@@ -129,32 +121,44 @@ struct RetainedFor {
 impl Filter {
     /// The QoS to ask the broker for: the highest any subscriber asked for.
     pub(crate) fn wanted_qos(&self) -> QoS {
-        self.subscribers
-            .iter()
-            .map(|subscriber| subscriber.asked)
-            .max()
-            .unwrap_or_default()
+        self.subscribers.highest_asked().unwrap_or_default()
     }
 
-    /// The broker answered what was under way.
-    fn granted(&mut self, granted: QoS, pending: Pending) {
-        self.active = Some(granted);
-        for subscriber in &mut self.subscribers {
-            // Who asked for more since then is not answered yet, unless the broker gives less than it was asked for.
-            let asked_since = pending == Pending::Subscribe(granted) && granted < subscriber.asked;
-            if !asked_since {
-                subscriber.granted = subscriber.asked.min(granted);
+    /// The broker answered what was under way, for which these waited. True if it concerns all who have the filter, and
+    /// not these alone.
+    fn granted(&mut self, granted: QoS, pending: Pending, askers: &[Asker]) -> bool {
+        let before = self.active.replace(granted);
+        // Who asked for more since then is not answered yet, unless the broker gives less than it was asked for.
+        let asked_since = |own: &Subscriber| pending == Pending::Subscribe(granted) && granted < own.asked;
+        let grant = |own: Subscriber| match asked_since(&own) {
+            true => own.granted,
+            false => own.asked.min(granted),
+        };
+        let all = before != Some(granted) || self.unsettled;
+        if all {
+            self.unsettled = false;
+            self.subscribers.grant_all(|own| {
+                self.unsettled |= asked_since(&own);
+                grant(own)
+            });
+        } else {
+            let next = self.busy.iter().flat_map(|busy| &busy.asking_next);
+            for asker in askers.iter().chain(next) {
+                self.subscribers.grant(asker.client, grant);
             }
         }
+        all
     }
 
     /// Adds a client, or replaces what it asked for before.
     pub(crate) fn subscribe(&mut self, entry: Subscriber) {
-        let same = |subscriber: &&mut Subscriber| subscriber.client == entry.client;
-        match self.subscribers.iter_mut().find(same) {
-            Some(subscriber) => *subscriber = entry,
-            None => self.subscribers.push(entry),
-        }
+        self.subscribers.set(entry);
+    }
+
+    /// A client was accepted although the broker is away (reading A31).
+    pub(crate) fn accepted_for_now(&mut self) {
+        self.ask_again = true;
+        self.unsettled = true;
     }
 
     /// The client waits for the SUBACK of the next SUBSCRIBE.
@@ -166,13 +170,6 @@ impl Filter {
         self.busy
             .as_ref()
             .is_some_and(|busy| !busy.asking_next.is_empty())
-    }
-
-    /// The client was answered already.
-    pub(crate) fn forget_asker(&mut self, client: ClientIx) {
-        if let Some(busy) = &mut self.busy {
-            busy.asking_next.retain(|asker| asker.client != client);
-        }
     }
 
     /// The SUBSCRIBE for those who ask goes out.
@@ -210,32 +207,32 @@ impl Filter {
     /// The client is to be given retained messages.
     pub(crate) fn want_retained(&mut self, client: ClientIx) {
         let busy = self.busy.get_or_insert_default();
-        busy.retained_for.retain(|waiting| waiting.client != client);
-        busy.retained_for.push(RetainedFor {
-            client,
-            until: None,
-            seen: HashSet::default(),
-        });
+        busy.retained_for.insert(client, RetainedFor::default());
     }
 
     /// Takes the client off.
     fn unsubscribe(&mut self, client: ClientIx) {
-        self.subscribers.retain(|subscriber| subscriber.client != client);
+        self.subscribers.remove(client);
         if let Some(busy) = &mut self.busy {
             busy.asking.retain(|asker| asker.client != client);
             busy.asking_next.retain(|asker| asker.client != client);
-            busy.retained_for.retain(|waiting| waiting.client != client);
+            busy.retained_for.remove(&client);
         }
     }
 
-    /// Frees what is not used any more.
-    fn tidy(&mut self, now: Instant) {
-        let Some(busy) = &mut self.busy else { return };
+    /// Frees what is not used any more. True if there will be more.
+    fn tidy(&mut self, now: Instant) -> bool {
+        let Some(busy) = &mut self.busy else { return false };
         busy.retained_for
-            .retain(|waiting| waiting.until.is_none_or(|until| until > now));
+            .retain(|_, waiting| waiting.until.is_none_or(|until| until > now));
+        busy.window = busy.retained_for.values().any(|waiting| waiting.until.is_some());
+        if busy.window {
+            return true;
+        }
         if busy.retained_for.is_empty() && busy.asking.is_empty() && busy.asking_next.is_empty() {
             self.busy = None;
         }
+        false
     }
 
     /// A live message: what is retained under its topic has passed for those who have their SUBACK.
@@ -243,7 +240,11 @@ impl Filter {
     /// Brokers send retained messages ahead of later live ones, so what comes with RETAIN set from now on was asked
     /// for by somebody else.
     fn pass_live(&mut self, topic: &Arc<str>, now: Instant) {
-        for waiting in self.busy.iter_mut().flat_map(|busy| &mut busy.retained_for) {
+        for waiting in self
+            .busy
+            .iter_mut()
+            .flat_map(|busy| busy.retained_for.values_mut())
+        {
             if waiting.until.is_some_and(|until| now < until) {
                 waiting.seen.insert(topic.clone());
             }
@@ -252,11 +253,12 @@ impl Filter {
 
     /// True if this retained message is for the client and it has not had it from this subscription.
     fn take_retained(&mut self, client: ClientIx, topic: &Arc<str>, now: Instant) -> bool {
-        let mut waiting = self.busy.iter_mut().flat_map(|busy| &mut busy.retained_for);
-        waiting.any(|waiting| {
-            waiting.client == client
-                && waiting.until.is_none_or(|until| now < until)
-                && waiting.seen.insert(topic.clone())
+        let waiting = self
+            .busy
+            .as_mut()
+            .and_then(|busy| busy.retained_for.get_mut(&client));
+        waiting.is_some_and(|waiting| {
+            waiting.until.is_none_or(|until| now < until) && waiting.seen.insert(topic.clone())
         })
     }
 }
@@ -278,35 +280,29 @@ impl Subscriptions {
         self.by_name.find(self.hasher.hash_one(name), is).copied()
     }
 
-    /// The broker answered with SUBACK: the retained messages follow at once, or came already.
-    pub(crate) fn start_retained_window(&mut self, now: Instant, key: FilterKey) {
-        self.close_windows(now);
-        let until = now + RETAINED_WINDOW;
-        let Some(busy) = self
-            .filters
-            .get_mut(key as usize)
-            .and_then(|filter| filter.busy.as_mut())
-        else {
-            return;
-        };
-        for waiting in &mut busy.retained_for {
-            waiting.until.get_or_insert(until);
-        }
-        self.windows.push_back((until, key));
-    }
-
     /// Forgets who waited for retained messages that do not come any more.
     pub(crate) fn close_windows(&mut self, now: Instant) {
         while let Some(&(_, key)) = self.windows.front().filter(|(until, _)| *until <= now) {
             self.windows.pop_front();
-            if let Some(filter) = self.filters.get_mut(key as usize) {
-                filter.tidy(now);
+            let filter = self.filters.get_mut(key as usize);
+            if filter.is_some_and(|filter| filter.tidy(now)) {
+                // Those who came since the window was opened, all at once.
+                self.windows.push_back((now + RETAINED_WINDOW, key));
             }
         }
     }
 
-    /// The broker answered the SUBSCRIBE under way for a filter.
-    pub(crate) fn granted(&mut self, key: FilterKey, granted: QoS, pending: Pending) {
+    /// The broker answered the SUBSCRIBE under way for a filter: for these, who waited for their SUBACK. The retained
+    /// messages follow at once, or came already.
+    pub(crate) fn granted(
+        &mut self,
+        now: Instant,
+        key: FilterKey,
+        granted: QoS,
+        pending: Pending,
+        askers: &[Asker],
+    ) {
+        self.close_windows(now);
         let Some(filter) = self.filters.get_mut(key as usize) else {
             return;
         };
@@ -314,7 +310,23 @@ impl Subscriptions {
             self.stands = self.stands.wrapping_add(1);
             (filter.stands_since, filter.proof) = (self.stands, None);
         }
-        filter.granted(granted, pending);
+        let all = filter.granted(granted, pending, askers);
+        let Some(busy) = &mut filter.busy else { return };
+        let until = now + RETAINED_WINDOW;
+        if all {
+            for waiting in busy.retained_for.values_mut() {
+                waiting.until.get_or_insert(until);
+            }
+        } else {
+            for asker in askers {
+                if let Some(waiting) = busy.retained_for.get_mut(&asker.client) {
+                    waiting.until.get_or_insert(until);
+                }
+            }
+        }
+        if !core::mem::replace(&mut busy.window, true) {
+            self.windows.push_back((until, key));
+        }
     }
 
     /// Keys of all filters, in an order that depends on nothing but the history.
@@ -363,7 +375,8 @@ impl Subscriptions {
             stands_since: u32::MAX,
             proof: None,
             ask_again: false,
-            subscribers: SmallVec::new(),
+            unsettled: false,
+            subscribers: Subscribers::default(),
             busy: None,
         }) as FilterKey;
         let (filters, hasher) = (&self.filters, &self.hasher);
@@ -436,13 +449,23 @@ impl Subscriptions {
             if !retain {
                 let filter = &mut self.filters[key as usize];
                 filter.pass_live(name, now);
-                if arrival.in_order && !ids.is_empty() && filter.active.is_some() {
-                    filter.proof.get_or_insert(digest);
+                if !ids.is_empty()
+                    && let Some(active) = &mut filter.active
+                {
+                    // What is more than was known to be granted shows it: the answer to the SUBSCRIBE is under way.
+                    *active = (*active).max(arrival.qos);
+                    // What came before it was routed before; QoS 0 may overtake.
+                    if arrival.qos > QoS::AtMostOnce {
+                        filter.proof.get_or_insert(digest);
+                    }
                 }
             }
             let count = self.filters[key as usize].subscribers.len();
             for at in 0..count {
-                let Subscriber { client, granted, .. } = self.filters[key as usize].subscribers[at];
+                let Some(Subscriber { client, granted, .. }) = self.filters[key as usize].subscribers.at(at)
+                else {
+                    break;
+                };
                 let wanted = if retain {
                     self.filters[key as usize].take_retained(client, name, now)
                 } else {
@@ -474,10 +497,7 @@ impl Subscriptions {
     ) -> FilterKey {
         let granted = |key: FilterKey| {
             let filter = &self.filters[key as usize];
-            let own = filter
-                .subscribers
-                .iter()
-                .find(|subscriber| subscriber.client == client)?;
+            let own = filter.subscribers.get(client)?;
             // A client accepted while the broker was away may count on more than the broker gives yet.
             Some(
                 filter

@@ -9,7 +9,9 @@
 //! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
 //! when it is needed, since each of its steps waits for the disk.
 
-use std::collections::VecDeque;
+pub(crate) mod spooled;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +27,7 @@ use crate::io::{
     BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoreKey, StoredUplink,
     Token,
 };
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 
@@ -56,8 +58,10 @@ pub(crate) struct Upstream {
     backlog_of: FxHashMap<(ConnId, Author), u32>,
     /// QoS 2 publishes by their number in the store.
     exactly_once: FxHashMap<u64, usize>,
-    /// Dropped since there was no room, and since they waited for too long.
-    dropped: [u64; 2],
+    /// Stored publishes that the broker settled and that are kept for others, by their number in the store.
+    held: BTreeMap<u64, usize>,
+    /// Spooled messages dropped, by [`SpoolDrop`].
+    dropped: [u64; SpoolDrop::ALL.len()],
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -121,6 +125,10 @@ enum RequestKind {
     /// A publish that a port that forgets has settled: its record goes when everybody has it.
     Settled {
         stored: Stored,
+        message: Uplink,
+        since: Instant,
+        /// Who sent it.
+        author: Author,
     },
     Subscribe {
         filter: FilterKey,
@@ -246,7 +254,8 @@ impl Upstream {
             spooled_bytes: 0,
             backlog_of: FxHashMap::default(),
             exactly_once: FxHashMap::default(),
-            dropped: [0; 2],
+            held: BTreeMap::new(),
+            dropped: [0; SpoolDrop::ALL.len()],
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -307,7 +316,10 @@ impl Upstream {
                 let away = !up && !self.is_up(SUBSCRIPTIONS);
                 away && self.when_down == WhenDown::Refuse && origin != Origin::Gateway
             }
-            false => !up && !(spools && qos0),
+            false => {
+                let kept = spools && qos0;
+                !up && !kept
+            }
         };
         if refused {
             return Err(Full);
@@ -346,6 +358,10 @@ impl Upstream {
         backlog: bool,
     ) -> Result<Option<u64>, Full> {
         if let Some(rules) = journal.rules().cloned() {
+            // Dropping others would not help.
+            if message.size() > rules.spool_bytes {
+                return Err(Full);
+            }
             while !self.has_room(&rules, message.size()) {
                 let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
                 if !dropped {
@@ -424,19 +440,6 @@ impl Upstream {
         }
     }
 
-    /// Drops the spooled message that waits longest; false if none can be dropped.
-    fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
-        let oldest = self
-            .connections
-            .iter()
-            .filter_map(|connection| connection.backlog.front().copied())
-            .min_by_key(|key| self.seq_of(*key));
-        let Some(key) = oldest else { return false };
-        self.drop_spooled(journal, key);
-        self.dropped[0] += 1;
-        true
-    }
-
     /// Drops the spooled messages that waited for too long.
     pub(crate) fn drop_expired(&mut self, journal: &mut Journal, now: Instant) {
         let Some(age) = journal.rules().map(|rules| rules.spool_age) else {
@@ -448,7 +451,7 @@ impl Upstream {
                 && now >= *since + age
             {
                 self.drop_spooled(journal, key);
-                self.dropped[1] += 1;
+                self.dropped[SpoolDrop::Age as usize] += 1;
             }
         }
     }
@@ -479,7 +482,11 @@ impl Upstream {
         else {
             return;
         };
-        self.line(conn, backlog).retain(|waiting| *waiting != key);
+        let line = self.line(conn, backlog);
+        match line.front() {
+            Some(front) if *front == key => drop(line.pop_front()),
+            _ => line.retain(|waiting| *waiting != key),
+        }
         if backlog {
             self.leave_backlog(conn, author);
         }
@@ -601,7 +608,7 @@ impl Upstream {
                 *released = true;
                 true
             }
-            Some(RequestKind::Settled { stored }) => {
+            Some(RequestKind::Settled { stored, .. }) => {
                 stored.released = true;
                 true
             }
@@ -612,9 +619,10 @@ impl Upstream {
     /// Everybody has a publish that was settled before.
     pub(crate) fn delivered(&mut self, journal: &mut Journal, token: Token) {
         if let Some(key) = self.key_of(token)
-            && let RequestKind::Settled { stored } = self.requests[key].kind
+            && let RequestKind::Settled { stored, .. } = self.requests[key].kind
         {
             self.requests.remove(key);
+            self.held.remove(&stored.id);
             self.forget_stored(journal, stored);
         }
     }
@@ -775,6 +783,16 @@ impl Upstream {
         }
     }
 
+    /// Puts the publishes that have packet ids in the order in which that was written: of two with the same, the broker
+    /// is done with the earlier. It need not be the older, since spooled and new ones take turns.
+    pub(crate) fn order_restored(&mut self, written: impl Fn(StoreKey) -> Option<usize>) {
+        if let Some(options) = &mut self.exact {
+            options
+                .restored
+                .sort_by_key(|restored| written(restored.stored.key));
+        }
+    }
+
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
     /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {
@@ -789,15 +807,6 @@ impl Upstream {
             options.clean_start = options.restored.is_empty();
             let conn = ConnId(self.shared);
             self.control.push_back(BrokerRequest::Open { conn, options });
-        }
-    }
-
-    /// Of two publishes with one packet id the one that was written later is the one that has it.
-    pub(crate) fn sort_restored(&mut self, written: &FxHashMap<StoreKey, usize>) {
-        if let Some(options) = &mut self.exact {
-            options
-                .restored
-                .sort_by_key(|restored| written.get(&restored.stored.key));
         }
     }
 
@@ -899,6 +908,7 @@ impl Upstream {
                 stored,
                 author,
                 backlog,
+                since,
                 released,
                 ..
             } => {
@@ -922,7 +932,7 @@ impl Upstream {
                 });
                 let done = refused || !self.connections[conn.0 as usize].forgets;
                 if let (Some(stored), false) = (stored, done) {
-                    self.keep_settled(token, key, stored);
+                    self.keep_settled(token, key, stored, message.clone(), since, author);
                 }
                 Settled::Publish {
                     origin,
@@ -938,13 +948,27 @@ impl Upstream {
     }
 
     /// Keeps the place of a settled publish, so that its token still names what is stored of it.
-    fn keep_settled(&mut self, token: Token, key: usize, stored: Stored) {
+    fn keep_settled(
+        &mut self,
+        token: Token,
+        key: usize,
+        stored: Stored,
+        message: Uplink,
+        since: Instant,
+        author: Author,
+    ) {
         // It was removed just now, so it is the place that is filled next.
         let place = self.requests.insert(Request {
             generation: (token.0 >> 32) as u32,
             restores: false,
-            kind: RequestKind::Settled { stored },
+            kind: RequestKind::Settled {
+                stored,
+                message,
+                since,
+                author,
+            },
         });
+        self.held.insert(stored.id, place);
         debug_assert_eq!(place, key, "the place that was freed last");
     }
 
@@ -994,11 +1018,9 @@ impl Upstream {
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
         self.restoring = 0;
-        self.requests.retain(|_, request| {
-            !matches!(
-                request.kind,
-                RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. }
-            )
+        self.requests.retain(|_, request| match request.kind {
+            RequestKind::Publish { .. } | RequestKind::Settled { .. } => true,
+            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => false,
         });
     }
 
@@ -1169,7 +1191,7 @@ impl Upstream {
     pub(crate) fn measure(&self, metrics: &mut Metrics) {
         metrics.spool_messages = self.spooled_messages as u64;
         metrics.spool_bytes = self.spooled_bytes as u64;
-        [metrics.spool_dropped_full_total, metrics.spool_dropped_age_total] = self.dropped;
+        metrics.spool_dropped = self.dropped;
         metrics.queue_messages = self.waiting_messages as u64;
         metrics.queue_bytes = self.waiting_bytes as u64;
         metrics.in_flight = self

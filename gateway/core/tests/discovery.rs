@@ -248,9 +248,7 @@ fn own_words_heard_by_another_radio_are_no_second_gateway() {
     let hear = |bench: &mut Bench| {
         let mut datagram = Vec::new();
         advertise().encode(&mut datagram);
-        bench
-            .gateway
-            .handle_datagram(bench.now, other, &route(A), &datagram);
+        bench.hand_in(other, &route(A), &datagram);
         bench.drain();
         bench.gateway.metrics().same_gateway_id_total
     };
@@ -284,4 +282,24 @@ fn client_that_found_the_gateway_connects() {
     bench.packet(A, SEARCH);
     bench.expect(A, &[gw_info()]);
     assert_eq!(bench.gateway.metrics().clients_active, 1);
+}
+
+#[test]
+fn client_that_searches_or_tells_others_of_us_is_not_silent() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect_with(A, common::connect("a", true, 60));
+    for packet in [
+        Packet::SearchGw(SearchGw { radius: 0 }),
+        Packet::GwInfo(GwInfo {
+            gw_id: 1,
+            gw_add: &[10, 0, 0, 1],
+        }),
+    ] {
+        bench.pass(seconds(80));
+        bench.packet(A, packet);
+    }
+    bench.pass(seconds(89));
+    assert_eq!(bench.gateway.metrics().clients_active, 1);
+    bench.pass(seconds(1));
+    assert_eq!(bench.gateway.metrics().clients_active, 0);
 }

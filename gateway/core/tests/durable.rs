@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use common::*;
+use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
 use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, StoreEvent};
 use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
@@ -172,6 +175,61 @@ fn spooled_messages_reach_the_broker_after_a_restart_in_their_order() {
 }
 
 #[test]
+fn with_several_connections_each_client_goes_on_upon_its_own_after_a_restart() {
+    let several = || {
+        let mut config = config();
+        config.upstream.connections = 3;
+        config
+    };
+    let all_up = |bench: &mut Bench| {
+        for conn in (0..4).map(ConnId) {
+            bench.broker(BrokerEvent::Up {
+                conn,
+                session_present: false,
+                window: 20,
+                forgets: false,
+            });
+            bench.broker(BrokerEvent::Credit { conn, requests: 1000 });
+        }
+    };
+    let mut bench = Bench::new(several());
+    let clients = ["a", "b", "c", "d", "e", "f"];
+    for (port, client) in (A..).zip(clients) {
+        bench.connect_with(port, connect(client, false, 600));
+        let id = bench.register(port, client);
+        bench.commit();
+        for (msg_id, text) in [(1, "1"), (2, "2"), (3, "3")] {
+            bench.packet(port, publish1(id, msg_id, text.as_bytes()));
+        }
+        bench.packet(port, publish2(id, 4, b"exact"));
+        bench.commit();
+    }
+
+    let mut bench = bench.restart(several());
+    bench.requests.clear();
+    all_up(&mut bench);
+    let mut connections = BTreeSet::new();
+    for client in clients {
+        let sent = bench.requests.iter().filter_map(|request| match request {
+            BrokerRequest::Publish {
+                conn, topic, payload, ..
+            } if &**topic == client => Some((*conn, payload.clone())),
+            _ => None,
+        });
+        let (exact, shared): (Vec<_>, Vec<_>) = sent.partition(|(conn, _)| *conn == ConnId(3));
+        assert_eq!(exact, [(ConnId(3), Bytes::from_static(b"exact"))]);
+        let payloads: Vec<&[u8]> = shared.iter().map(|(_, payload)| &payload[..]).collect();
+        assert_eq!(payloads, [b"1", b"2", b"3"]);
+        assert!(
+            shared.iter().all(|(conn, _)| *conn == shared[0].0),
+            "one connection"
+        );
+        connections.insert(shared[0].0);
+    }
+    assert!(connections.len() > 1, "all on one connection");
+}
+
+#[test]
 fn settled_messages_do_not_come_again_after_a_restart() {
     let mut bench = up();
     bench.connect(A, "a");
@@ -257,7 +315,7 @@ fn a_full_spool_refuses_or_drops_the_oldest() {
         bench.requests.clear();
         bench.broker_up(false);
         assert_eq!(payloads(&mut bench), [kept]);
-        let dropped = bench.gateway.metrics().spool_dropped_full_total;
+        let dropped = bench.gateway.metrics().spool_dropped[SpoolDrop::Full as usize];
         assert_eq!(dropped, u64::from(when_full == SpoolFull::DropOldest));
     }
 }
@@ -271,7 +329,7 @@ fn messages_that_waited_too_long_are_dropped_and_counted() {
     bench.packet(A, publish1(id, 1, b"old"));
     bench.commit();
     bench.pass(seconds(7 * 24 * 3600 + 1));
-    assert_eq!(bench.gateway.metrics().spool_dropped_age_total, 1);
+    assert_eq!(bench.gateway.metrics().spool_dropped[SpoolDrop::Age as usize], 1);
     assert_eq!(bench.gateway.metrics().spool_messages, 0);
 }
 
@@ -392,6 +450,7 @@ fn a_qos_2_delivery_goes_on_under_its_message_id_at_each_step() {
         bench.subscribe(A, "c", QoS::ExactlyOnce);
         bench.requests.clear();
         deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+        bench.expect(A, &[]);
         bench.commit();
         let publish = bench.heard_publish(A);
         let id = publish.msg_id;
@@ -407,6 +466,7 @@ fn a_qos_2_delivery_goes_on_under_its_message_id_at_each_step() {
         }
 
         let mut bench = bench.restart(config());
+        bench.commit();
         let heard = bench.heard(A);
         match (steps, &heard[..]) {
             (0, [Packet::Publish(again)]) => {
@@ -508,6 +568,8 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
     bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
 
     let mut bench = bench.restart(config());
+    let opened = |request: &BrokerRequest| matches!(request, BrokerRequest::Open { conn: EXACT, .. });
+    assert!(bench.requests.iter().any(opened), "{:?}", bench.requests);
     // The same id, the same content, and another message.
     bench.packet(A, publish2(id, 7, b"x"));
     bench.commit();
@@ -515,6 +577,45 @@ fn a_qos_2_publish_is_answered_and_released_while_the_broker_is_away_and_sent_on
     bench.requests.clear();
     exact_up(&mut bench, false);
     assert_eq!(payloads(&mut bench), [b"x", b"x"]);
+}
+
+#[test]
+fn of_two_publishes_with_one_packet_id_the_one_written_later_goes_on() {
+    for first in [0, 1] {
+        let mut bench = up();
+        for (port, client, msg_id) in [(A, "a", 7), (B, "b", 8)] {
+            bench.connect_with(port, connect(client, false, 600));
+            let id = bench.register(port, "t");
+            bench.commit();
+            bench.packet(port, publish2(id, msg_id, client.as_bytes()));
+            bench.commit();
+        }
+        let stored: Vec<_> = bench
+            .requests
+            .iter()
+            .filter_map(|request| match request {
+                BrokerRequest::Publish { stored, .. } => stored.clone(),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(stored.len(), 2);
+        // A packet id is given again when its exchange is over, which is not known of the first here.
+        for (stored, released) in [(&stored[first], true), (&stored[1 - first], false)] {
+            bench.stored.insert(stored.key, stored.at(11, released));
+            bench.written_last.push(stored.key);
+        }
+        let bench = bench.restart(config());
+        let restored = bench.requests.iter().find_map(|request| match request {
+            BrokerRequest::Open { options, .. } if !options.restored.is_empty() => Some(&options.restored),
+            _ => None,
+        });
+        let keys: Vec<_> = restored
+            .unwrap()
+            .iter()
+            .map(|restored| restored.stored.key)
+            .collect();
+        assert_eq!(keys, [stored[first].key, stored[1 - first].key]);
+    }
 }
 
 #[test]
@@ -645,16 +746,24 @@ fn a_clean_session_leaves_nothing_of_the_old_one() {
     bench.commit();
     bench.connect_with(A, connect("a", true, 60));
     bench.commit();
-    let bench = bench.restart(config());
-    // And that its filter is to be given back.
-    let kinds: Vec<u8> = bench.stored.keys().map(|key| key.kind).collect();
-    assert_eq!(kinds, [1, 8]);
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
     assert!(
         !bench
             .requests
             .iter()
             .any(|request| matches!(request, BrokerRequest::Subscribe { .. }))
     );
+    // What it was subscribed to still stands at the broker, until that has taken it back.
+    assert!(
+        bench
+            .requests
+            .iter()
+            .any(|request| matches!(request, BrokerRequest::Unsubscribe { filter, .. } if &**filter == "c"))
+    );
+    bench.settle();
+    bench.commit();
+    assert_eq!(bench.stored.len(), 1, "{:?}", bench.stored.keys());
 }
 
 #[test]

@@ -322,9 +322,7 @@ fn late_pubrec_over_a_new_connection_is_answered_by_one_pubrel() {
     ] {
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        bench
-            .gateway
-            .handle_datagram(bench.now, LINK, &route(A), &datagram);
+        bench.hand_in(LINK, &route(A), &datagram);
     }
     bench.drain();
     bench.expect(
@@ -333,4 +331,78 @@ fn late_pubrec_over_a_new_connection_is_answered_by_one_pubrel() {
     );
     bench.packet(A, Packet::Pubcomp(message.msg_id));
     bench.expect(A, &[]);
+}
+
+#[test]
+fn late_copy_of_a_finished_message_does_not_end_the_one_that_has_its_id_now() {
+    for qos in [QOS1, QOS2] {
+        let (mut bench, id) = connected();
+        let topic = TopicRef::Normal(id);
+        bench.packet(A, publish(topic, qos, 7, b"first"));
+        bench.settle();
+        bench.packet(A, Packet::Pubrel(MsgId(7)));
+        bench.take(A);
+        bench.packet(A, publish(topic, qos, 7, b"second"));
+        bench.packet(A, again(id, qos, 7, b"first"));
+        bench.expect(A, &[]); // It would be taken for the answer to the second.
+        assert_eq!(bench.requests.len(), 1, "{:?}", bench.requests);
+        bench.settle();
+        let answer = match qos {
+            QOS2 => Packet::Pubrec(MsgId(7)),
+            _ => puback(id, 7, ReturnCode::Accepted),
+        };
+        bench.expect(A, &[answer]);
+    }
+}
+
+#[test]
+fn message_refused_for_its_topic_id_is_released_if_another_copy_was_taken() {
+    let (mut bench, filter) = subscribed();
+    bench.message(&[filter], "cmd", QOS2, false, b"go");
+    let message = bench.heard_publish(A);
+    bench.pass(seconds(10));
+    let copy = bench.heard_publish(A);
+    assert!(copy.dup);
+    // The client took the first, began anew and does not know the copy's topic id; its PUBREC was held up on the way.
+    let unknown = puback(topic_id(copy.topic), copy.msg_id.0, ReturnCode::InvalidTopicId);
+    bench.packet(A, unknown);
+    assert!(matches!(bench.heard(A)[..], [Packet::Register(_)]));
+    bench.packet(A, Packet::Pubrec(message.msg_id));
+    bench.expect(A, &[Packet::Pubrel(message.msg_id)]);
+    bench.pass(seconds(10));
+    bench.expect(A, &[Packet::Pubrel(message.msg_id)]);
+    bench.packet(A, Packet::Pubcomp(message.msg_id));
+    bench.pass(seconds(600));
+    bench.expect(A, &[]);
+    assert_eq!(bench.gateway.metrics().delivered_total, 1);
+}
+
+#[test]
+fn publish_of_an_earlier_connection_is_answered_when_it_is_repeated() {
+    for qos in [QOS1, QOS2] {
+        let (mut bench, id) = connected();
+        bench.packet(A, publish(TopicRef::Normal(id), qos, 7, b"x"));
+        // A device that began anew may have sent another message under the id, which did not arrive.
+        bench.connect_with(A, connect("a", false, 60));
+        bench.settle();
+        bench.expect(A, &[]);
+        bench.packet(A, again(id, qos, 7, b"x"));
+        let answer = match qos {
+            QOS2 => Packet::Pubrec(MsgId(7)),
+            _ => puback(id, 7, ReturnCode::Accepted),
+        };
+        bench.expect(A, &[answer]);
+        assert!(bench.requests.is_empty(), "published once");
+    }
+}
+
+#[test]
+fn publish_of_an_earlier_connection_that_is_repeated_early_is_answered_with_the_brokers_answer() {
+    let (mut bench, id) = connected();
+    bench.packet(A, publish(TopicRef::Normal(id), QOS1, 7, b"x"));
+    bench.connect_with(A, connect("a", false, 60));
+    bench.packet(A, again(id, QOS1, 7, b"x"));
+    bench.expect(A, &[]);
+    bench.settle();
+    bench.expect(A, &[puback(id, 7, ReturnCode::Accepted)]);
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Bench, connack, connect, disconnect, puback, publish, seconds, topic_id};
-use gateway_core::config::{ClientRule, GatewayConfig, PredefinedTopic};
+use gateway_core::config::{ClientRule, GatewayConfig, PredefinedTopic, WhenDown};
 use gateway_core::io::{BrokerEvent, BrokerRequest, FilterId};
 use sn_codec::{
     Connect, MsgId, Packet, Publish, PublishQoS, QoS, Regack, Register, ReturnCode, ShortTopic, Suback,
@@ -632,4 +632,24 @@ impl Bench {
             (connack(ReturnCode::Accepted), payload.as_bytes())
         );
     }
+}
+
+#[test]
+fn name_that_was_only_refused_does_not_hide_the_predefined_id() {
+    let mut config = predefined(3, "cmd");
+    config.upstream.when_down = WhenDown::Refuse;
+    let mut bench = Bench::new(config);
+    bench.connect_with(A, connect("emcute", false, 600));
+    bench.packet(A, common::subscribe(MsgId(1), "cmd", QOS1));
+    let refused = Suback {
+        qos: QoS::AtMostOnce,
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(1),
+        return_code: ReturnCode::Congestion,
+    };
+    bench.expect(A, &[Packet::Suback(refused)]);
+    bench.broker_up(false);
+    let (_, filter) = suback(&mut bench, 2, QOS1, TopicFilter::Predefined(TopicId(3)));
+    bench.message(&[filter.unwrap()], "cmd", QOS1, false, b"go");
+    assert_eq!(bench.heard_publish(A).topic, TopicRef::Predefined(TopicId(3)));
 }

@@ -44,7 +44,7 @@ impl Forwarder {
             addr: LinkAddr::Udp((IpAddr::from(self.ip), self.port).into()),
             local: LocalEnd::default(),
         };
-        bench.gateway.handle_datagram(bench.now, self.link, &route, frame);
+        bench.hand_in(self.link, &route, frame);
         bench.drain();
     }
 

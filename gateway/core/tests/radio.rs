@@ -767,7 +767,7 @@ fn client_that_moves_while_its_radio_is_down_is_supervised_again() {
     Packet::Connect(connect("a", true, 60)).encode(&mut datagram);
     bench
         .gateway
-        .handle_datagram(bench.now, other, &route(9), &datagram);
+        .handle_datagram(bench.now, other, &route(9), RadioFacts::default(), &datagram);
     bench.drain();
     bench.expect(9, &[connack(ReturnCode::Accepted)]);
     bench.pass(seconds(91));
@@ -789,7 +789,7 @@ fn how_a_datagram_was_received_is_told_and_counted() {
     };
     bench
         .gateway
-        .handle_received(bench.now, LINK, &route(1), facts, &datagram);
+        .handle_datagram(bench.now, LINK, &route(1), facts, &datagram);
     bench.drain();
     let told = bench.notices.iter().find_map(|notice| match notice {
         Notice::Connected { facts, .. } => Some(*facts),

@@ -7,7 +7,7 @@ mod common;
 use common::{
     Bench, LINK, connack, connect, disconnect, puback, publish, route, seconds, topic_id, will_topic,
 };
-use gateway_core::config::{AddressChange, ClientRule, GatewayConfig};
+use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, UnknownSender};
 use gateway_core::io::{BrokerRequest, LinkEvent, LinkProfile, Notice};
 use sn_codec::{Connect, Packet, Pingreq, QoS, ReturnCode, TopicRef, WillMsg, WillTopic};
 
@@ -539,13 +539,60 @@ fn no_disconnect_for_the_stranger_follows_the_connack() {
     let mut hand_in = |packet: Packet<'_>| {
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        bench
-            .gateway
-            .handle_datagram(bench.now, LINK, &route(1), &datagram);
+        bench.hand_in(LINK, &route(1), &datagram);
     };
     // Both before anything is sent: the network held the first back.
     hand_in(Packet::Pingreq(Pingreq { client_id: None }));
     hand_in(Packet::Connect(connect("a", true, 60)));
     bench.drain();
     bench.expect(1, &[connack(ReturnCode::Accepted)]);
+}
+
+#[test]
+fn ids_of_a_session_that_is_gone_are_not_given_to_other_names() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    let mut told = Vec::new();
+    for round in 0..50 {
+        bench.connect_with(A, connect("a", true, 60));
+        told.push(bench.register(A, &format!("t/{round}")));
+        bench.pass(seconds(90));
+        assert_eq!(bench.gateway.metrics().clients, 0, "its record is gone");
+        bench.take(A);
+    }
+    let mut once = told.clone();
+    once.sort_unstable_by_key(|id| id.0);
+    once.dedup();
+    assert_eq!(once.len(), told.len(), "{told:?} (reading A35)");
+}
+
+#[test]
+fn one_address_has_no_more_sessions_than_allowed_and_places_come_back() {
+    let mut config = GatewayConfig::default();
+    config.limits.per_source_sessions = 2;
+    let mut bench = Bench::up(config);
+    bench.connect_with(A, connect("a", true, 60));
+    bench.connect_with(B, connect("b", true, 60));
+    bench.packet(C, Packet::Connect(connect("c", true, 60)));
+    bench.expect(C, &[connack(ReturnCode::Congestion)]);
+    // A client that is there already may come from another port.
+    bench.connect_with(C, connect("b", true, 60));
+    bench.packet(A, disconnect());
+    bench.expect(A, &[disconnect()]);
+    bench.connect_with(A, connect("c", true, 60));
+    assert_eq!(bench.gateway.metrics().clients_active, 2);
+}
+
+#[test]
+fn strangers_are_left_alone_if_so_configured() {
+    let config = GatewayConfig {
+        unknown_sender: UnknownSender::Ignore,
+        ..GatewayConfig::default()
+    };
+    let mut bench = Bench::up(config);
+    bench.packet(A, Packet::Pingreq(Pingreq { client_id: None }));
+    bench.packet(A, disconnect());
+    bench.raw(A, &[0x06, 0x12, 0x00, 0, 1, 0xFF]); // SUBSCRIBE to what is no UTF-8.
+    bench.expect(A, &[]);
+    assert_eq!(bench.gateway.metrics().unknown_sender_total, 3);
+    bench.connect_with(A, connect("a", true, 60));
 }

@@ -4,10 +4,14 @@
 
 mod common;
 
-use common::{Bench, LINK, connack, connect, disconnect, puback, publish, seconds, topic_id};
+use std::sync::Arc;
+
+use common::{Bench, LINK, connack, connect, disconnect, puback, publish, seconds, subscribe, topic_id};
 use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, SleepQos0, SleepRules, WhenFull};
-use gateway_core::io::{FilterId, LinkEvent, LinkProfile};
-use sn_codec::{Connect, Disconnect, MsgId, Packet, PublishQoS, QoS, Regack, Register, ReturnCode, TopicRef};
+use gateway_core::io::{BrokerEvent, DropReason, FilterId, LinkEvent, LinkProfile, Notice, Refusal};
+use sn_codec::{
+    Connect, Disconnect, MsgId, Packet, PublishQoS, QoS, Regack, Register, ReturnCode, TopicId, TopicRef,
+};
 
 const A: u16 = 1;
 const B: u16 = 2;
@@ -641,14 +645,14 @@ fn ten_thousand_sleepers_wake_up_within_a_minute_and_get_everything_in_order() {
     let mut config = GatewayConfig::default();
     config.limits.new_sessions_per_second = 0;
     let mut bench = Bench::up(config);
-    bench.broker(gateway_core::io::BrokerEvent::Credit {
+    bench.broker(BrokerEvent::Credit {
         conn: common::CONN,
         requests: u32::from(SLEEPERS),
     });
     let mut filters = Vec::new();
     for port in 1..=SLEEPERS {
         bench.connect_with(port, connect(&format!("s{port}"), true, 60));
-        bench.packet(port, common::subscribe(MsgId(1), &format!("cmd/{port}"), QOS1));
+        bench.packet(port, subscribe(MsgId(1), &format!("cmd/{port}"), QOS1));
         filters.push(bench.subscribe_request().1);
         bench.settle();
         bench.take(port);
@@ -745,6 +749,37 @@ fn pingresp_is_put_off_twice_for_a_message_that_the_client_cannot_take() {
 }
 
 #[test]
+fn sleeper_whose_accepted_subscription_is_refused_gets_its_messages_and_disconnect() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    let (_, ours) = bench.subscribe(A, "kept", QoS::AtLeastOnce);
+    bench.broker_down();
+    bench.packet(A, subscribe(MsgId(9), "secret/#", QoS::AtLeastOnce));
+    bench.take(A);
+    bench.sleep(A, 600);
+    bench.take(A);
+    bench.broker_up(true);
+    bench.message(&[ours], "kept", QoS::AtLeastOnce, false, b"x");
+    let (token, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Err(Refusal(0x87)),
+    });
+    bench.expect(A, &[]);
+
+    bench.pingreq(A, Some("a"));
+    let publish = bench.heard_publish(A);
+    bench.puback(A, publish);
+    bench.expect(A, &[disconnect()]);
+    // It begins anew, and sleeps in peace from then on.
+    bench.connect(A, "a");
+    bench.sleep(A, 600);
+    bench.take(A);
+    bench.pingreq(A, Some("a"));
+    bench.expect(A, &[Packet::Pingresp]);
+}
+
+#[test]
 fn active_client_that_does_not_name_itself_is_answered_at_once() {
     let (mut bench, _) = overlooked_sleeper();
     bench.pingreq(A, None);
@@ -789,4 +824,127 @@ fn regack_that_comes_after_falling_asleep_shows_that_the_client_answers() {
     bench.take(A);
     bench.message(&[filter], "cmd/newer", QOS1, false, b"2");
     assert_eq!(bench.wake_and_take_all(A), ["1", "2"]);
+}
+
+#[test]
+fn name_whose_regack_was_taken_back_by_a_return_is_registered_before_its_use() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect_with(A, connect("a", false, 60));
+    let (_, filter) = bench.subscribe(A, "cmd/+", QOS1);
+    bench.sleep(A, 600);
+    // Both arrive before the gateway is asked what to send.
+    for packet in [
+        Packet::Register(Register {
+            topic_id: TopicId::NONE,
+            msg_id: MsgId(5),
+            topic_name: "cmd/x",
+        }),
+        Packet::Connect(connect("a", false, 60)),
+    ] {
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        bench.hand_in(LINK, &common::route(A), &datagram);
+    }
+    bench.drain();
+    bench.expect(A, &[connack(ReturnCode::Accepted)]);
+    bench.message(&[filter], "cmd/x", QOS1, false, b"go");
+    assert!(matches!(bench.heard(A)[..], [Packet::Register(_)]));
+}
+
+#[test]
+fn sleeper_that_says_too_much_is_lost_after_the_longest_sleep() {
+    let mut config = GatewayConfig::default();
+    config.sleep.max_sleep = seconds(600);
+    let mut bench = Bench::up(config);
+    bench.connect_with(A, connect("a", false, 60));
+    bench.sleep(A, 3600);
+    bench.pass(seconds(899));
+    assert_eq!(bench.gateway.metrics().clients_asleep, 1);
+    bench.pass(seconds(1));
+    assert_eq!(bench.gateway.metrics().clients_lost, 1);
+}
+
+#[test]
+fn what_a_sleeper_gets_and_loses_is_told() {
+    let mut config = GatewayConfig::default();
+    config.sleep.max_messages = 2;
+    config.sleep.max_age = seconds(3000);
+    let mut bench = Bench::up(config);
+    bench.connect_with(A, connect("a", false, 60));
+    let (_, filter) = bench.subscribe(A, "cmd", QOS1);
+    bench.sleep(A, 3600);
+    bench.notices.clear();
+    for payload in [&b"one"[..], b"second", b"dropped"] {
+        bench.message(&[filter], "cmd", QOS1, false, payload);
+        bench.pass(seconds(60));
+    }
+    let client = || Arc::from("a");
+    let dropped = |reason| Notice::Dropped {
+        client: client(),
+        topic: "cmd".into(),
+        reason,
+    };
+    assert_eq!(core::mem::take(&mut bench.notices), [dropped(DropReason::Full)]);
+    bench.pingreq(B, Some("a"));
+    for _ in 0..2 {
+        let message = bench.heard_publish(B);
+        bench.puback(B, message);
+    }
+    bench.expect(B, &[Packet::Pingresp]);
+    let told = [
+        Notice::AddressChanged {
+            client: client(),
+            link: LINK,
+            old: common::route(A).addr.into(),
+            new: common::route(B).addr.into(),
+        },
+        Notice::Awake {
+            client: client(),
+            buffered: 2,
+        },
+        Notice::Delivered {
+            client: client(),
+            messages: 2,
+            bytes: 9,
+            waited: seconds(180),
+        },
+    ];
+    assert_eq!(core::mem::take(&mut bench.notices), told);
+    bench.message(&[filter], "cmd", QOS1, false, b"old");
+    bench.pass(seconds(3000));
+    assert_eq!(
+        core::mem::take(&mut bench.notices),
+        [dropped(DropReason::Expired)]
+    );
+    // Back by CONNECT: told once nothing waits any more.
+    bench.message(&[filter], "cmd", QOS1, false, b"last");
+    bench.connect_with_told(B);
+    let message = bench.heard_publish(B);
+    bench.puback(B, message);
+    let delivered = |notice: &Notice| {
+        matches!(
+            notice,
+            Notice::Delivered {
+                messages: 1,
+                bytes: 4,
+                ..
+            }
+        )
+    };
+    assert_eq!(bench.notices.iter().filter(|notice| delivered(notice)).count(), 1);
+    bench.message(&[filter], "cmd", QOS1, false, b"at once");
+    let message = bench.heard_publish(B);
+    bench.puback(B, message);
+    let told = |notice: &&Notice| matches!(notice, Notice::Delivered { .. });
+    assert_eq!(bench.notices.iter().filter(told).count(), 1, "it did not wait");
+}
+
+impl Bench {
+    #[track_caller]
+    fn connect_with_told(&mut self, port: u16) {
+        self.packet(port, Packet::Connect(connect("a", false, 60)));
+        let at = self.sent.iter().position(|(to, _)| *to == port).unwrap();
+        let (_, first) = self.sent.remove(at);
+        assert_eq!(Packet::decode(&first).unwrap(), connack(ReturnCode::Accepted));
+    }
 }

@@ -7,6 +7,7 @@ use core::time::Duration;
 use common::{Bench, CONN, connack, disconnect, publish, seconds, subscribe};
 use gateway_core::config::{GatewayConfig, PredefinedTopic, WhenDown};
 use gateway_core::io::{BrokerEvent, BrokerRequest, Refusal};
+use gateway_core::peer::{LinkAddr, LocalEnd, Route};
 use sn_codec::{
     Connect, Disconnect, GwInfo, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS, Regack, Register,
     ReturnCode, SearchGw, ShortTopic, Suback, Subscribe, TopicFilter, TopicId, TopicRef, Unsubscribe,
@@ -867,9 +868,7 @@ fn forwarded_client_is_answered_through_its_forwarder() {
         client_id: "n",
     })
     .encode(&mut datagram);
-    bench
-        .gateway
-        .handle_datagram(bench.now, common::LINK, &common::route(A), &datagram);
+    bench.hand_in(common::LINK, &common::route(A), &datagram);
     let mut buf = Vec::new();
     while bench.gateway.poll_output(bench.now, &mut buf).is_some() {}
     assert_eq!(buf, [0x05, 0xFE, 0x00, 0xAA, 0xBB, 0x03, 0x05, 0x00]);
@@ -955,4 +954,90 @@ fn what_waited_is_published_after_the_subscriptions_stand_again() {
         result: Ok(Some(QoS::AtLeastOnce)),
     });
     assert_eq!(bench.publishes().len(), 1);
+}
+
+#[test]
+fn message_that_shows_a_better_subscription_than_is_known_is_delivered_by_it() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.subscribe(A, "s/#", QoS::AtMostOnce);
+    let (_, better) = bench.subscribe(A, "s/+", QoS::AtMostOnce);
+    // The broker has taken the next SUBSCRIBE when the connection drops; its answer comes after the message.
+    bench.packet(A, subscribe(MsgId(10), "s/+", QoS::AtLeastOnce));
+    bench.broker_down();
+    bench.take(A);
+    bench.broker_up(true);
+    bench.message(&[better], "s/1", QoS::AtLeastOnce, false, b"go");
+    let [Packet::Register(register)] = bench.heard(A)[..] else {
+        panic!("the message is dropped")
+    };
+    let regack = Regack {
+        topic_id: register.topic_id,
+        msg_id: register.msg_id,
+        return_code: ReturnCode::Accepted,
+    };
+    bench.packet(A, Packet::Regack(regack));
+    let message = bench.heard_publish(A);
+    assert_eq!(message.qos, PublishQoS::Level(QoS::AtLeastOnce));
+}
+
+#[test]
+fn very_many_clients_share_a_filter_and_each_gets_its_own() {
+    const CLIENTS: u32 = 20_000;
+    let mut config = GatewayConfig::default();
+    config.limits.new_sessions_per_second = u32::MAX;
+    let mut bench = Bench::new(config);
+    let route = |n: u32| Route {
+        addr: LinkAddr::Udp((core::net::Ipv4Addr::from_bits(n), 1).into()),
+        local: LocalEnd::default(),
+    };
+    let hand_in = |bench: &mut Bench, n: u32, packet: Packet<'_>| {
+        let mut datagram = Vec::new();
+        packet.encode(&mut datagram);
+        bench.hand_in(common::LINK, &route(n), &datagram);
+    };
+    for n in 0..CLIENTS {
+        let id = format!("c{n}");
+        hand_in(&mut bench, n, Packet::Connect(common::connect(&id, false, 60)));
+        let qos = [QoS::AtMostOnce, QoS::AtLeastOnce][n as usize % 2];
+        hand_in(&mut bench, n, subscribe(MsgId(1), "news", qos));
+        bench.drain();
+    }
+    bench.sent.clear();
+    // A broker that forgets everything, twice: everybody is to have its retained messages again.
+    for _ in 0..2 {
+        bench.requests.clear();
+        bench.broker_up(false);
+        bench.settle();
+        bench.broker_down();
+    }
+    bench.broker_up(false);
+    bench.settle();
+    bench.take(1);
+    // One by one, each answered before the next.
+    for n in 0..CLIENTS {
+        hand_in(&mut bench, n, subscribe(MsgId(2), "news", QoS::AtLeastOnce));
+        bench.drain();
+        bench.broker(BrokerEvent::Credit {
+            conn: CONN,
+            requests: 1,
+        });
+        bench.settle();
+    }
+    assert_eq!(bench.sent.len(), CLIENTS as usize, "a SUBACK for each");
+    bench.sent.clear();
+    bench.message(&[], "news", QoS::AtLeastOnce, false, b"x");
+    assert_eq!(bench.sent.len(), CLIENTS as usize);
+    // All leave.
+    for n in 0..CLIENTS {
+        hand_in(
+            &mut bench,
+            n,
+            Packet::Connect(common::connect(&format!("c{n}"), true, 60)),
+        );
+    }
+    bench.drain();
+    assert_eq!(bench.gateway.metrics().clients, u64::from(CLIENTS));
+    bench.settle();
+    assert_eq!(bench.gateway.metrics().filters, 0);
 }

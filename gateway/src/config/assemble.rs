@@ -1,5 +1,6 @@
 //! From checked values to what the parts of the gateway take.
 
+use core::time::Duration;
 use std::{
     fs::File,
     io::{self, Read},
@@ -9,10 +10,12 @@ use std::{
 
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, Reconnect, RemoteConfig, Transport};
 use gateway_core::config::{
-    AddressChange, ClientRule, ForwarderRule, GatewayConfig, Limits, PeerMatch, PredefinedTopic,
-    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, Timers, UpstreamConfig, WhenDown, WhenFull,
+    AddressChange, ClientRule, Durability, ForwarderRule, GatewayConfig, Limits, PeerMatch, PredefinedTopic,
+    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, SpoolFull, Timers, UnknownSender, UpstreamConfig,
+    WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
+use gateway_store::Sync;
 use ipnet::IpNet;
 use sn_codec::{QoS, TopicId};
 use tracing::level_filters::LevelFilter;
@@ -22,7 +25,7 @@ use super::{
     radio_settings::{links, radio},
     report::Report,
     rules::base_directory,
-    settings::{Broker, LogFormat, LogSettings, Radio, Settings},
+    settings::{Broker, LogFormat, LogSettings, Radio, Settings, StoreSettings},
     source::Place,
     tree::{Table, Value},
     url::BrokerUrl,
@@ -30,6 +33,9 @@ use super::{
 
 /// The broker of those who name none, if another has the port already.
 const DEFAULT_URL: &str = "mqtt://127.0.0.1:1883";
+
+/// Messages stored within this time share one sync: little beside the sync itself, which takes an SD card as long.
+const GROUP: Duration = Duration::from_millis(5);
 
 /// More is no password; taste.
 const PASSWORD_BYTES_MAX: u64 = 64 << 10;
@@ -74,11 +80,16 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             keep_airtime: radios.iter().any(|radio| radio.kind.has_duty_cycle()),
             limits: limits(root),
             address_change: address_change(root, "security.address_change").unwrap_or(default.address_change),
+            unknown_sender: match root.text("security.unknown_sender") {
+                Some("ignore") => UnknownSender::Ignore,
+                _ => default.unknown_sender,
+            },
             sleep,
-            durability: None,
+            durability: Some(durability(root, &radios)),
         },
         name,
         state_dir: state_dir(root, around),
+        store: Some(store(root)),
         gather: root.duration("gateway.gather").unwrap_or_default(),
         radios,
         broker: broker(root, reports),
@@ -121,8 +132,37 @@ fn upstream(root: &Table, name: &str) -> UpstreamConfig {
         topic_prefix: root.text("broker.topic_prefix").unwrap_or_default().to_owned(),
         when_down: match root.text("broker.when_down") {
             Some("refuse") => WhenDown::Refuse,
-            _ => WhenDown::Queue,
+            Some("queue") => WhenDown::Queue,
+            _ => WhenDown::Spool,
         },
+    }
+}
+
+fn durability(root: &Table, radios: &[Radio]) -> Durability {
+    let default = Durability::default();
+    Durability {
+        links: radios.iter().map(|radio| radio.name.clone()).collect(),
+        spool_messages: root
+            .integer("spool.max_messages")
+            .map_or(default.spool_messages, to),
+        spool_bytes: root.size("spool.max_bytes").map_or(default.spool_bytes, octets),
+        spool_age: root.duration("spool.max_age").unwrap_or(default.spool_age),
+        when_full: match root.text("spool.when_full") {
+            Some("drop-oldest") => SpoolFull::DropOldest,
+            _ => SpoolFull::Refuse,
+        },
+        qos0: root.bool("spool.qos0").unwrap_or(default.qos0),
+    }
+}
+
+fn store(root: &Table) -> StoreSettings {
+    StoreSettings {
+        sync: match root.text("spool.sync") {
+            Some("each") => Sync::Each,
+            Some("never") => Sync::Never,
+            _ => Sync::Group(GROUP),
+        },
+        day_budget: root.size("spool.daily_write_budget").unwrap_or_default(),
     }
 }
 
@@ -245,6 +285,9 @@ fn limits(root: &Table) -> Limits {
     Limits {
         clients: count("clients", default.clients),
         pending_connects: count("pending_connects", default.pending_connects),
+        per_source_sessions: root
+            .integer("limits.per_source_sessions")
+            .map_or(default.per_source_sessions, to),
         new_sessions_per_second: root
             .integer("limits.new_sessions_per_second")
             .map_or(default.new_sessions_per_second, to),
@@ -279,6 +322,7 @@ fn sleep(table: &Table, path: &str, or: &SleepRules) -> SleepRules {
             Some("drop") => SleepQos0::Drop,
             _ => or.qos0,
         },
+        max_sleep: table.duration(&at("max_sleep")).unwrap_or(or.max_sleep),
     }
 }
 

@@ -1,11 +1,13 @@
-//! What the law leaves room for on a LoRa radio, for those who plan a network: the gateway's own airtime is what runs
+//! What the law leaves room for on a LoRa radio, or one behind a serial line, for those who plan a network: the gateway's own airtime is what runs
 //! out first.
 
 use core::time::Duration;
 
-use gateway_core::airtime::Payload;
+use gateway_core::io::LinkProfile;
+use radio_adapters::line;
+use radio_adapters::raw::RawSerial;
 use radio_adapters::regions::mhz;
-use radio_adapters::settings::LoraSettings;
+use radio_adapters::settings::{LoraSettings, RawSettings};
 
 use super::{derive::PUBACK_OCTETS, settings::Radio, settings::RadioKind};
 
@@ -20,7 +22,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) fn of(radio: &Radio) -> Option<String> {
     match &radio.kind {
         RadioKind::Lora(lora) => Some(format!("{}: {}", radio.name, lora_line(lora))),
-        RadioKind::Udp(_) | RadioKind::Xbee(_) | RadioKind::Serial(_) => None,
+        RadioKind::Serial(raw) => Some(format!("{}: {}", radio.name, behind_the_line(raw)?)),
+        RadioKind::Udp(_) | RadioKind::Xbee(_) => None,
     }
 }
 
@@ -35,25 +38,37 @@ fn lora_line(lora: &LoraSettings) -> String {
         modulation.spreading_factor,
         modulation.bandwidth_hz / 1000,
     );
-    let Some(ppm) = lora.duty_cycle_ppm else {
-        return format!("{radio}; no limit to its airtime");
-    };
-    let payload = lora.driver.payload(lora.header);
-    let acknowledged = clients(lora, payload, ppm, PUBACK_OCTETS, QUARTER);
-    let alive = clients(lora, payload, ppm, PINGRESP_OCTETS, MINUTE);
-    format!(
-        "{radio}; {} % are {:.1} s of airtime an hour: {} with a QoS 1 message every 15 min, or {} with a keep-alive of 60 s",
-        f64::from(ppm) / 1e4,
-        share(ppm, HOUR).as_secs_f64(),
-        counted(acknowledged),
-        counted(alive),
-    )
+    // Settings that the modem does not take are reported elsewhere.
+    match line::profile(lora) {
+        Ok(profile) => format!("{radio}; {}", room(&profile, lora.duty_cycle_ppm)),
+        Err(_) => radio,
+    }
 }
 
-/// How many clients can be answered with so many octets once in each `period`.
-fn clients(lora: &LoraSettings, payload: Payload, ppm: u32, octets: usize, period: Duration) -> u128 {
-    let answer = lora.modulation.time_on_air(payload.len(octets));
-    share(ppm, period).as_micros() / answer.as_micros().max(1)
+/// A radio behind a serial line; nothing for a plain wire.
+fn behind_the_line(raw: &RawSettings) -> Option<String> {
+    let rate = raw.air_rate?;
+    Some(format!(
+        "{rate} bit/s on the air, datagrams up to {} octets; {}",
+        raw.mtu,
+        room(&RawSerial::profile(raw), raw.duty_cycle_ppm)
+    ))
+}
+
+/// Clients that there is airtime for, of a radio that may send so much and leaves the core a part of it.
+fn room(profile: &LinkProfile, duty_cycle_ppm: Option<u32>) -> String {
+    let (Some(ppm), Some(left)) = (duty_cycle_ppm, profile.duty_cycle) else {
+        return "no limit to its airtime".into();
+    };
+    let clients =
+        |octets, period| share(left.ppm, period).as_micros() / profile.airtime.of(octets).as_micros().max(1);
+    format!(
+        "{} % are {:.1} s of airtime an hour: {} with a QoS 1 message every 15 min, or {} with a keep-alive of 60 s",
+        f64::from(ppm) / 1e4,
+        share(ppm, HOUR).as_secs_f64(),
+        counted(clients(PUBACK_OCTETS, QUARTER)),
+        counted(clients(PINGRESP_OCTETS, MINUTE)),
+    )
 }
 
 fn share(ppm: u32, period: Duration) -> Duration {
@@ -71,7 +86,7 @@ fn counted(clients: u128) -> String {
 #[cfg(test)]
 mod tests {
     use radio_adapters::modems::modulation;
-    use radio_adapters::settings::{LinkHeader, LoraDriver, PortSettings};
+    use radio_adapters::settings::{Crc, Framing, LinkHeader, LoraDriver, Metadata, PortSettings};
 
     use super::*;
 
@@ -115,6 +130,53 @@ mod tests {
         assert!(line(12, 10_000).contains(": 7 clients with"));
         assert!(line(12, 10_000).ends_with("or no client with a keep-alive of 60 s"));
         assert!(line(7, 1_000).contains(": 21 clients with"));
+    }
+
+    #[test]
+    fn acknowledgements_of_the_link_header_take_their_part() {
+        let mut acks = lora(9, Some(10_000));
+        acks.header = LinkHeader::RadioHead {
+            address: 0,
+            acks: true,
+        };
+        let line = lora_line(&acks);
+        assert!(
+            line.contains("1 % are 36.0 s of airtime an hour: 46 clients"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn radio_behind_a_line_has_room_for_so_many_and_a_wire_for_all() {
+        let e22 = RawSettings {
+            port: lora(9, None).port,
+            framing: Framing::Cobs,
+            crc: Crc::X25,
+            header: LinkHeader::RadioHead {
+                address: 0,
+                acks: false,
+            },
+            metadata: Metadata::None,
+            fixed_prefix: vec![0xff, 0xff, 0x12],
+            air_rate: Some(2400),
+            mtu: 229,
+            settle: Duration::ZERO,
+            turnaround: Duration::ZERO,
+            echo: false,
+            duty_cycle_ppm: Some(10_000),
+        };
+        let line = behind_the_line(&e22).unwrap();
+        assert_eq!(
+            line,
+            "2400 bit/s on the air, datagrams up to 229 octets; 1 % are 36.0 s of airtime an hour: 56 clients with a \
+             QoS 1 message every 15 min, or 4 clients with a keep-alive of 60 s"
+        );
+        let wire = RawSettings {
+            air_rate: None,
+            duty_cycle_ppm: None,
+            ..e22
+        };
+        assert_eq!(behind_the_line(&wire), None);
     }
 
     #[test]

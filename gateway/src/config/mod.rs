@@ -27,9 +27,9 @@ use std::path::PathBuf;
 
 pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
 pub(crate) use report::{ConfigErrors, Warning};
-pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings};
+pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings, StoreSettings};
 #[cfg(feature = "sim")]
-pub(crate) use units::parse_duration;
+pub(crate) use units::{parse_duration, show_duration};
 
 use layers::Surroundings;
 use tree::Table;
@@ -49,6 +49,9 @@ pub(crate) struct SourceArgs {
     /// Where the messages go: mqtt://HOST:PORT or embedded
     #[arg(long, value_name = "URL")]
     pub(crate) broker: Option<String>,
+    /// Keep nothing over a restart: for systems that cannot write
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
 }
 
 /// A configuration without errors.
@@ -82,7 +85,12 @@ fn load_tree(args: &SourceArgs, around: &Surroundings) -> Result<LoadedTree, Con
     let mut merged = layers::read(args, around, &mut reports);
     derive::radios(&mut merged.root);
     rules::check(&merged.root, &mut reports);
-    let settings = assemble::settings(&merged.root, around, &mut reports);
+    rules::spool(&merged.root, args.ephemeral, &mut reports);
+    let mut settings = assemble::settings(&merged.root, around, &mut reports);
+    if args.ephemeral {
+        settings.store = None;
+        settings.gateway.durability = None;
+    }
     let warnings = report::settle(reports)?;
     let origin = if merged.files.is_empty() {
         "built-in defaults".into()

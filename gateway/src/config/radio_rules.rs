@@ -22,6 +22,9 @@ const MTU_LEAST: usize = 16;
 /// Fewer answers an hour than this are no gateway; taste.
 const ACKNOWLEDGEMENTS_LEAST: u64 = 20;
 
+/// Below this there is no radio that this version drives: it is MHz or kHz that somebody wrote.
+const FREQUENCY_LEAST: i64 = 100_000_000;
+
 /// Longest first wait for an acknowledgement, if the air needs more there is no use in it: §6.13 wants minutes at most.
 const RETRY_SENSIBLE_MAX: Duration = Duration::from_secs(300);
 
@@ -93,6 +96,17 @@ fn port(radio: &Table, reports: &mut Vec<Report>) {
         let help = "ls /dev/serial/by-id lists the ports there are";
         reports.push(Report::error("empty", title, &node.place, "here").help(help));
     }
+    if let (Some(path), Some(node)) = (radio.text("port"), radio.node("port"))
+        && looks_like_a_bare_name(path)
+    {
+        let title = format!("{path} is a file beside where the gateway is started, and no serial port");
+        let help = if path.starts_with("tty") {
+            format!("port = \"/dev/{path}\", or better what `ls -l /dev/serial/by-id` shows")
+        } else {
+            "ls -l /dev/serial/by-id lists the ports there are".to_owned()
+        };
+        reports.push(Report::warning("relative-port", title, &node.place, "no path").help(help));
+    }
     if let (Some(first), Some(max)) = (radio.duration("reopen.first"), radio.duration("reopen.max"))
         && first > max
     {
@@ -122,7 +136,17 @@ fn port(radio: &Table, reports: &mut Vec<Report>) {
     }
 }
 
+/// `ttyUSB0` or `COM3`: the name of a port without where it is.
+fn looks_like_a_bare_name(path: &str) -> bool {
+    let windows = |rest: &str| !rest.is_empty() && rest.bytes().all(|octet| octet.is_ascii_digit());
+    !path.contains('/') && (path.starts_with("tty") || path.strip_prefix("COM").is_some_and(windows))
+}
+
 fn lora(radio: &Table, reports: &mut Vec<Report>) {
+    if not_in_hertz(radio, reports) {
+        return;
+    }
+    sync_word(radio, reports);
     if let (Some(word), Some(node)) = (radio.text("driver"), radio.node("driver"))
         && derive::driver(radio).is_none()
     {
@@ -147,6 +171,43 @@ fn lora(radio: &Table, reports: &mut Vec<Report>) {
     }
     mtu(radio, region, driver, reports);
     retry(radio, reports);
+}
+
+/// True if it was reported.
+fn not_in_hertz(radio: &Table, reports: &mut Vec<Report>) -> bool {
+    let (Some(frequency), Some(node)) = (radio.integer("frequency"), radio.node("frequency")) else {
+        return false;
+    };
+    if frequency >= FREQUENCY_LEAST {
+        return false;
+    }
+    let title = format!(
+        "radio.{}.frequency is in Hz: {frequency} Hz is too low",
+        name(radio)
+    );
+    let report = Report::error("out-of-range", title, &node.place, "in Hz");
+    let meant = [1_000_000, 1_000].into_iter().find_map(|unit| {
+        let hertz = u32::try_from(frequency * unit).ok()?;
+        (FREQUENCY_LEAST..=3_000_000_000)
+            .contains(&hertz.into())
+            .then_some(hertz)
+    });
+    let shown = meant.unwrap_or(868_100_000);
+    reports.push(report.help(format!("for example frequency = {}", grouped(shown))));
+    true
+}
+
+/// 12 and 34 are what manuals write for 0x12 and 0x34.
+fn sync_word(radio: &Table, reports: &mut Vec<Report>) {
+    let Some(node) = said(radio, "sync_word") else {
+        return;
+    };
+    if let word @ ("12" | "34") = node.place.text() {
+        let value = radio.integer("sync_word").unwrap_or_default();
+        let title = format!("sync_word = {word} is {value:#04x}, for it is a decimal number");
+        let report = Report::warning("decimal-sync-word", title, &node.place, "not hexadecimal");
+        reports.push(report.help(format!("sync_word = 0x{word} is what manuals mean by {word}")));
+    }
 }
 
 /// What no rule here knows and the driver does.
@@ -676,6 +737,16 @@ fn behind_the_line(radio: &Table, reports: &mut Vec<Report>) {
         );
         let report = Report::warning("no-duty-cycle", title, &node.place, "no `duty_cycle`");
         reports.push(report.help("duty_cycle = 0.01 in most of EU868, 1.0 where there is no limit"));
+    }
+    if said(radio, "turnaround").is_none() && radio.duration("turnaround") == Some(Duration::ZERO) {
+        let title = format!(
+            "radio `{}` answers at once: nodes that have just sent may not listen yet",
+            name(radio)
+        );
+        let report = Report::warning("no-turnaround", title, &node.place, "no `turnaround`");
+        reports.push(
+            report.help("turnaround = \"50ms\", or \"0s\" where the radio behind the line waits by itself"),
+        );
     }
     if radio.text("header") == Some("none") {
         let title = format!(

@@ -335,13 +335,6 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
             "every publish begins with this, as it is",
         ));
     }
-    if let (Some("spool"), Some(node)) = (root.text("broker.when_down"), root.node("broker.when_down")) {
-        reports.push(later(
-            node,
-            "broker.when_down = \"spool\"",
-            "this version queues in memory, as \"queue\" does",
-        ));
-    }
     let named = root.node("broker.username").is_some()
         || root
             .text("broker.url")
@@ -359,6 +352,47 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
             &password.place,
             "no `username`",
         ));
+    }
+}
+
+/// Less is used up by two segments of the store and some thousand messages: then it is no budget but a brake.
+const SENSIBLE_BUDGET: u64 = 16 << 20;
+
+/// What the disk writes for one message alone: the page that holds it.
+const SINGLE_MESSAGE: u64 = 4096;
+
+/// What is on disk, unless nothing is.
+pub(super) fn spool(root: &Table, ephemeral: bool, reports: &mut Vec<Report>) {
+    if ephemeral {
+        if let (Some("spool"), Some(node)) = (root.text("broker.when_down"), root.node("broker.when_down"))
+            && !node.place.is_default()
+        {
+            let title = "with --ephemeral nothing is spooled: QoS 1 and 2 wait in memory, unacknowledged";
+            let label = "acts as \"queue\"";
+            reports.push(Report::warning("ephemeral", title, &node.place, label));
+        }
+        return;
+    }
+    if let (Some("never"), Some(node)) = (root.text("spool.sync"), root.node("spool.sync")) {
+        let title = "a power cut loses messages that were acknowledged to their senders";
+        let help = "sync = \"group\" costs each message 5 ms and is safe";
+        let report = Report::warning(
+            "breaks-promise",
+            title,
+            &node.place,
+            "written when the system likes",
+        );
+        reports.push(report.help(help));
+    }
+    if let (Some(budget @ 1..SENSIBLE_BUDGET), Some(node)) = (
+        root.size("spool.daily_write_budget"),
+        root.node("spool.daily_write_budget"),
+    ) {
+        let title = "the daily write budget is soon used up: then acknowledgements take up to a second";
+        let label = format!("some {} single messages", budget / SINGLE_MESSAGE);
+        let help = "\"64 MiB\" is little for any SD card; \"0 B\" is no limit";
+        let report = Report::warning("small-budget", title, &node.place, label);
+        reports.push(report.help(help));
     }
 }
 

@@ -252,6 +252,11 @@ pub(super) static ROOT: Shape = Shape::table(&[
         "what is kept for clients that sleep or are away",
     ),
     key(
+        "spool",
+        Kind::Table(&SPOOL),
+        "what waits on disk for the broker, and how the disk is written",
+    ),
+    key(
         "timers",
         Kind::Table(&TIMERS),
         "waits and retries (T_RETRY, N_RETRY of the specification)",
@@ -262,7 +267,6 @@ pub(super) static ROOT: Shape = Shape::table(&[
         "bounds on what clients can make the gateway keep",
     ),
     key("log", Kind::Table(&LOG), "what is logged, and where"),
-    later("spool", Kind::Table(&SPOOL)),
     later("web", Kind::Table(&WEB)),
     later("metrics", Kind::Table(&METRICS)),
     later("mqtt_status", Kind::Table(&MQTT_STATUS)),
@@ -472,7 +476,8 @@ const LORA: &[Field] = &[
     .example("\"EU868\""),
     key(
         "frequency",
-        Kind::Integer(100_000_000, 3_000_000_000),
+        // Too low ones are megahertz: a rule says so.
+        Kind::Integer(1, 3_000_000_000),
         "in Hz; else a usual one of the region",
     )
     .example("868_100_000"),
@@ -705,10 +710,10 @@ static BROKER: Shape = Shape::table(&[
     .default("\"\""),
     key(
         "when_down",
-        Kind::Choice(&["queue", "refuse", "spool"]),
-        "QoS 1 and 2 meanwhile: queue: waits in memory | refuse: congestion",
+        Kind::Choice(&["spool", "queue", "refuse"]),
+        "QoS 1 and 2 meanwhile: spool: acknowledged once on disk | queue: waits in memory | refuse: congestion",
     )
-    .default("\"queue\""),
+    .default("\"spool\""),
     later(
         "profile",
         Kind::Choice(&[
@@ -878,6 +883,7 @@ static CLIENT_SLEEP: Shape = Shape::table(&[
     key("max_age", SLEEP_AGE, "older ones are dropped"),
     key("when_full", WHEN_FULL, "refuse | drop-oldest | drop-newest"),
     key("qos0", SLEEP_QOS0, "keep-all | latest-per-topic | drop"),
+    key("max_sleep", SLEEP_AGE, "who says longer is lost after this"),
 ]);
 
 static CLIENT_UPSTREAM: Shape =
@@ -966,7 +972,12 @@ static LIMITS: Shape = Shape::table(&[
     )
     .default("10_000"),
     key("queue_bytes", ANY_SIZE, "their topics and payloads").default("\"16 MiB\""),
-    later("per_source_sessions", COUNT),
+    key(
+        "per_source_sessions",
+        COUNT,
+        "clients at one IP address; 0: no limit, for NAT and forwarders share one",
+    )
+    .default("0"),
     later("packets_per_second", Kind::Table(&PACKETS_PER_SECOND)),
     later("packet_bytes", Kind::Integer(2, 65_535)),
     later("memory", Kind::Size(MIB, 1024 * GIB)),
@@ -1040,8 +1051,13 @@ static SECURITY: Shape = Shape::table(&[
         "between two GWINFOs for one client",
     )
     .default("\"1s\""),
+    key(
+        "unknown_sender",
+        Kind::Choice(&["disconnect", "ignore"]),
+        "who has no session: disconnect: is told to connect again | ignore: is not answered",
+    )
+    .default("\"disconnect\""),
     later("amplification", Kind::Float(0.0, 1e6)),
-    later("unknown_sender", Kind::Choice(&["disconnect", "ignore"])),
 ]);
 
 static SLEEP: Shape = Shape::table(&[
@@ -1056,16 +1072,42 @@ static SLEEP: Shape = Shape::table(&[
     )
     .default("\"refuse\""),
     key("qos0", SLEEP_QOS0, "keep-all | latest-per-topic | drop").default("\"keep-all\""),
-    later("max_sleep", ANY_TIME),
+    key("max_sleep", SLEEP_AGE, "who says longer is lost after this").default("\"48h\""),
 ]);
 
 static SPOOL: Shape = Shape::table(&[
-    later("max_bytes", ANY_SIZE),
-    later("max_age", ANY_TIME),
-    later("when_full", Kind::Choice(&["refuse", "drop-oldest"])),
-    later("sync", Kind::Choice(&["group", "each", "never"])),
-    later("qos0", Kind::Bool),
-    later("daily_write_budget", ANY_SIZE),
+    key(
+        "max_messages",
+        Kind::Integer(1, u32::MAX as i64),
+        "messages that wait on disk",
+    )
+    .default("100_000"),
+    key(
+        "max_bytes",
+        Kind::Size(1, 1024 * GIB),
+        "their topics and payloads",
+    )
+    .default("\"64 MiB\""),
+    key("max_age", SLEEP_AGE, "older ones are dropped").default("\"7d\""),
+    key(
+        "when_full",
+        Kind::Choice(&["refuse", "drop-oldest"]),
+        "refuse: the next is answered with congestion | drop-oldest",
+    )
+    .default("\"refuse\""),
+    key(
+        "sync",
+        Kind::Choice(&["group", "each", "never"]),
+        "group: those of 5 ms together | each: at once | never: a power cut loses acknowledged messages",
+    )
+    .default("\"group\""),
+    key("qos0", Kind::Bool, "QoS 0 waits too while the broker is away").default("false"),
+    key(
+        "daily_write_budget",
+        ANY_SIZE,
+        "beyond it changes wait up to 1 s for each other; \"0 B\": no limit",
+    )
+    .default("\"1 GiB\""),
 ]);
 
 static WEB: Shape = Shape::table(&[

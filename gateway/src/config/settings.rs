@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use broker::{EmbeddedConfig, RemoteConfig};
 use gateway_core::config::{GatewayConfig, Retry};
+use gateway_store::Sync;
 use radio_adapters::settings::{LoraSettings, PortSettings, RawSettings, XbeeSettings};
 use radio_adapters::udp::UdpConfig;
 use tracing::level_filters::LevelFilter;
@@ -18,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) name: String,
     /// Where the gateway keeps what must outlive it. It need not exist yet.
     pub(crate) state_dir: PathBuf,
+    /// How that is written; `None`: nothing outlives it.
+    pub(crate) store: Option<StoreSettings>,
     /// Under load wait at most this long for more to do at once; zero is never.
     pub(crate) gather: Duration,
     /// The radios to open, at least one unless all of them are of kinds that this version does not drive.
@@ -26,6 +29,15 @@ pub(crate) struct Settings {
     pub(crate) broker: Broker,
     /// What is logged.
     pub(crate) log: LogSettings,
+}
+
+/// How the disk is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoreSettings {
+    /// When changes are synced.
+    pub(crate) sync: Sync,
+    /// Octets that may be written in a day before changes wait longer for each other; 0 is any number.
+    pub(crate) day_budget: u64,
 }
 
 /// A radio.

@@ -8,8 +8,8 @@ use std::{
 
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
 use gateway_core::config::{
-    AddressChange, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply, SleepQos0,
-    SleepRules, WhenDown, WhenFull,
+    AddressChange, Durability, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply,
+    SleepQos0, SleepRules, UnknownSender, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
 use proptest::prelude::*;
@@ -20,6 +20,7 @@ use tracing::level_filters::LevelFilter;
 use super::*;
 
 mod radios;
+mod spool;
 
 #[test]
 fn nothing_configured_is_the_core_s_own_default() {
@@ -27,6 +28,13 @@ fn nothing_configured_is_the_core_s_own_default() {
 
     let mut expected = GatewayConfig::default();
     expected.upstream.client_id = "snipe-1".into();
+    // The core alone keeps nothing; the gateway does.
+    expected.upstream.when_down = WhenDown::Spool;
+    expected.durability = Some(Durability {
+        links: vec!["udp0".into()],
+        spool_messages: 100_000,
+        ..Durability::default()
+    });
     assert_eq!(loaded.settings.gateway, expected);
     assert_eq!(loaded.settings.name, "1");
     assert_eq!(loaded.settings.gather, Duration::from_millis(1));
@@ -255,7 +263,11 @@ fn values_arrive_in_the_settings() {
         clients = 10
         client_id_bytes = 0x17
         queue_bytes = "1MB"
+        per_source_sessions = 3
+        [security]
+        unknown_sender = "ignore"
         [sleep]
+        max_sleep = "12h"
         max_messages = 7
         max_bytes = "1 KiB"
         total_bytes = "1 MiB"
@@ -318,8 +330,11 @@ fn values_arrive_in_the_settings() {
         max_age: Duration::from_secs(3600),
         when_full: WhenFull::DropOldest,
         qos0: SleepQos0::Drop,
+        max_sleep: Duration::from_secs(12 * 3600),
     };
     assert_eq!(gateway.sleep, sleep);
+    assert_eq!(gateway.unknown_sender, UnknownSender::Ignore);
+    assert_eq!(gateway.limits.per_source_sessions, 3);
     assert_eq!(gateway.limits.buffer_bytes, 1 << 20);
     assert!(settings.radios[0].required);
     assert_eq!(settings.log.targets, [("radio.a".to_owned(), LevelFilter::TRACE)]);
@@ -879,6 +894,7 @@ fn mistakes_in_overrides_name_their_source() {
         config: vec![dir.path().join("missing.toml")],
         set: set.map(str::to_owned).to_vec(),
         broker: Some("localhost".into()),
+        ephemeral: false,
     };
 
     let errors = load_tree(&args, &dir.around).unwrap_err().to_string();
@@ -980,6 +996,7 @@ fn any_line() -> impl Strategy<Value = String> {
         "topics",
         "max_bytes",
         "sleep",
+        "sync",
         "version",
     ]);
     let value = prop::sample::select(vec![
@@ -1114,7 +1131,12 @@ const BAD: &[(&str, &str)] = &[
     (
         "sleep",
         "[sleep]\nmax_age = \"0s\"\nwhen_full = \"drop\"\nqos0 = \"all\"\n[security]\naddress_change = \"closed\"\n\
-         [[client]]\nmatch = \"a\"\nsleep = { max_sleep = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
+         [[client]]\nmatch = \"a\"\nsleep = { total_bytes = \"1h\", max_messages = \"ten\" }\n[limits]\nbuffer_bytes = \"8 MiB\"\n",
+    ),
+    (
+        "spool",
+        "[spool]\nmax_messages = 0\nmax_bytes = \"0 B\"\nmax_age = \"0s\"\nwhen_full = \"drop\"\nsync = \"always\"\nqos0 = 1\n\
+         daily_write_budget = 5\n",
     ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
     (

@@ -62,7 +62,7 @@ fn parse_sum(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// `"1m30s"`: the shortest text that [`parse_duration`] gives the same time for.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let mut micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let mut text = String::new();
     for (name, factor) in &TIMES[..6] {

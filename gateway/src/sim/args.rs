@@ -5,6 +5,8 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use snipe_sim::modem::Fault;
 
+use super::field::FieldArgs;
+
 /// Arguments of `snipe sim`.
 #[derive(Debug, Args)]
 pub(crate) struct SimArgs {
@@ -17,6 +19,8 @@ pub(crate) struct SimArgs {
 pub(crate) enum SimCommand {
     /// A modem on a serial port that is not there, with sensors in the air around it
     Modem(Box<ModemArgs>),
+    /// Days of a LoRa network in seconds: what its nodes say and what arrives, as a table
+    Field(Box<FieldArgs>),
 }
 
 const AFTER_HELP: &str = "\
@@ -27,12 +31,15 @@ and publishes to sim/ID/value. They share one air: frames that overlap are lost,
 Each event is a line: what a sensor sends (->) and gets (<-), with its time on air.
 
 Try a LoRa gateway without hardware, in three terminals:
-  snipe sim modem --kind rak3172 --pty /tmp/lora0 --nodes 5
-  snipe --config lora.toml         with port = \"/tmp/lora0\" in configs/examples/lora-rak3172.toml
-  snipe sub -t 'sim/#' -v          and: snipe pub -t sim/sensor-1/set -m on
+  snipe sim modem --kind rak3172 --pty ./lora0 --nodes 5
+  snipe --config configs/examples/lora-rak3172.toml --set radio.lora0.port=./lora0
+  mosquitto_sub -t 'sim/#' -v      and: mosquitto_pub -t sim/sensor-1/set -m on
+(snipe sub and snipe pub speak UDP: they need a [[radio]] of kind udp in the configuration.)
 
-What the sensors are set to must be what the gateway's configuration says: the radio options have
-the same defaults. If they differ, nobody hears anybody, as in the field, and a line says so.
+What the sensors are set to must be what the gateway's configuration says. The radio options have
+the same defaults; if they differ, nobody hears anybody, as in the field, and a line says which
+options there are to be. The gateway counts every frame against its duty cycle, and remembers it:
+--set gateway.state_dir=./trial keeps that out of the real one's books.
 
 Commands, typed while it runs (or --fault with a time, to repeat it exactly):
   unplug 5s      the plug is pulled, and put back after 5 s
@@ -62,6 +69,8 @@ Examples:
                                    sleeping clients on XBee
   snipe sim modem --kind e22 --pty /tmp/e22
                                    for configs/examples/serial-e22.toml
+  snipe sim modem --kind raw --pty /tmp/kiss0 --framing kiss --header radiohead
+                                   for configs/examples/serial-kiss.toml
   snipe sim modem --kind raw --pty /tmp/uart0 --framing slip
                                    an Arduino with a radio behind it";
 
@@ -112,7 +121,7 @@ pub(crate) struct ModemArgs {
     /// Divide every time on air by this
     ///
     /// rak4270 and rylr do not tell when a frame is out, so that a gateway waits for the whole time all the same and
-    /// may miss answers that come too soon.
+    /// may miss answers that come too soon. The duty cycle counts the whole time too: at SF12 it is used up soon.
     #[arg(long, value_name = "X", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) time_scale: u32,
 
@@ -125,6 +134,25 @@ pub(crate) struct ModemArgs {
 
     #[command(flatten)]
     pub(crate) radio: RadioArgs,
+}
+
+impl ModemArgs {
+    /// How sensors are told apart; `None` where their modules do that themselves.
+    pub(crate) fn header(&self) -> Option<HeaderName> {
+        match self.kind {
+            ModemKind::Rak3172
+            | ModemKind::Rak4270
+            | ModemKind::Rn2483
+            | ModemKind::Rn2903
+            | ModemKind::E22 => Some(self.radio.header.unwrap_or(HeaderName::Radiohead)),
+            ModemKind::Raw => Some(self.radio.header.unwrap_or(HeaderName::Forwarder)),
+            ModemKind::Rylr998
+            | ModemKind::Rylr896
+            | ModemKind::Xbee
+            | ModemKind::Xbee802154
+            | ModemKind::XbeeDigimesh => None,
+        }
+    }
 }
 
 /// Modems differ.
@@ -281,13 +309,13 @@ impl FromStr for TimedFault {
     }
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     crate::config::parse_duration(text)
         .filter(|time| !time.is_zero() && *time <= Duration::from_secs(24 * 3600))
         .ok_or_else(|| "expected a time such as 30s or 5m, at most a day".to_owned())
 }
 
-fn percent(text: &str) -> Result<f64, String> {
+pub(super) fn percent(text: &str) -> Result<f64, String> {
     let number = text
         .strip_suffix('%')
         .and_then(|number| number.trim().parse::<f64>().ok());
@@ -297,7 +325,7 @@ fn percent(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected a percentage such as 10%".to_owned())
 }
 
-fn bandwidth(text: &str) -> Result<u32, String> {
+pub(super) fn bandwidth(text: &str) -> Result<u32, String> {
     let number = text.replace('_', "").parse().ok();
     number
         .filter(|hz| [125_000, 250_000, 500_000].contains(hz))

@@ -39,14 +39,13 @@ const REYAX_SENSORS: u16 = 10;
 struct Kind {
     modem: Box<dyn SimModem>,
     tuning: Tuning,
-    header: HeaderName,
 }
 
 /// The site that the options describe.
 pub(super) fn site(args: &ModemArgs) -> Result<Site, String> {
     check_options(args)?;
     let kind = kind(args)?;
-    if kind.header == HeaderName::None && args.nodes > 1 {
+    if args.header() == Some(HeaderName::None) && args.nodes > 1 {
         return Err("without a header (--header none) there can be one sensor: --nodes 1".to_owned());
     }
     let ether = EtherConfig {
@@ -74,7 +73,7 @@ pub(super) fn site(args: &ModemArgs) -> Result<Site, String> {
     let tuning = kind.tuning;
     let mut site = Site::new(kind.modem, 0, ether, habits);
     for index in 0..args.nodes {
-        let carriage = carriage(args, tuning, kind.header, index);
+        let carriage = carriage(args, tuning, index);
         let mut sensor = SensorConfig::new(args.seed.wrapping_add(u64::from(index)), carriage);
         sensor.speed_up = args.time_scale;
         sensor.back_off = exchange / 4;
@@ -102,7 +101,6 @@ fn kind(args: &ModemArgs) -> Result<Kind, String> {
     let lora = |modem| Kind {
         modem,
         tuning: Tuning::Lora(lora_tuning(args, args.radio.sync_word)),
-        header: args.radio.header.unwrap_or(HeaderName::Radiohead),
     };
     Ok(match args.kind {
         ModemKind::Rak3172 => {
@@ -136,7 +134,6 @@ fn kind(args: &ModemArgs) -> Result<Kind, String> {
             Kind {
                 tuning: config.tuning,
                 modem: Box::new(RawBridge::new(config)),
-                header: args.radio.header.unwrap_or(HeaderName::Forwarder),
             }
         }
         ModemKind::E22 => {
@@ -147,7 +144,6 @@ fn kind(args: &ModemArgs) -> Result<Kind, String> {
             Kind {
                 tuning: modem.tuning(),
                 modem: Box::new(modem),
-                header: args.radio.header.unwrap_or(HeaderName::Radiohead),
             }
         }
     })
@@ -187,8 +183,6 @@ fn rylr(args: &ModemArgs, model: RylrModel) -> Kind {
     Kind {
         modem: Box::new(Rylr::new(config)),
         tuning: Tuning::Lora(tuning),
-        // The modules themselves tell who sent.
-        header: HeaderName::Forwarder,
     }
 }
 
@@ -204,7 +198,6 @@ fn xbee(args: &ModemArgs, radio: Radio) -> Kind {
                 Radio::Ieee802154 | Radio::DigiMesh => 0x0C,
             },
         },
-        header: HeaderName::Forwarder,
     }
 }
 
@@ -221,7 +214,7 @@ fn lora_tuning(args: &ModemArgs, sync_word: u8) -> LoraTuning {
     }
 }
 
-fn carriage(args: &ModemArgs, tuning: Tuning, header: HeaderName, index: u16) -> Carriage {
+fn carriage(args: &ModemArgs, tuning: Tuning, index: u16) -> Carriage {
     let carrier = match args.kind {
         ModemKind::Rak3172 | ModemKind::Rak4270 | ModemKind::Rn2483 | ModemKind::Rn2903 | ModemKind::Raw => {
             Carrier::Plain
@@ -243,16 +236,14 @@ fn carriage(args: &ModemArgs, tuning: Tuning, header: HeaderName, index: u16) ->
             checksum: checksum(args.modem.crc.unwrap_or(CrcName::X25)),
         },
     };
-    let told_by_the_module = matches!(carrier, Carrier::Reyax { .. } | Carrier::Xbee { .. });
-    let header = match header {
-        _ if told_by_the_module => Header::None,
-        HeaderName::Radiohead => Header::RadioHead {
+    let header = match args.header() {
+        Some(HeaderName::Radiohead) => Header::RadioHead {
             own: radiohead_address(args.radio.header_address, index),
             gateway: args.radio.header_address,
             reliable: args.radio.header_acks,
         },
-        HeaderName::Forwarder => Header::Forwarder((index + 1).to_be_bytes().to_vec()),
-        HeaderName::None => Header::None,
+        Some(HeaderName::Forwarder) => Header::Forwarder((index + 1).to_be_bytes().to_vec()),
+        Some(HeaderName::None) | None => Header::None,
     };
     Carriage {
         tuning,
@@ -387,7 +378,9 @@ mod tests {
     fn built(options: &str) -> Result<Site, String> {
         let line = format!("snipe modem --pty /dev/null {options}");
         let cli = TestCli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
-        let SimCommand::Modem(args) = &cli.sim.command;
+        let SimCommand::Modem(args) = &cli.sim.command else {
+            return Err(line);
+        };
         site(args)
     }
 }

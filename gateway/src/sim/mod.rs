@@ -2,6 +2,7 @@
 
 mod args;
 mod build;
+mod field;
 mod live;
 mod print;
 
@@ -28,6 +29,7 @@ use live::Live;
 pub(crate) fn run(args: &SimArgs) -> ExitCode {
     match &args.command {
         SimCommand::Modem(args) => modem(args),
+        SimCommand::Field(args) => field::run(args),
     }
 }
 

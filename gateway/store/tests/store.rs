@@ -48,6 +48,25 @@ fn what_was_committed_is_there_after_a_power_cut() {
 }
 
 #[test]
+fn what_stands_comes_back_in_the_order_of_its_writing_although_it_was_copied() {
+    let disk = disk();
+    let (mut store, _) = open(&disk);
+    store.apply(put(1, "old"));
+    store.commit(true).unwrap();
+    store.apply(put(3, "older than 2"));
+    store.apply(put(2, "new"));
+    for n in 0..1000 {
+        store.apply(put(9, &n.to_string()));
+        store.commit(true).unwrap();
+    }
+    let first = disk.list().unwrap().into_iter().min().unwrap();
+    assert!(!first.starts_with("0000000001"), "nothing was copied: {first}");
+    let (_, recovered) = Store::open(disk, SMALL).unwrap();
+    let ids: Vec<u64> = recovered.values.iter().map(|(key, _)| key.id).collect();
+    assert_eq!(ids, [1, 3, 2, 9]);
+}
+
+#[test]
 fn what_comes_and_goes_between_two_commits_is_never_written() {
     let disk = disk();
     let (mut store, _) = open(&disk);

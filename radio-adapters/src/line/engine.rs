@@ -10,11 +10,11 @@ use std::collections::VecDeque;
 use gateway_core::io::{Destination, LinkEvent, LinkProfile, TxTicket};
 use gateway_core::time::Instant;
 
-use super::acks::AckAirtime;
 use super::dialect::{BeforeSend, Dialect, Reception, Signal, Step};
 use super::lines::{LONGEST, Line, Lines};
 use super::recover::{Attempt, Resume};
 use super::send::{Active, Frame};
+use crate::acks::AckAirtime;
 use crate::driver::{Driver, DriverOutput, DropReason, Report};
 use crate::header::Header;
 use crate::settings::LoraSettings;
@@ -141,12 +141,13 @@ impl Engine {
         profile: LinkProfile,
         make: fn(&LoraSettings) -> Box<dyn Dialect>,
     ) -> Engine {
+        let header = super::profile::link_header(settings);
         Engine {
             make,
             dialect: make(settings),
-            header: Header::new(super::profile::link_header(settings)),
+            header: Header::new(header),
             profile,
-            acks: AckAirtime::new(settings),
+            acks: AckAirtime::new(header, settings.duty_cycle_ppm),
             lines: Lines::default(),
             phase: Phase::Closed,
             script: VecDeque::new(),

@@ -1,14 +1,10 @@
 //! What a modem can do with its settings, and which settings it does not take.
 
-use core::time::Duration;
-
 use gateway_core::airtime::{Airtime, Lora};
-use gateway_core::io::{DutyCycle, LinkProfile};
+use gateway_core::io::LinkProfile;
 
+use crate::acks;
 use crate::settings::{LinkHeader, LoraDriver, LoraSettings};
-
-/// The time over which a duty cycle is observed (EN 300 220-2).
-pub(super) const WINDOW: Duration = Duration::from_secs(60 * 60);
 
 /// A setting that a modem does not take.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,19 +38,8 @@ pub fn profile(settings: &LoraSettings) -> Result<LinkProfile, SettingsError> {
             modulation: modulation(settings),
             payload: settings.driver.payload(settings.header),
         },
-        duty_cycle: settings.duty_cycle_ppm.map(|ppm| DutyCycle {
-            ppm: ppm - acks_ppm(settings).unwrap_or(0),
-            window: WINDOW,
-        }),
+        duty_cycle: acks::duty_cycle(link_header(settings), settings.duty_cycle_ppm),
     })
-}
-
-/// The part of the duty cycle that acknowledgements of the link header have: a quarter. `None` is no limit.
-pub(super) fn acks_ppm(settings: &LoraSettings) -> Option<u32> {
-    match link_header(settings) {
-        LinkHeader::RadioHead { acks: true, .. } => settings.duty_cycle_ppm.map(|ppm| ppm / 4),
-        LinkHeader::RadioHead { acks: false, .. } | LinkHeader::Forwarder | LinkHeader::None => None,
-    }
 }
 
 /// How the modem modulates: the preamble of a RYLR998 is its own outside of network 18.

@@ -81,13 +81,16 @@ impl Log {
 
     pub(super) fn up(&mut self, identity: Option<&Identity>) {
         let radio = &self.radio;
-        let modem = identity.map_or("", |modem| modem.identity.as_str());
-        let firmware = identity.map_or("", |modem| modem.firmware.as_str());
+        // In quotes: both may have spaces. What is on a plain line has no firmware.
+        let modem = identity.map(|modem| modem.identity.as_str());
+        let firmware = identity
+            .map(|modem| modem.firmware.as_str())
+            .filter(|text| !text.is_empty());
         match self.down.take().map(|since| since.elapsed()) {
-            None => info!(target: "radio", %radio, port = %self.port, %modem, %firmware, "radio up"),
+            None => info!(target: "radio", %radio, port = %self.port, modem, firmware, "radio up"),
             Some(outage) => {
                 let outage = Duration::from_millis(outage.as_millis() as u64);
-                info!(target: "radio", %radio, port = %self.port, %modem, %firmware, ?outage, "radio back");
+                info!(target: "radio", %radio, port = %self.port, modem, firmware, ?outage, "radio back");
             }
         }
     }

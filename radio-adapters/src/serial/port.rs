@@ -31,7 +31,7 @@ pub enum PortError {
         group: Option<String>,
     },
     /// Another program has it.
-    #[error("{}: in use by another program; `fuser -v {}` names it (ModemManager and gpsd like to take ports)", .0.display(), .0.display())]
+    #[error("{}: in use by another program; `fuser -v {}` names it (ModemManager and gpsd like to take ports; a gateway that runs keeps its own)", .0.display(), .0.display())]
     Busy(PathBuf),
     /// It is no serial port.
     #[error("{}: not a serial port; see `port` of this radio", .0.display())]

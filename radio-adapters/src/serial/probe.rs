@@ -42,16 +42,28 @@ pub enum ProbeError {
     Silent(Duration),
     /// Something came in time, but nothing that the driver understands.
     #[error(
-        "no answer within {}s, but {octets} octets that are none: is `baud` right, and is it this kind of modem?",
-        .timeout.as_secs_f32()
+        "no answer within {}s, but {octets} octets that are none{}: is `baud` right, and is it this kind of modem?",
+        .timeout.as_secs_f32(),
+        .text.as_ref().map_or_else(String::new, |text| format!(", among them \"{text}\""))
     )]
     Gibberish {
         /// How long it was waited.
         timeout: Duration,
         /// How many octets came.
         octets: usize,
+        /// The first line of text among them.
+        text: Option<String>,
     },
 }
+
+/// So much of what a modem says is looked at for text.
+const HEARD_MAX: usize = 512;
+
+/// A line of at least so many printable characters is no noise: of random octets one in 400 is.
+const TEXT_LEAST: usize = 6;
+
+/// More than this of a line says nothing more.
+const TEXT_MAX: usize = 40;
 
 /// Opens the port, sets up the modem and says what it is; the port is closed again.
 ///
@@ -70,6 +82,7 @@ pub async fn probe(
     let now = || Instant::from_micros(start.elapsed().as_micros() as u64);
     let mut found = Found::default();
     let mut octets = 0;
+    let mut heard = Vec::new();
     driver.opened(now());
     let result = loop {
         if found.take_outputs(driver.as_mut(), &mut line) {
@@ -93,7 +106,9 @@ pub async fn probe(
         match time::timeout_at(deadline, line.next()).await {
             Ok(Happened::Read(len)) => {
                 octets += len;
-                driver.received(now(), line.read(len));
+                let read = line.read(len);
+                heard.extend(read.iter().take(HEARD_MAX - heard.len()));
+                driver.received(now(), read);
             }
             Ok(Happened::Wrote(_)) => {}
             Ok(Happened::Gone(error)) => break Err(ProbeError::Gone(error)),
@@ -102,7 +117,11 @@ pub async fn probe(
         if time::Instant::now() >= end {
             break Err(match octets {
                 0 => ProbeError::Silent(timeout),
-                octets => ProbeError::Gibberish { timeout, octets },
+                octets => ProbeError::Gibberish {
+                    timeout,
+                    octets,
+                    text: first_text(&heard),
+                },
             });
         }
         if wanted.is_some_and(|at| at <= time::Instant::now()) {
@@ -111,6 +130,19 @@ pub async fn probe(
     };
     line.close().await;
     result
+}
+
+/// The first line of text.
+fn first_text(heard: &[u8]) -> Option<String> {
+    let mut lines = heard.split(|octet| b"\r\n".contains(octet));
+    let printable = |octet: &u8| octet.is_ascii_graphic() || *octet == b' ';
+    let line = lines.find(|line| line.len() >= TEXT_LEAST && line.iter().all(printable))?;
+    Some(
+        line.iter()
+            .take(TEXT_MAX)
+            .map(|octet| char::from(*octet))
+            .collect(),
+    )
 }
 
 #[derive(Debug, Default)]
@@ -151,5 +183,31 @@ impl Found {
                 degraded: self.degraded,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_modem_says_is_quoted_and_noise_is_not() {
+        assert_eq!(
+            first_text(b"\xf3\x80\r\nAT_COMMAND_NOT_FOUND\r\n").as_deref(),
+            Some("AT_COMMAND_NOT_FOUND")
+        );
+        assert_eq!(first_text(b"\r\nOK\r\n\xfe\x90ab\x01cdefgh"), None);
+        let long = [b'x'; 100];
+        assert_eq!(first_text(&long).unwrap().len(), TEXT_MAX);
+        let error = ProbeError::Gibberish {
+            timeout: Duration::from_secs(20),
+            octets: 22,
+            text: first_text(b"ERROR: 1 "),
+        };
+        assert_eq!(
+            error.to_string(),
+            "no answer within 20s, but 22 octets that are none, among them \"ERROR: 1 \": is `baud` right, and is it this \
+             kind of modem?"
+        );
     }
 }

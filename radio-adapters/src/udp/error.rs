@@ -37,6 +37,20 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// It may work later without any change to the configuration: a port becomes free, an interface comes up.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            OpenError::NoSuchInterface(_) | OpenError::Listen { .. } => true,
+            OpenError::NoListener
+            | OpenError::TooManyListeners(_)
+            | OpenError::ListenerIsGroup(_)
+            | OpenError::NotMulticast(_)
+            | OpenError::GroupWithoutPort(_) => false,
+        }
+    }
+}
+
 /// A multicast group is not joined.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::socket::Socket;
@@ -21,18 +22,18 @@ pub struct UdpStats {
     pub receive_errors: AtomicU64,
     /// Datagrams dropped because the network did not take earlier ones in time.
     pub backlog_dropped: AtomicU64,
-    inodes: Vec<String>,
+    /// The listeners' sockets, once they are open.
+    inodes: OnceLock<Vec<String>>,
 }
 
 impl UdpStats {
-    pub(super) fn new<'a>(sockets: impl Iterator<Item = &'a Socket>) -> UdpStats {
-        let inodes = sockets
-            .filter_map(|socket| inode(socket.get_ref().as_raw_fd()))
-            .collect();
-        UdpStats {
-            inodes,
-            ..UdpStats::default()
-        }
+    /// The kernel counts for these sockets; the first time this is called counts.
+    pub(super) fn count_drops_of<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) {
+        self.inodes.get_or_init(|| {
+            sockets
+                .filter_map(|socket| inode(socket.get_ref().as_raw_fd()))
+                .collect()
+        });
     }
 
     /// Datagrams for the listeners that the kernel dropped since they were opened, because the gateway did not fetch
@@ -40,6 +41,7 @@ impl UdpStats {
     ///
     /// Reads `/proc/net/udp`: for a metrics page, not for every datagram.
     pub fn kernel_dropped(&self) -> Option<u64> {
+        let inodes = self.inodes.get()?;
         let tables = [
             fs::read_to_string("/proc/self/net/udp"),
             fs::read_to_string("/proc/self/net/udp6"),
@@ -48,7 +50,7 @@ impl UdpStats {
             .iter()
             .flatten()
             .flat_map(|table| table.lines())
-            .filter_map(|line| drops(line, &self.inodes))
+            .filter_map(|line| drops(line, inodes))
             .collect();
         (!counts.is_empty()).then(|| counts.iter().sum())
     }

@@ -5,6 +5,7 @@
 //! a restart. Everything that was on the air is written down as the air saw it, and not as the gateway says.
 
 pub mod airtime;
+pub mod scene;
 
 use core::fmt;
 use core::time::Duration;
@@ -456,7 +457,7 @@ impl Field {
                     };
                     self.note_arrival(link, &route, &datagram);
                     if let Some(gateway) = &mut self.gateway {
-                        gateway.handle_received(now, link, &route, facts, &datagram);
+                        gateway.handle_datagram(now, link, &route, facts, &datagram);
                     }
                 }
                 LineEvent::Link(event) => self.tell_link(link, event),

@@ -22,8 +22,8 @@ use gateway_core::Gateway;
 use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
-    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, StoreChange, StoreEvent,
-    StoreKey, StoreRequest, TxTicket, Will,
+    BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, RadioFacts, StoreChange,
+    StoreEvent, StoreKey, StoreRequest, TxTicket, Will,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -1014,9 +1014,7 @@ impl World {
                 let routed = self.broker.count(&delivered.payload);
                 // Without power it forgets what it had between PUBLISH and PUBREL.
                 let certain = !self.reference.has_uncertain_copies(&delivered.payload)
-                    && !self
-                        .reference
-                        .came_under_two_ids(ClientIx(ix), &delivered.payload);
+                    && !self.reference.may_look_new(ClientIx(ix), &delivered.payload);
                 let remembers =
                     client.power_losses == 0 && client.forgot_asleep == 0 && !self.reference.disk_failed;
                 if again && certain && routed == 1 && !delivered.retain && remembers {
@@ -1079,7 +1077,7 @@ impl World {
     pub fn metrics(&mut self) -> Vec<(String, u64)> {
         match self.gateway.handle_admin(self.now, AdminCommand::Metrics) {
             AdminReply::Metrics(metrics) => metrics,
-            AdminReply::Topics { .. } => Vec::new(),
+            AdminReply::Topics { .. } | AdminReply::Spool { .. } | AdminReply::SpoolDropped(_) => Vec::new(),
         }
     }
 
@@ -1182,7 +1180,8 @@ impl World {
                 self.note(|_| format!("{} -> gateway {}", from.addr, show(&datagram)));
                 // Counting takes time in proportion to the clients.
                 let before = self.selective.then(|| self.refusals());
-                self.gateway.handle_datagram(now, LINK, &from, &datagram);
+                let facts = RadioFacts::default();
+                self.gateway.handle_datagram(now, LINK, &from, facts, &datagram);
                 let verdict = before.map_or(Verdict::OPEN, |(refused, moved)| {
                     let after = self.refusals();
                     Verdict {

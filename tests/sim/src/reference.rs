@@ -200,7 +200,9 @@ struct ClientModel {
     names: BTreeMap<TopicId, String>,
     /// Names the client refused in this connection (A40).
     refused_names: BTreeSet<String>,
-    /// Those of earlier records.
+    /// Names whose id it was told in this session (A40).
+    told: BTreeSet<String>,
+    /// Those told before the gateway was restarted.
     stale_names: BTreeMap<TopicId, String>,
     /// An id of an earlier record came again for another name: without persistence that is left to chance (A35).
     ids_collided: bool,
@@ -342,6 +344,8 @@ struct Started {
     released: bool,
     /// The client did not know its topic id, so it came again under another message id (A41).
     unknown_topic: bool,
+    /// It was on its way when the client began a clean session that looked like the repeat of its last CONNECT (A18).
+    resumed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -662,6 +666,13 @@ impl Reference {
         }
         let client = &mut self.clients[ix];
         let bound = client.bound.as_ref() == Some(from);
+        if let Packet::Pingreq(ping) = packet
+            && ping.client_id.is_some_and(|id| *id != *client.id)
+        {
+            // A16: whoever that is, it has no session here.
+            client.stray = Some(from.clone());
+            return Ok(());
+        }
         let nowhere = !bound || matches!(client.phase, Phase::None | Phase::Lost);
         if nowhere && answered_by_disconnect(&packet) {
             client.stray = Some(from.clone());
@@ -1185,6 +1196,8 @@ impl Reference {
             Packet::Unsuback(msg_id) => client.pay(MsgType::Unsuback, msg_id),
             Packet::Pingresp => {
                 client.pay(MsgType::Pingresp, MsgId(0))?;
+                let room = self.mtu - client.bound.as_ref().map_or(0, Address::overhead);
+                self.given_up += client.drop_too_large(room);
                 client.end_ping(now)?;
                 client.end_wake(now)
             }
@@ -1607,6 +1620,11 @@ impl Reference {
             ..
         } = asked.clone();
         if suback.return_code != ReturnCode::Accepted {
+            ensure(
+                !named || suback.topic_id == TopicId::NONE,
+                "a refused name has no topic id (A53)",
+                || format!("{suback:?} to {}", client.id),
+            )?;
             let for_now = suback.return_code == ReturnCode::Congestion;
             match before.filter(|_| for_now) {
                 Some(before) => {
@@ -1955,6 +1973,10 @@ impl Reference {
             }
             Notice::Connected { .. }
             | Notice::Asleep { .. }
+            | Notice::Awake { .. }
+            | Notice::Delivered { .. }
+            | Notice::Dropped { .. }
+            | Notice::AddressChanged { .. }
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
@@ -2003,14 +2025,17 @@ impl Reference {
             .filter(|c| c.phase.is_connected())
             .flat_map(|c| {
                 // A60: dropped after so many sends, with nothing said.
-                let given_up = c
-                    .down
-                    .as_ref()
-                    .filter(|d| !d.closed && d.given_up(c.sends_per_round));
-                let dropped = given_up.and_then(|d| d.payload.as_ref());
+                let all_sends = c.sends_per_round * ROUNDS;
+                let given_up = c.down.as_ref().filter(|d| !d.closed && d.sends >= all_sends);
+                let dropped = move |(payload, owed): &(&Bytes, &Owed)| {
+                    given_up.is_some_and(|d| match d.kind {
+                        DownKind::Register => d.topic == owed.topic,
+                        DownKind::Publish(_) | DownKind::Pubrel => d.payload.as_ref() == Some(*payload),
+                    })
+                };
                 c.owed
                     .iter()
-                    .filter(move |(payload, _)| Some(*payload) != dropped)
+                    .filter(move |owed| !dropped(owed))
                     .map(|(p, o)| format!("{p:?} on {} to {} since {}", o.topic, c.id, o.since))
             })
             .collect()
@@ -2079,10 +2104,12 @@ impl Reference {
             .collect()
     }
 
-    /// A message came again to a client under another message id, so that a late copy of the first looks new.
-    pub fn came_under_two_ids(&self, client: ClientIx, payload: &[u8]) -> bool {
-        let started = self.model(client).started.get(payload);
-        started.is_some_and(|started| started.unknown_topic)
+    /// A message may look new to a client that has it: it came again under another message id, or to a client that had
+    /// begun a clean session and forgotten it, which the gateway could not know.
+    pub fn may_look_new(&self, client: ClientIx, payload: &[u8]) -> bool {
+        let model = self.model(client);
+        let started = model.started.get(payload);
+        started.is_some_and(|started| started.unknown_topic || (started.resumed && model.clean))
     }
 
     /// The messages that a client acknowledged.
@@ -2211,6 +2238,7 @@ impl ClientModel {
             ever: BTreeMap::new(),
             names: BTreeMap::new(),
             refused_names: BTreeSet::new(),
+            told: BTreeSet::new(),
             stale_names: BTreeMap::new(),
             ids_collided: false,
             confirmed: BTreeSet::new(),
@@ -2319,6 +2347,11 @@ impl ClientModel {
         self.no_dup = false;
         self.interrupt();
         if resumes {
+            if self.resumed == Phase::Active
+                && let Some(payload) = self.down.as_ref().and_then(|down| down.payload.clone())
+            {
+                self.started.entry(payload).or_default().resumed = true;
+            }
             return;
         }
         self.confirmed.clear();
@@ -2350,6 +2383,7 @@ impl ClientModel {
         self.owed.clear();
         self.up.clear();
         self.confirmed.clear();
+        self.told.clear();
         if let Some(down) = &mut self.down {
             down.closed = true;
         }
@@ -2380,16 +2414,16 @@ impl ClientModel {
         }
     }
 
-    /// The gateway's record of the client is gone, and A35 holds within one record.
+    /// The gateway's record of the client is gone. A35 holds nevertheless.
     fn record_gone(&mut self) {
         self.forget();
         self.answers_register = false;
-        self.stale_names.append(&mut self.names);
     }
 
     /// Everything the gateway knew is gone.
     fn restart(&mut self) {
         self.record_gone();
+        self.stale_names.append(&mut self.names);
         self.bound = None;
         self.challenge = None;
         self.phase = Phase::None;
@@ -2510,12 +2544,21 @@ impl ClientModel {
     fn register_unanswered(&mut self, topic: Option<&str>) -> usize {
         self.ignores_register |= !self.answers_register;
         let skips = self.ignores_register;
-        let unknown = |topic: &String| !self.names.values().any(|name| name == topic);
+        let unknown = |topic: &String| !self.told.contains(topic);
         let before = self.owed.len();
         self.owed.retain(|_, owed| {
             let needs_register = skips && unknown(&owed.topic);
             Some(owed.topic.as_str()) != topic && !needs_register
         });
+        before - self.owed.len()
+    }
+
+    /// A63: it moved behind a forwarder, which leaves less room, after the message came. The notice of that may follow
+    /// later. Returns how many messages.
+    fn drop_too_large(&mut self, room: usize) -> usize {
+        let before = self.owed.len();
+        self.owed
+            .retain(|payload, owed| payload.len() + 7 <= room && owed.topic.len() + 6 <= room);
         before - self.owed.len()
     }
 
@@ -2696,15 +2739,18 @@ impl ClientModel {
                     down.kind = DownKind::Pubrel;
                     self.acknowledged();
                 }
-                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way.
+                // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy
+                // of one that was refused for its topic id since (A41).
+                let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
+                let refused = earlier.is_some_and(|(_, s)| s.unknown_topic);
+                let earlier = earlier.map(|(payload, _)| payload.clone());
                 if let Some(down) = self
                     .down
                     .as_mut()
-                    .filter(|d| d.msg_id == msg_id && d.kind == DownKind::Register && !d.closed)
+                    .filter(|d| (d.msg_id == msg_id || refused) && d.kind == DownKind::Register && !d.closed)
                 {
-                    down.kind = DownKind::Pubrel;
-                    let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
-                    down.payload = earlier.map(|(payload, _)| payload.clone());
+                    (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
+                    down.payload = earlier;
                     self.acknowledged();
                 }
                 // Each PUBREC is answered by a PUBREL at once.
@@ -2743,6 +2789,7 @@ impl ClientModel {
                             .iter()
                             .filter(|(_, name)| **name == topic && self.restored);
                         self.confirmed.extend(named.map(|(id, _)| *id));
+                        self.told.insert(topic);
                     } else {
                         self.owed.retain(|_, owed| owed.topic != topic);
                         self.refused_names.insert(topic);
@@ -2810,7 +2857,8 @@ impl ClientModel {
                 if down.dup {
                     // A61: it may be refused for its DUP; then it comes once without.
                     self.no_dup = true;
-                    down.stale = true;
+                    down.due = true;
+                    down.sends -= down.sends % self.sends_per_round;
                 } else {
                     // A62: it is not wanted.
                     down.closed = true;
@@ -2888,6 +2936,7 @@ impl ClientModel {
             format!("{id} of {} was {known}, now {name}", self.id)
         })?;
         self.confirmed.insert(id);
+        self.told.insert(name.into());
         Ok(())
     }
 

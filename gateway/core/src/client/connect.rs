@@ -8,15 +8,13 @@ use sn_codec::{Connect, Disconnect, QoS, ReturnCode, WillMsg, WillTopic};
 
 use super::{Client, Reply, State};
 use crate::clients::{ClientIx, Peer};
-use crate::config::{AddressChange, Retry};
+use crate::config::{AddressChange, Retry, UnknownSender};
 use crate::context::Context;
 use crate::gateway::Gateway;
 use crate::io::Notice;
 use crate::links::Via;
 use crate::peer::LinkId;
 use crate::time::Instant;
-
-const TOO_MANY_NODES: &str = "too many nodes behind its forwarder";
 
 /// A will handshake under way.
 #[derive(Debug)]
@@ -113,8 +111,10 @@ impl Gateway {
         };
         let known = self.clients.by_id(&id);
         // What is bound to this node already makes room for what comes.
-        if bound.is_none() && !self.admits_node(now, known, &via) {
-            return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
+        if bound.is_none()
+            && let Some(reason) = self.no_place(now, known, &via)
+        {
+            return self.refuse(via, &id, ReturnCode::Congestion, reason);
         }
         let in_setup = known.is_some_and(|ix| self.is_in_setup(ix));
         if connect.will && !in_setup && self.cx.pending_connects >= self.cx.config.limits.pending_connects {
@@ -134,13 +134,9 @@ impl Gateway {
         };
         // Another client of this address stays alive until its own timer ends (reading A12); another address of this
         // client is forgotten (reading A11).
-        if bound != Some(ix) {
-            let moved = self.clients.get(ix).is_some_and(|client| client.via.is_some());
-            self.cx.metrics.takeovers_total += u64::from(moved);
-        }
         // What is still owed to it as a stranger, or from before, would end the session that begins now.
         self.cx.links.forget_disconnects(&via);
-        self.clients.bind(ix, via);
+        self.bind(ix, via);
         let same_address = bound == Some(ix);
         if let Some(client) = self.clients.get_mut(ix) {
             client.on_connect(&mut self.cx, now, parameters, known.is_some(), same_address);
@@ -194,12 +190,11 @@ impl Gateway {
             return;
         };
         let id = client.id.clone();
-        if !self.admits_node(now, Some(ix), &via) {
-            return self.refuse(via, &id, ReturnCode::Congestion, TOO_MANY_NODES);
+        if let Some(reason) = self.no_place(now, Some(ix), &via) {
+            return self.refuse(via, &id, ReturnCode::Congestion, reason);
         }
-        self.cx.metrics.takeovers_total += 1;
         self.cx.links.forget_disconnects(&via);
-        self.clients.bind(ix, via);
+        self.bind(ix, via);
         if let Some(client) = self.clients.get_mut(ix) {
             client.on_connect(&mut self.cx, now, connect, true, false);
         }
@@ -273,6 +268,9 @@ impl Gateway {
     /// reading A13).
     pub(crate) fn on_stranger(&mut self, now: Instant, via: Via) {
         self.cx.metrics.unknown_sender_total += 1;
+        if self.cx.config.unknown_sender == UnknownSender::Ignore {
+            return;
+        }
         let peer_hash = self.clients.peer_hash(Peer::from(&via));
         if self.cx.strangers.allow(now, peer_hash) {
             self.answer_stranger(via, Reply::Disconnect.into());
@@ -396,6 +394,7 @@ impl Client {
     fn accept(&mut self, cx: &mut Context, now: Instant, connect: Parameters, resumed: bool) {
         self.keep_alive = connect.duration;
         self.state = State::Active;
+        self.misled = false;
         self.last_seen = now;
         self.fresh = true;
         self.touch();
@@ -404,7 +403,7 @@ impl Client {
             let notice = Notice::Connected {
                 client: self.id.clone(),
                 link: via.link,
-                addr: via.route.addr.clone(),
+                addr: via.into(),
                 keep_alive: connect.duration,
                 clean: connect.clean_session,
                 resumed,
@@ -413,6 +412,7 @@ impl Client {
             };
             cx.notice(notice);
         }
+        self.down.count_delivered();
         self.reply(cx, Reply::Connack(ReturnCode::Accepted));
     }
 

@@ -17,9 +17,10 @@ use crate::config::{SleepQos0, SleepRules, Timers, WhenFull};
 use crate::context::Context;
 use crate::durable::records::{Progress, Recipient};
 use crate::durable::{Waiting, progress_key};
-use crate::io::{ConnId, DeliveryId, Notice, TxTicket};
+use crate::io::{ConnId, DeliveryId, DropReason, Notice, TxTicket};
 use crate::links::{Link, What};
 use crate::peer::LinkId;
+use crate::registry::NormalTopic;
 use crate::schedule::Line;
 use crate::time::Instant;
 
@@ -164,6 +165,16 @@ struct Work {
     pings_put_off: u8,
     /// When the first of those came.
     put_off_since: Instant,
+    /// What the client took of what had waited, until that is told.
+    delivered: Option<Delivered>,
+}
+
+/// What a client took of what had waited for it.
+#[derive(Debug, Default)]
+struct Delivered {
+    messages: u32,
+    bytes: u64,
+    waited: Duration,
 }
 
 /// One open exchange of ours with the client.
@@ -196,6 +207,8 @@ pub(crate) struct Exchange {
     tried_register: bool,
     /// PUBREL waits until it is durable that PUBREC came.
     held: bool,
+    /// The message id under which a QoS 2 message was refused by that.
+    refused_id: Option<MsgId>,
 }
 
 /// What the client must answer.
@@ -216,6 +229,15 @@ impl Downlink {
         Downlink {
             last_msg_id: start,
             ..Downlink::default()
+        }
+    }
+
+    /// From now on counts what the client takes, if anything waits for it.
+    pub(crate) fn count_delivered(&mut self) {
+        if self.len() > 0
+            && let Some(work) = &mut self.work
+        {
+            work.delivered = Some(Delivered::default());
         }
     }
 
@@ -439,6 +461,44 @@ impl Downlink {
 }
 
 impl Client {
+    /// The client has taken a message.
+    fn took(&mut self, cx: &mut Context, item: &Queued) {
+        cx.metrics.delivered_total += 1;
+        let now = cx.links.now;
+        let Some(delivered) = self.down.work.as_mut().and_then(|work| work.delivered.as_mut()) else {
+            return;
+        };
+        delivered.messages += 1;
+        delivered.bytes += item.message.payload.len() as u64;
+        delivered.waited = delivered.waited.max(now.since(item.since));
+        if self.down.len() == 0 && matches!(self.state, State::Active) {
+            self.tell_delivered(cx);
+        }
+    }
+
+    /// What had waited for the client is with it.
+    pub(crate) fn tell_delivered(&mut self, cx: &mut Context) {
+        let delivered = self.down.work.as_mut().and_then(|work| work.delivered.take());
+        if let Some(delivered) = delivered
+            && delivered.messages > 0
+        {
+            cx.notice(Notice::Delivered {
+                client: self.id.clone(),
+                messages: delivered.messages,
+                bytes: delivered.bytes,
+                waited: delivered.waited,
+            });
+        }
+    }
+
+    fn tell_dropped(&self, cx: &mut Context, topic: &Arc<str>, reason: DropReason) {
+        cx.notice(Notice::Dropped {
+            client: self.id.clone(),
+            topic: topic.clone(),
+            reason,
+        });
+    }
+
     /// Takes a message for the client. Returns what is to be stored of that, if anything is.
     pub(crate) fn deliver(
         &mut self,
@@ -449,11 +509,15 @@ impl Client {
     ) -> Option<Recipient> {
         if qos == QoS::AtMostOnce && !self.takes_qos0(cx, &message.topic) {
             cx.metrics.buffer_qos0_dropped_total += 1;
+            if matches!(self.state, State::Asleep { .. }) {
+                self.tell_dropped(cx, &message.topic, DropReason::Qos0);
+            }
             return None;
         }
         self.drop_expired(cx, now);
         if !self.make_room(cx, message.size(), qos) {
             cx.metrics.buffer_dropped_total += 1;
+            self.tell_dropped(cx, &message.topic, DropReason::Full);
             return None;
         }
         let stored = message.stored.as_ref();
@@ -529,6 +593,7 @@ impl Client {
                 if let Some(at) = earlier {
                     self.drop_queued(cx, at);
                     cx.metrics.buffer_superseded_total += 1;
+                    self.tell_dropped(cx, topic, DropReason::Superseded);
                 }
                 true
             }
@@ -561,7 +626,9 @@ impl Client {
                 WhenFull::DropOldest => oldest_qos0.or((!self.down.queue_is_empty()).then_some(0)),
             };
             let Some(at) = goes else { return false };
-            self.drop_queued(cx, at);
+            if let Some(item) = self.drop_queued(cx, at) {
+                self.tell_dropped(cx, &item.message.topic, DropReason::Full);
+            }
             cx.metrics.buffer_dropped_total += 1;
         }
     }
@@ -575,7 +642,9 @@ impl Client {
             .next()
             .is_some_and(|item| now >= item.since + max_age)
         {
-            self.drop_queued(cx, 0);
+            if let Some(item) = self.drop_queued(cx, 0) {
+                self.tell_dropped(cx, &item.message.topic, DropReason::Expired);
+            }
             cx.metrics.buffer_expired_total += 1;
         }
     }
@@ -586,11 +655,10 @@ impl Client {
         Some(oldest.since + cx.sleep_rules(self.rule).max_age)
     }
 
-    fn drop_queued(&mut self, cx: &mut Context, at: usize) {
-        let work = self.down.work.as_mut();
-        if let Some(item) = work.and_then(|work| work.queue.remove(at)) {
-            self.forget(cx, &item);
-        }
+    fn drop_queued(&mut self, cx: &mut Context, at: usize) -> Option<Queued> {
+        let item = self.down.work.as_mut()?.queue.remove(at)?;
+        self.forget(cx, &item);
+        Some(item)
     }
 
     fn forget(&mut self, cx: &mut Context, item: &Queued) {
@@ -737,6 +805,7 @@ impl Client {
             published_before: known.is_some(),
             tried_register: false,
             held: false,
+            refused_id: None,
             item,
         });
         if step == Step::Pubrel {
@@ -746,12 +815,13 @@ impl Client {
 
     /// How the client is told the topic (reading A42), or `None` if it refused the name.
     fn topic_for(&mut self, cx: &mut Context, name: &Arc<str>) -> Option<(Step, TopicRef)> {
-        if let Some(topic) = self.topics.by_name(name) {
-            let cannot_be_told = self.down.no_register && !topic.told && !topic.confirmed;
-            if topic.rejected || cannot_be_told {
+        // A number that the client was never told is none yet.
+        let known = |topic: &&NormalTopic| topic.told || topic.confirmed || topic.rejected;
+        if let Some(topic) = self.topics.by_name(name).filter(known) {
+            if topic.rejected {
                 return None;
             }
-            let skip = topic.confirmed || (self.down.no_register && topic.told);
+            let skip = topic.confirmed || self.down.no_register;
             let step = if skip {
                 Step::Publish
             } else {
@@ -809,9 +879,8 @@ impl Client {
         cx.metrics.count_sent(packet.msg_type());
         cx.metrics.retransmissions_total += u64::from(again);
         if exchange.is_qos0_publish() {
-            cx.metrics.delivered_total += 1;
             let item = confirms.then(|| exchange.item.clone());
-            self.finish_exchange(cx);
+            self.finish_delivered(cx);
             return item.map(|item| What::Qos0 { client, serial, item });
         }
         exchange.published_before = exchange.published;
@@ -967,12 +1036,19 @@ impl Client {
     }
 
     /// The message is done with, delivered or not.
-    pub(crate) fn finish_exchange(&mut self, cx: &mut Context) {
+    pub(crate) fn finish_exchange(&mut self, cx: &mut Context) -> Option<Queued> {
         let done = self.down.work.as_mut().and_then(|work| work.exchange.take());
-        if let Some(exchange) = done {
-            self.forget(cx, &exchange.item);
-        }
         self.down.parked = false;
+        let item = done?.item;
+        self.forget(cx, &item);
+        Some(item)
+    }
+
+    /// The message is with the client.
+    fn finish_delivered(&mut self, cx: &mut Context) {
+        if let Some(item) = self.finish_exchange(cx) {
+            self.took(cx, &item);
+        }
     }
 
     /// The client wants to be left alone for T_WAIT, or until it asks for something itself (reading A62).
@@ -1009,8 +1085,7 @@ impl Client {
         let qos = exchange.item.qos;
         match code {
             ReturnCode::Accepted if qos == QoS::AtLeastOnce => {
-                cx.metrics.delivered_total += 1;
-                self.finish_exchange(cx);
+                self.finish_delivered(cx);
             }
             ReturnCode::Accepted => cx.metrics.unexpected_total += 1,
             ReturnCode::Congestion => self.pause_deliveries(now),
@@ -1044,6 +1119,7 @@ impl Client {
             Some((step, topic)) => {
                 let msg_id = self.down.next_msg_id();
                 if let Some(exchange) = self.down.exchange_mut() {
+                    exchange.refused_id = (exchange.item.qos == QoS::ExactlyOnce).then_some(exchange.msg_id);
                     (exchange.step, exchange.topic, exchange.msg_id) = (step, topic, msg_id);
                     (exchange.due, exchange.sends, exchange.published) = (true, 0, false);
                 }
@@ -1067,6 +1143,17 @@ impl Client {
                 if !again {
                     self.hold_pubrel(cx);
                 }
+            }
+            // It refused a copy whose topic id it did not know, and had taken another before (reading A41).
+            Some(exchange)
+                if exchange.refused_id == Some(msg_id) && matches!(exchange.step, Step::Register(_)) =>
+            {
+                (exchange.step, exchange.msg_id) = (Step::Pubrel, msg_id);
+                exchange.published = true;
+                exchange.due = true;
+                exchange.sends = 0;
+                self.down.parked = false;
+                self.hold_pubrel(cx);
             }
             _ => {
                 // Late, but the client has the message: sent again under a released id, it would be another one.
@@ -1118,8 +1205,7 @@ impl Client {
     pub(crate) fn on_pubcomp(&mut self, cx: &mut Context, msg_id: MsgId) {
         match self.down.exchange() {
             Some(exchange) if exchange.msg_id == msg_id && exchange.step == Step::Pubrel => {
-                cx.metrics.delivered_total += 1;
-                self.finish_exchange(cx);
+                self.finish_delivered(cx);
             }
             _ => {
                 let late = self.down.requeued(msg_id, QoS::ExactlyOnce);
@@ -1133,8 +1219,9 @@ impl Client {
 
     /// The message at the front of the queue was acknowledged after all.
     fn finish_requeued(&mut self, cx: &mut Context) {
-        cx.metrics.delivered_total += 1;
-        self.drop_queued(cx, 0);
+        if let Some(item) = self.drop_queued(cx, 0) {
+            self.took(cx, &item);
+        }
     }
 }
 

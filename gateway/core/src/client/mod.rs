@@ -56,6 +56,9 @@ pub(crate) struct Client {
     /// The flags of its CONNECT.
     pub(crate) clean: bool,
     pub(crate) asked_for_will: bool,
+    /// The broker refused a subscription that the client counts on while it slept: its wake-up ends with DISCONNECT
+    /// (reading A78).
+    pub(crate) misled: bool,
     /// Seconds; 0 is no supervision.
     pub(crate) keep_alive: u16,
     /// Nothing was received since our CONNACK (reading A18).
@@ -254,24 +257,26 @@ impl Client {
             true => (0x0100 + cx.journal.unix_ms(now) / 250 % 0x7F00) as u16,
             false => cx.rng.random(),
         };
+        let author = Author::of(&id);
         Client {
             ix: ClientIx(0),
             serial: 0,
             rule: cx.predefined.rule_for(&id),
-            author: Author::of(&id),
+            author,
             id,
             via: None,
             state: State::Disconnected,
             counted: StateKind::Disconnected,
             clean: true,
             asked_for_will: false,
+            misled: false,
             keep_alive: 0,
             fresh: false,
             last_seen: now,
             armed: None,
             will: None,
             challenge: None,
-            topics: ClientTopics::new(cx.rng.random()),
+            topics: ClientTopics::new(cx.id_trails.start(author.0), cx.rng.random()),
             subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
@@ -449,6 +454,19 @@ impl Client {
         self.down.resume();
     }
 
+    /// A message that is not for the session, but shows that the client is there (reading A28).
+    pub(crate) fn heard_aside(&mut self, cx: &Context, now: Instant) {
+        match self.state {
+            State::Setup(_) => self.last_seen = now,
+            State::Active | State::Asleep { .. } | State::Awake(_) => {
+                self.seen(cx, now);
+                self.down.end_silence();
+                self.down.resume();
+            }
+            State::Disconnected | State::Lost | State::Gone => {}
+        }
+    }
+
     /// Its link is down. Silence says nothing until it is back, and nothing was sent in vain.
     pub(crate) fn on_link_down(&mut self) {
         self.cut_off = self.state.is_connected();
@@ -565,6 +583,7 @@ impl Client {
         self.clear_replies(cx);
         self.down.abort();
         self.cut_off = false;
+        self.misled = false;
     }
 
     /// Room left in a datagram to this client, in octets.

@@ -52,6 +52,8 @@ impl Client {
     pub(crate) fn fall_asleep(&mut self, cx: &mut Context, duration: u16) {
         self.down.requeue();
         self.shrink();
+        let longest = cx.sleep_rules(self.rule).max_sleep.as_secs();
+        let duration = duration.min(u16::try_from(longest).unwrap_or(u16::MAX));
         self.state = State::Asleep { duration };
         self.touch_lazily();
         self.clear_replies(cx);
@@ -68,6 +70,10 @@ impl Client {
             State::Asleep { duration } => {
                 self.down.resume();
                 self.state = State::Awake(Wake::new(now, *duration));
+                let buffered = self.down.len();
+                let client = self.id.clone();
+                cx.notice(Notice::Awake { client, buffered });
+                self.down.count_delivered();
             }
             State::Awake(_) => self.down.repeat_now(),
             State::Setup(_) | State::Active | State::Disconnected | State::Lost | State::Gone => return,
@@ -81,6 +87,10 @@ impl Client {
             State::Awake(wake) => {
                 let done = self.down.queue_is_empty() || !wake.takes_more();
                 if done && !self.down.has_exchange() {
+                    self.tell_delivered(cx);
+                    if self.misled && self.down.queue_is_empty() {
+                        return self.goodbye(cx, "broker refused a subscription");
+                    }
                     self.back_to_sleep(now);
                     self.reply(cx, Reply::Pingresp);
                 }

@@ -9,7 +9,8 @@ use super::{Client, Reply};
 use crate::config::WhenDown;
 use crate::context::Context;
 use crate::durable::{Waiting, leaving_key};
-use crate::subscriptions::{Asker, FilterKey, Pending, Subscriber, is_exact};
+use crate::subscribers::Subscriber;
+use crate::subscriptions::{Asker, FilterKey, Pending, is_exact};
 use crate::time::Instant;
 use crate::upstream::SUBSCRIPTIONS;
 
@@ -26,6 +27,16 @@ pub(crate) enum Form {
     Name,
     Predefined(TopicId),
     Short,
+}
+
+impl Form {
+    /// What a SUBACK carries that refuses (reading A53).
+    fn refused_id(self, topic_id: TopicId) -> TopicId {
+        match self {
+            Form::Name => TopicId::NONE,
+            Form::Predefined(_) | Form::Short => topic_id,
+        }
+    }
 }
 
 /// A filter as a client asked for it.
@@ -48,13 +59,11 @@ impl Client {
             Ok(wanted) => wanted,
             Err((topic_id, code)) => return self.reply(cx, Reply::SubackRefused(topic_id, msg_id, code)),
         };
+        let refused = |code| Reply::SubackRefused(wanted.form.refused_id(wanted.topic_id), msg_id, code);
         let up = cx.upstream.is_up(SUBSCRIPTIONS);
         let busy = self.open.waiting() >= cx.config.limits.open_requests_per_client;
         if busy || (!up && cx.config.upstream.when_down == WhenDown::Refuse) {
-            return self.reply(
-                cx,
-                Reply::SubackRefused(wanted.topic_id, msg_id, ReturnCode::Congestion),
-            );
+            return self.reply(cx, refused(ReturnCode::Congestion));
         }
         let known = cx.subscriptions.find(&wanted.name);
         let held = self.subscriptions.len();
@@ -63,10 +72,7 @@ impl Client {
             .iter_mut()
             .find(|mine| Some(mine.filter) == known);
         if mine.is_none() && held >= cx.config.limits.subscriptions_per_client {
-            return self.reply(
-                cx,
-                Reply::SubackRefused(wanted.topic_id, msg_id, ReturnCode::NotSupported),
-            );
+            return self.reply(cx, refused(ReturnCode::NotSupported));
         }
         let key = cx.subscriptions.entry(&wanted.name);
         match mine {
@@ -86,23 +92,22 @@ impl Client {
             granted: asked,
         });
         filter.want_retained(self.ix);
-        // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
-        filter.ask(Asker {
-            client: self.ix,
-            serial: self.serial,
-            msg_id,
-            asked,
-        });
         self.touch();
         self.open.open_subscribe(msg_id, wanted.topic_id, key);
         if up {
+            // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
+            filter.ask(Asker {
+                client: self.ix,
+                serial: self.serial,
+                msg_id,
+                asked,
+            });
             // Messages that overtake the SUBACK wait for it (reading A57).
             self.down.hold(now, &cx.config.timers);
             drive(cx, key);
         } else {
             // Accepted and carried out when the broker returns (reading A31).
-            filter.forget_asker(self.ix);
-            filter.ask_again = true;
+            filter.accepted_for_now();
             self.on_subscribed(cx, key, msg_id, Ok(asked));
         }
     }
@@ -158,7 +163,15 @@ impl Client {
                 Reply::Suback(qos, request.topic_id, msg_id)
             }
             // Reading A55: an invalid topic id would make the client register and ask again for ever.
-            Err(()) => Reply::SubackRefused(request.topic_id, msg_id, ReturnCode::NotSupported),
+            Err(()) => {
+                let mine = self.subscriptions.iter().find(|mine| mine.filter == filter);
+                let form = mine.map_or(Form::Name, |mine| mine.form);
+                Reply::SubackRefused(
+                    form.refused_id(request.topic_id),
+                    msg_id,
+                    ReturnCode::NotSupported,
+                )
+            }
         };
         if self.state.is_connected() {
             self.reply(cx, answer);

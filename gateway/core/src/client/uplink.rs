@@ -1,5 +1,6 @@
 //! PUBLISH from the client, QoS −1, 0, 1 and 2 (§6.6, §6.8).
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -48,6 +49,9 @@ pub(crate) struct OpenRequest {
     digest: u32,
     /// QoS 2: the number of the message in the store; 0 if it has none.
     stored: u64,
+    /// It came in an earlier connection and not again in this one, so it is not answered: the answer would pass for
+    /// that to another message under the same id, which may be on its way.
+    earlier: bool,
 }
 
 /// How far a request is.
@@ -91,6 +95,7 @@ impl OpenRequests {
             topic_id,
             digest: filter,
             stored: 0,
+            earlier: false,
         });
     }
 
@@ -132,6 +137,32 @@ impl OpenRequests {
         });
     }
 
+    /// What a PUBLISH is answered that was carried out before; otherwise it is a new message under an id that is free
+    /// again.
+    fn answer_to_finished(
+        &self,
+        now: Instant,
+        publish: &Publish<'_>,
+        digest: u32,
+        copies_until: Duration,
+    ) -> Option<Reply> {
+        let msg_id = publish.msg_id;
+        match publish.qos {
+            PublishQoS::Level(QoS::AtLeastOnce)
+                if publish.dup && self.last_done == Some((msg_id, digest)) =>
+            {
+                let topic_id = echoed(publish.topic);
+                Some(Reply::Puback(topic_id, msg_id, ReturnCode::Accepted))
+            }
+            PublishQoS::Level(QoS::ExactlyOnce) => {
+                let at = self.released_at(msg_id, digest)?;
+                // Without DUP it may be a copy that the network held back, if it is soon after.
+                (publish.dup || now < at + copies_until).then_some(Reply::Pubrec(msg_id))
+            }
+            _ => None,
+        }
+    }
+
     /// When the same message was released last under the same id.
     fn released_at(&self, msg_id: MsgId, digest: u32) -> Option<Instant> {
         let same = |released: &&Released| released.msg_id == msg_id && released.digest == digest;
@@ -155,6 +186,7 @@ impl OpenRequests {
             topic_id: TopicId::NONE,
             digest,
             stored,
+            earlier: true,
         });
     }
 
@@ -164,6 +196,9 @@ impl OpenRequests {
         self.released = None;
         self.requests
             .retain(|request| request.kind != RequestKind::Subscribe);
+        for request in &mut self.requests {
+            request.earlier = true;
+        }
     }
 }
 
@@ -230,44 +265,41 @@ impl Client {
             stored: stored
                 .filter(|_| kind == RequestKind::Publish2)
                 .unwrap_or_default(),
+            earlier: false,
         });
     }
 
     /// True if the request was carried out or is under way; then its answer is owed or will be (reading A46).
     fn is_repeat(&mut self, cx: &mut Context, now: Instant, publish: &Publish<'_>, digest: u32) -> bool {
-        if let Some(at) = self.open.publish_position(publish.msg_id) {
-            let request = self.open.requests[at];
-            if request.digest != digest {
-                // Another message under the same id: the client gave the old one up.
-                self.open.requests.remove(at);
-                self.forget_receiving(cx, &request);
-                return false;
-            }
-            if request.kind == RequestKind::Received {
+        let open = self.open.publish_position(publish.msg_id);
+        if let Some(at) = open
+            && self.open.requests[at].digest == digest
+        {
+            self.open.requests[at].earlier = false;
+            if self.open.requests[at].kind == RequestKind::Received {
                 self.reply(cx, Reply::Pubrec(publish.msg_id));
             }
             return true;
         }
-        let (answer, repeated) = match publish.qos {
-            PublishQoS::Level(QoS::AtLeastOnce) if self.open.last_done == Some((publish.msg_id, digest)) => {
-                let answer = Reply::Puback(echoed(publish.topic), publish.msg_id, ReturnCode::Accepted);
-                (answer, publish.dup)
+        let copies_until = cx.config.timers.retry_first;
+        match (
+            open,
+            self.open.answer_to_finished(now, publish, digest, copies_until),
+        ) {
+            // Another message has the id now, and its sender would take the answer for that one's.
+            (Some(_), Some(_)) => true,
+            (None, Some(answer)) => {
+                self.reply(cx, answer);
+                true
             }
-            PublishQoS::Level(QoS::ExactlyOnce) => {
-                let Some(at) = self.open.released_at(publish.msg_id, digest) else {
-                    return false;
-                };
-                // Without DUP it may be a copy that the network held back, if it is soon after.
-                let copy = now < at + cx.config.timers.retry_first;
-                (Reply::Pubrec(publish.msg_id), publish.dup || copy)
+            // Another message under the same id: the client gave the old one up.
+            (Some(at), None) => {
+                let request = self.open.requests.remove(at);
+                self.forget_receiving(cx, &request);
+                false
             }
-            _ => return false,
-        };
-        // Otherwise it is a new message, under an id that is free again.
-        if repeated {
-            self.reply(cx, answer);
+            (None, None) => false,
         }
-        repeated
     }
 
     /// A client that never sends PUBREL must not make its list grow: the oldest held id goes.
@@ -363,7 +395,7 @@ impl Client {
                 Reply::Puback(request.topic_id, msg_id, code)
             }
         };
-        if self.state.is_connected() {
+        if self.state.is_connected() && !request.earlier {
             self.reply(cx, answer);
         }
     }

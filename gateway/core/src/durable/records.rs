@@ -315,10 +315,18 @@ impl UplinkRecord {
 impl StoredUplink {
     /// The value once PUBLISH is about to leave under this packet id, or once PUBREC came.
     pub fn at(&self, packet_id: u16, released: bool) -> Bytes {
-        let stage = match released {
+        self.in_stage(match released {
             false => Stage::Sent(packet_id),
             true => Stage::Released(packet_id),
-        };
+        })
+    }
+
+    /// Its value when it has no packet id any more: the session that it was sent in is lost.
+    pub fn pending(&self) -> Bytes {
+        self.in_stage(Stage::Pending)
+    }
+
+    fn in_stage(&self, stage: Stage) -> Bytes {
         let mut out = Vec::with_capacity(self.value.len());
         out.put_u8(VERSION);
         put_stage(&mut out, stage);
@@ -716,7 +724,7 @@ mod tests {
         for value in [session().encode(), uplink().encode(), message().encode()] {
             for len in 0..value.len() {
                 let cut = value.slice(..len);
-                assert_eq!(SessionRecord::decode(&cut).is_some(), false, "{len}");
+                assert!(SessionRecord::decode(&cut).is_none(), "{len}");
                 assert!(UplinkRecord::decode(&cut).is_none() || len == value.len());
                 let _ = (
                     MessageRecord::decode(&cut),

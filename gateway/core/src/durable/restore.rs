@@ -25,7 +25,7 @@ use crate::io::{FilterId, StoreKey};
 use crate::links::Via;
 use crate::peer::{LocalEnd, Route};
 use crate::registry::ClientTopics;
-use crate::subscriptions::Subscriber;
+use crate::subscribers::Subscriber;
 use crate::time::Instant;
 use crate::upstream::Origin;
 
@@ -58,19 +58,14 @@ impl Values {
 }
 
 impl Gateway {
-    /// Takes what an earlier life stored, before anything else is handed in, in the order in which it was written.
-    /// `unix_ms` is the time since 1970, in
-    /// milliseconds, at `now`.
+    /// Takes what an earlier life stored, in the order in which it was written last, before anything else is handed in.
+    /// `unix_ms` is the time since 1970, in milliseconds, at `now`.
     ///
     /// Clients go on where they were: none is told anything, and whoever was connected has its whole keep-alive or sleep
     /// duration from now on to be heard of.
     pub fn restore(&mut self, now: Instant, unix_ms: u64, values: Vec<(StoreKey, Bytes)>) -> Restored {
         self.cx.journal.start(now, unix_ms);
-        let of_uplinks = values
-            .iter()
-            .map(|(key, _)| *key)
-            .filter(|key| key.kind == kind::UPLINK);
-        let written: FxHashMap<StoreKey, usize> = of_uplinks.zip(0..).collect();
+        let written: FxHashMap<StoreKey, usize> = values.iter().map(|(key, _)| *key).zip(0..).collect();
         let values = Values(values.into_iter().collect());
         let mut restored = Restored::default();
         let mut places = FxHashMap::default();
@@ -93,8 +88,9 @@ impl Gateway {
             }
         }
         self.restore_uplinks(now, &values, &places, &mut restored);
-        self.cx.upstream.sort_restored(&written);
+        self.cx.upstream.order_restored(|key| written.get(&key).copied());
         self.restore_messages(now, &values, &places, &mut restored);
+        self.cx.upstream.order_restored(|key| written.get(&key).copied());
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }
@@ -297,7 +293,10 @@ impl Gateway {
             }
         }
         for (key, _) in values.of(kind::PROGRESS) {
-            if values.get(message_key(key >> 24)).is_none() {
+            // It goes after what it is about, and that may have been all there was time for.
+            let place = (key & 0x00FF_FFFF) as usize;
+            let message = values.get(message_key(key >> 24)).and_then(MessageRecord::decode);
+            if message.is_none_or(|message| message.recipients.len() <= place) {
                 self.cx.journal.delete(StoreKey {
                     kind: kind::PROGRESS,
                     id: key,

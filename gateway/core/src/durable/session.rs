@@ -66,10 +66,7 @@ impl Client {
         });
         let subscriptions = self.subscriptions.iter().filter_map(|mine| {
             let filter = cx.subscriptions.get_mut(mine.filter)?;
-            let own = filter
-                .subscribers
-                .iter()
-                .find(|subscriber| subscriber.client == self.ix)?;
+            let own = filter.subscribers.get(self.ix)?;
             Some(SavedSubscription {
                 filter: filter.name.clone(),
                 id: filter.id,

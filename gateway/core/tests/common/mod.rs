@@ -12,7 +12,7 @@ use gateway_core::Gateway;
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, Destination, FilterId, LinkEvent, LinkProfile, Notice, Output,
-    StoreChange, StoreEvent, StoreKey, StoreRequest, Token, TxTicket,
+    RadioFacts, StoreChange, StoreEvent, StoreKey, StoreRequest, Token, TxTicket,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -47,6 +47,8 @@ pub struct Bench {
     pub writes: Vec<StoreRequest>,
     /// What is durable.
     pub stored: BTreeMap<StoreKey, Bytes>,
+    /// Keys that a test wrote by itself, in the order of their last writing; all others were written before them.
+    pub written_last: Vec<StoreKey>,
 }
 
 impl Bench {
@@ -66,6 +68,7 @@ impl Bench {
             notices: vec![],
             writes: vec![],
             stored: BTreeMap::new(),
+            written_last: vec![],
         };
         bench.link_up(profile);
         bench.requests.clear();
@@ -89,7 +92,8 @@ impl Bench {
             ..self
         };
         let unix_ms = 1_795_000_000_000 + bench.now.as_micros() / 1000;
-        let values = bench.stored.clone().into_iter().collect();
+        let mut values: Vec<_> = bench.stored.clone().into_iter().collect();
+        values.sort_by_key(|(key, _)| bench.written_last.iter().position(|last| last == key));
         bench.gateway.restore(bench.now, unix_ms, values);
         bench.link_up(LinkProfile::default());
         bench
@@ -160,9 +164,14 @@ impl Bench {
     }
 
     pub fn raw(&mut self, port: u16, datagram: &[u8]) {
-        self.gateway
-            .handle_datagram(self.now, LINK, &route(port), datagram);
+        self.hand_in(LINK, &route(port), datagram);
         self.drain();
+    }
+
+    /// A datagram of which no more is known than where it came from; nothing is taken from the gateway.
+    pub fn hand_in(&mut self, link: LinkId, from: &Route, datagram: &[u8]) {
+        self.gateway
+            .handle_datagram(self.now, link, from, RadioFacts::default(), datagram);
     }
 
     /// Lets time pass, with every timer at its moment.

@@ -69,8 +69,8 @@ fn regions_and_modems_decide_what_is_left_out() {
         (923_200_000, 125_000, 13, Some(10_000), Some(62))
     );
     assert_eq!(
-        of("rak4270", "EU868", "frequency = 869_525_000\ntx_power_dbm = 22\n"),
-        (869_525_000, 125_000, 22, Some(100_000), Some(114))
+        of("rak4270", "EU868", "frequency = 869_525_000\ntx_power_dbm = 20\n"),
+        (869_525_000, 125_000, 20, Some(100_000), Some(114))
     );
     assert_eq!(
         of("rak3172", "EU868", "frequency = 869_850_000\ntx_power_dbm = 7\n").3,
@@ -402,12 +402,26 @@ const IMPOSSIBLE: &[(&str, &str)] = &[
         "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak4270\"\nport = \"p\"\nregion = \"EU868\"\nsync_word = 0x34\n",
     ),
     (
+        "frequency_in_megahertz",
+        "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"EU868\"\nfrequency = 868\n",
+    ),
+    (
         "no_airtime",
         "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"EU868\"\nduty_cycle = 0\n",
     ),
 ];
 
 const DOUBTFUL: &[(&str, &str)] = &[
+    (
+        "decimal_sync_word_and_ports_without_a_path",
+        "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"ttyUSB0\"\nregion = \"EU868\"\nsync_word = 34\n\
+         [[radio]]\nname = \"s\"\nkind = \"serial\"\nport = \"COM3\"\n",
+    ),
+    (
+        "radio_behind_a_line_without_turnaround",
+        "[[radio]]\nname = \"e\"\nkind = \"serial\"\nport = \"p\"\nair_rate = 2400\nduty_cycle = 0.01\ncrc = \"crc16-x25\"\n\
+         header = \"radiohead\"\n",
+    ),
     (
         "header_none",
         "[[radio]]\nname = \"l\"\nkind = \"lora\"\ndriver = \"rak3172\"\nport = \"p\"\nregion = \"EU868\"\nheader = \"none\"\n\

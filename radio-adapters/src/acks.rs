@@ -2,15 +2,34 @@
 
 use core::time::Duration;
 
+use gateway_core::io::DutyCycle;
 use gateway_core::time::Instant;
 
-use super::profile::{WINDOW, acks_ppm};
-use crate::settings::LoraSettings;
+use crate::settings::LinkHeader;
+
+/// The time over which a duty cycle is observed (EN 300 220-2).
+pub(crate) const WINDOW: Duration = Duration::from_secs(60 * 60);
+
+/// The part of a duty cycle that acknowledgements of the link header have: a quarter. `None` is no limit.
+pub(crate) fn acks_ppm(header: LinkHeader, duty_cycle_ppm: Option<u32>) -> Option<u32> {
+    match header {
+        LinkHeader::RadioHead { acks: true, .. } => duty_cycle_ppm.map(|ppm| ppm / 4),
+        LinkHeader::RadioHead { acks: false, .. } | LinkHeader::Forwarder | LinkHeader::None => None,
+    }
+}
+
+/// What acknowledgements leave for the datagrams of the core.
+pub(crate) fn duty_cycle(header: LinkHeader, duty_cycle_ppm: Option<u32>) -> Option<DutyCycle> {
+    duty_cycle_ppm.map(|ppm| DutyCycle {
+        ppm: ppm - acks_ppm(header, duty_cycle_ppm).unwrap_or(0),
+        window: WINDOW,
+    })
+}
 
 /// A bucket that begins empty, so that nothing need be remembered over a restart: what flows in within any window and
 /// what it holds at most are together no more than the limit.
 #[derive(Debug)]
-pub(super) struct AckAirtime {
+pub(crate) struct AckAirtime {
     /// `None` is no limit.
     ppm: Option<u32>,
     left: Duration,
@@ -18,16 +37,16 @@ pub(super) struct AckAirtime {
 }
 
 impl AckAirtime {
-    pub(super) fn new(settings: &LoraSettings) -> AckAirtime {
+    pub(crate) fn new(header: LinkHeader, duty_cycle_ppm: Option<u32>) -> AckAirtime {
         AckAirtime {
-            ppm: acks_ppm(settings),
+            ppm: acks_ppm(header, duty_cycle_ppm),
             left: Duration::ZERO,
             filled: Instant::START,
         }
     }
 
     /// Takes airtime for one; false if there is not enough.
-    pub(super) fn take(&mut self, now: Instant, airtime: Duration) -> bool {
+    pub(crate) fn take(&mut self, now: Instant, airtime: Duration) -> bool {
         let Some(ppm) = self.ppm else {
             return true;
         };

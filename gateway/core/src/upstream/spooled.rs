@@ -1,0 +1,190 @@
+//! What is spooled, seen from outside: listed, counted, and dropped by rule or by hand.
+
+use std::collections::BinaryHeap;
+
+use rustc_hash::FxHashSet;
+
+use super::{Author, Origin, RequestKind, Uplink, Upstream};
+use crate::admin::SpoolState;
+use crate::durable::Journal;
+use crate::metrics::SpoolDrop;
+use crate::time::Instant;
+
+/// A publish in the store.
+#[derive(Debug)]
+pub(crate) struct Spooled {
+    pub(crate) id: u64,
+    pub(crate) author: Author,
+    pub(crate) message: Uplink,
+    pub(crate) since: Instant,
+    pub(crate) state: SpoolState,
+}
+
+impl Upstream {
+    /// Those with a number above `after`, the lowest first, at most so many, and whether there are more.
+    pub(crate) fn spooled(&self, after: u64, limit: usize) -> (Vec<Spooled>, bool) {
+        // The highest of the lowest on top.
+        let mut lowest: BinaryHeap<(u64, usize)> = BinaryHeap::with_capacity(limit + 1);
+        for (key, request) in &self.requests {
+            let Some(id) = request.kind.stored_id().filter(|id| *id > after) else {
+                continue;
+            };
+            lowest.push((id, key));
+            if lowest.len() > limit + 1 {
+                lowest.pop();
+            }
+        }
+        let mut found = lowest.into_sorted_vec();
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let rows = found.into_iter().filter_map(|(id, key)| self.row(id, key));
+        (rows.collect(), more)
+    }
+
+    fn row(&self, id: u64, key: usize) -> Option<Spooled> {
+        match &self.requests.get(key)?.kind {
+            RequestKind::Publish {
+                sent,
+                message,
+                author,
+                since,
+                ..
+            } => Some(Spooled {
+                id,
+                author: *author,
+                message: message.clone(),
+                since: *since,
+                state: match sent {
+                    true => SpoolState::Sent,
+                    false => SpoolState::Waiting,
+                },
+            }),
+            RequestKind::Settled {
+                message,
+                since,
+                author,
+                ..
+            } => Some(Spooled {
+                id,
+                author: *author,
+                message: message.clone(),
+                since: *since,
+                state: SpoolState::Held,
+            }),
+            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => None,
+        }
+    }
+
+    /// When the message came that waits longest in the lanes of spooled ones.
+    pub(crate) fn oldest_spooled(&self) -> Option<Instant> {
+        let fronts = self
+            .connections
+            .iter()
+            .filter_map(|connection| connection.backlog.front());
+        fronts
+            .filter_map(|key| match &self.requests.get(*key)?.kind {
+                RequestKind::Publish { since, .. } => Some(*since),
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Drops the message that waits longest of those that nobody waits for: its client was answered, and the broker
+    /// does not have it, or has it and only keeps it here for subscribers that are away. False if there is none.
+    pub(super) fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
+        let waiting = self.connections.iter().filter_map(|connection| {
+            let of_line = connection.backlog.iter().copied();
+            // Those before it are few: messages that came within one sync, or whose QoS 2 client has not been answered.
+            of_line.filter_map(|key| Some((self.droppable(key)?, key))).next()
+        });
+        let held = self.held.first_key_value().map(|(id, key)| (*id, *key));
+        match waiting.chain(held).min_by_key(|(id, _)| *id) {
+            Some((_, key)) => {
+                self.drop_stored(journal, key, SpoolDrop::Full);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Drops the message with this number. False if there is none, or it is on its way to the broker, or its client
+    /// still waits for an answer.
+    pub(crate) fn drop_by_hand(&mut self, journal: &mut Journal, id: u64) -> bool {
+        let found = self
+            .requests
+            .iter()
+            .find(|(_, request)| request.kind.stored_id() == Some(id));
+        match found
+            .map(|(key, _)| key)
+            .filter(|key| self.droppable(*key).is_some())
+        {
+            Some(key) => {
+                self.drop_stored(journal, key, SpoolDrop::Command);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Drops all that can be dropped by hand; how many.
+    pub(crate) fn drop_all_by_hand(&mut self, journal: &mut Journal) -> usize {
+        let all: FxHashSet<usize> = self
+            .requests
+            .iter()
+            .map(|(key, _)| key)
+            .filter(|key| self.droppable(*key).is_some())
+            .collect();
+        // All at once out of their lines, which may be long.
+        for connection in &mut self.connections {
+            connection.backlog.retain(|key| !all.contains(key));
+            connection.waiting.retain(|key| !all.contains(key));
+        }
+        let dropped = all.len();
+        for key in all {
+            self.drop_stored(journal, key, SpoolDrop::Command);
+        }
+        dropped
+    }
+
+    /// The number in the store of a message that can go without anybody waiting for ever.
+    fn droppable(&self, key: usize) -> Option<u64> {
+        match &self.requests.get(key)?.kind {
+            RequestKind::Publish {
+                sent: false,
+                ready: true,
+                origin: Origin::Gateway,
+                stored,
+                ..
+            } => *stored,
+            RequestKind::Settled { stored, .. } => Some(stored.id),
+            RequestKind::Publish { .. } | RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => {
+                None
+            }
+        }
+    }
+
+    fn drop_stored(&mut self, journal: &mut Journal, key: usize, reason: SpoolDrop) {
+        match &self.requests[key].kind {
+            RequestKind::Settled { stored, .. } => {
+                let stored = *stored;
+                self.requests.remove(key);
+                self.held.remove(&stored.id);
+                self.forget_stored(journal, stored);
+            }
+            RequestKind::Publish { .. } | RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => {
+                self.drop_spooled(journal, key);
+            }
+        }
+        self.dropped[reason as usize] += 1;
+    }
+}
+
+impl RequestKind {
+    fn stored_id(&self) -> Option<u64> {
+        match self {
+            RequestKind::Publish { stored, .. } => *stored,
+            RequestKind::Settled { stored, .. } => Some(stored.id),
+            RequestKind::Subscribe { .. } | RequestKind::Unsubscribe { .. } => None,
+        }
+    }
+}

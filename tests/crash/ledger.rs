@@ -1,0 +1,330 @@
+//! What the outer ends wrote down, and what it must add up to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+/// A message: whose, with which QoS, its number. The numbers of one client rise.
+pub(crate) type Key = (String, u8, u64);
+
+/// What QoS 2 promises over a kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Promised {
+    ExactlyOnce,
+    /// The broker inside does not know after a kill what its clients have (docs/mqtt.md, "What survives a restart").
+    AtLeastOnce,
+}
+
+/// The books of one campaign.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// From sensors to the MQTT subscriber.
+    pub(crate) up: Direction,
+    /// From the MQTT publisher to sleepers.
+    pub(crate) down: Direction,
+    /// Everything else that happened to them, and how often.
+    pub(crate) notes: BTreeMap<String, u64>,
+}
+
+/// The messages in one direction.
+#[derive(Debug, Default)]
+pub(crate) struct Direction {
+    sent: BTreeSet<Key>,
+    acked: BTreeSet<Key>,
+    /// How often each arrived.
+    arrived: BTreeMap<Key, u64>,
+    /// The number that arrived last for the first time, by client and QoS.
+    newest: BTreeMap<(String, u8), u64>,
+    /// First arrivals that came after a later message.
+    late: Vec<Key>,
+}
+
+impl Ledger {
+    /// Takes a line of a ledger.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(crate) fn enter(&mut self, line: &str) -> Result<(), String> {
+        let (entry, rest) = line.split_once(' ').ok_or_else(|| bad(line))?;
+        if entry == "note" {
+            let what = rest.split(' ').next().unwrap_or_default();
+            *self.notes.entry(what.to_owned()).or_default() += 1;
+            return Ok(());
+        }
+        let (direction, event) = entry.split_once('-').ok_or_else(|| bad(line))?;
+        let direction = match direction {
+            "up" => &mut self.up,
+            "down" => &mut self.down,
+            _ => return Err(bad(line)),
+        };
+        let key = key(rest).ok_or_else(|| bad(line))?;
+        match event {
+            "sent" => direction.sent.insert(key),
+            "acked" => direction.acked.insert(key),
+            "arrived" => direction.arrive(key),
+            _ => return Err(bad(line)),
+        };
+        Ok(())
+    }
+
+    /// What was promised and is not there yet.
+    pub(crate) fn outstanding(&self) -> usize {
+        [&self.up, &self.down]
+            .map(|direction| direction.missing().count())
+            .iter()
+            .sum()
+    }
+
+    /// What went wrong; empty is what a campaign is for.
+    pub(crate) fn faults(&self, promised: Promised) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (name, direction) in [("up", &self.up), ("down", &self.down)] {
+            direction.faults(name, promised, &mut faults);
+        }
+        // A restart is invisible: nobody is told to go, topic ids stay what they were, and the broker that is stopped
+        // in good order has its sessions.
+        for note in ["disconnected", "refused", "unknown-topic", "forgotten"] {
+            if let Some(count) = self.notes.get(note) {
+                faults.push(format!("noted {count} times: {note}"));
+            }
+        }
+        faults
+    }
+}
+
+impl Direction {
+    /// Messages whose sender was told that they are safe.
+    pub(crate) fn acked(&self) -> usize {
+        self.acked.len()
+    }
+
+    fn arrive(&mut self, key: Key) -> bool {
+        let count = self.arrived.entry(key.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            return false;
+        }
+        let newest = self.newest.entry((key.0.clone(), key.1)).or_default();
+        if key.2 < *newest {
+            self.late.push(key);
+        } else {
+            *newest = key.2;
+        }
+        true
+    }
+
+    fn missing(&self) -> impl Iterator<Item = &Key> {
+        self.acked.iter().filter(|key| !self.arrived.contains_key(*key))
+    }
+
+    /// Arrivals beyond the first of each message.
+    fn repeats(&self, qos: u8) -> u64 {
+        let of_qos = self.arrived.iter().filter(|(key, _)| key.1 == qos);
+        of_qos.map(|(_, count)| count - 1).sum()
+    }
+
+    fn faults(&self, name: &str, promised: Promised, faults: &mut Vec<String>) {
+        let lost = self.missing().map(|key| (key, "acknowledged, and lost"));
+        let twice = self
+            .arrived
+            .iter()
+            .filter(|(key, count)| key.1 == 2 && **count > 1);
+        let twice = twice.filter(|_| promised == Promised::ExactlyOnce);
+        let twice = twice.map(|(key, _)| (key, "arrived more than once"));
+        let late = self.late.iter().map(|key| (key, "overtaken by a later one"));
+        let invented = self.arrived.keys().filter(|key| !self.sent.contains(*key));
+        let invented = invented.map(|key| (key, "arrived, and was never sent"));
+        for (key, what) in lost.chain(twice).chain(late).chain(invented) {
+            faults.push(format!(
+                "{name}: message {} of {} with QoS {}: {what}",
+                key.2, key.0, key.1
+            ));
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} sent, {} acknowledged, {} arrived, arrived again: {} of QoS 1, {} of QoS 2",
+            self.sent.len(),
+            self.acked.len(),
+            self.arrived.len(),
+            self.repeats(1),
+            self.repeats(2)
+        )
+    }
+}
+
+/// A file that grows, read as it does.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    path: PathBuf,
+    at: u64,
+}
+
+impl Tail {
+    pub(crate) fn new(path: &Path) -> Tail {
+        Tail {
+            path: path.to_owned(),
+            at: 0,
+        }
+    }
+
+    /// Of the file.
+    pub(crate) fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Enters the lines that are new and whole.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it is no entry.
+    pub(crate) fn read_into(&mut self, ledger: &mut Ledger) -> io::Result<()> {
+        let mut file = File::open(&self.path)?;
+        file.seek(SeekFrom::Start(self.at))?;
+        let mut new = String::new();
+        file.read_to_string(&mut new)?;
+        let whole = new.rfind('\n').map_or(0, |end| end + 1);
+        self.at += whole as u64;
+        for line in new[..whole].lines() {
+            ledger.enter(line).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+fn key(words: &str) -> Option<Key> {
+    let mut words = words.split(' ');
+    let key = (
+        words.next()?.to_owned(),
+        words.next()?.parse().ok()?,
+        words.next()?.parse().ok()?,
+    );
+    words.next().is_none().then_some(key)
+}
+
+fn bad(line: &str) -> String {
+    format!("no entry of a ledger: {line}")
+}
+
+/// Books in which something is wrong are refused, each for its own reason.
+mod verdict {
+    use super::{Ledger, Promised};
+
+    fn ledger(lines: &str) -> Ledger {
+        let mut ledger = Ledger::default();
+        for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            ledger.enter(line).unwrap();
+        }
+        ledger
+    }
+
+    const GOOD: &str = "
+        up-sent pub1 1 1
+        up-acked pub1 1 1
+        up-arrived pub1 1 1
+        up-sent pub1 2 2
+        up-arrived pub1 2 2
+        up-acked pub1 2 2
+        up-sent pub1 1 3
+        up-arrived pub1 1 3
+        up-arrived pub1 1 1
+        down-sent sleeper1 2 1
+        down-acked sleeper1 2 1
+        down-arrived sleeper1 2 1
+        down-sent sleeper1 1 2
+        note woke sleeper1
+    ";
+
+    #[track_caller]
+    fn expect(more: &str, faults: &[&str]) {
+        assert_eq!(
+            ledger(&format!("{GOOD}{more}")).faults(Promised::ExactlyOnce),
+            faults
+        );
+    }
+
+    #[test]
+    fn good_books_have_no_faults() {
+        // QoS 1 may come again, and what nobody acknowledged need not arrive.
+        expect("", &[]);
+        assert_eq!(ledger(GOOD).outstanding(), 0);
+        assert_eq!(
+            ledger(GOOD).up.to_string(),
+            "3 sent, 2 acknowledged, 3 arrived, arrived again: 1 of QoS 1, 0 of QoS 2"
+        );
+    }
+
+    #[test]
+    fn a_lost_message_is_refused() {
+        expect(
+            "up-sent pub1 1 4\nup-acked pub1 1 4",
+            &["up: message 4 of pub1 with QoS 1: acknowledged, and lost"],
+        );
+        expect(
+            "down-acked sleeper1 1 2",
+            &["down: message 2 of sleeper1 with QoS 1: acknowledged, and lost"],
+        );
+    }
+
+    #[test]
+    fn a_doubled_message_is_refused() {
+        expect(
+            "up-arrived pub1 2 2",
+            &["up: message 2 of pub1 with QoS 2: arrived more than once"],
+        );
+        expect(
+            "down-arrived sleeper1 2 1",
+            &["down: message 1 of sleeper1 with QoS 2: arrived more than once"],
+        );
+    }
+
+    #[test]
+    fn a_doubled_message_is_taken_where_that_is_all_that_is_promised() {
+        let twice = ledger(&format!("{GOOD}up-arrived pub1 2 2\nup-acked pub1 1 3"));
+        assert_eq!(twice.faults(Promised::AtLeastOnce), [""; 0]);
+    }
+
+    #[test]
+    fn a_message_that_was_overtaken_is_refused() {
+        expect(
+            "up-sent pub1 1 4\nup-sent pub1 1 5\nup-arrived pub1 1 5\nup-arrived pub1 1 4",
+            &["up: message 4 of pub1 with QoS 1: overtaken by a later one"],
+        );
+    }
+
+    #[test]
+    fn a_message_that_nobody_sent_is_refused() {
+        expect(
+            "down-arrived sleeper1 1 9",
+            &["down: message 9 of sleeper1 with QoS 1: arrived, and was never sent"],
+        );
+    }
+
+    #[test]
+    fn a_restart_that_sensors_see_is_refused() {
+        expect("note disconnected pub1", &["noted 1 times: disconnected"]);
+        expect("note unknown-topic sleeper1", &["noted 1 times: unknown-topic"]);
+        expect("note refused pub1", &["noted 1 times: refused"]);
+    }
+
+    #[test]
+    fn what_is_no_entry_is_no_entry() {
+        for line in [
+            "",
+            "up-sent",
+            "up-sent pub1 1",
+            "up-sent pub1 1 1 1",
+            "up-lost pub1 1 1",
+            "x-sent pub1 1 1",
+        ] {
+            Ledger::default().enter(line).unwrap_err();
+        }
+    }
+}
