@@ -803,3 +803,202 @@ fn a_port_that_forgets_gets_what_is_durable_and_its_record_stays_until_everybody
     bench.commit();
     assert_eq!(kept(&bench), 0);
 }
+
+#[test]
+fn a_spooled_qos_2_publish_goes_out_after_a_restart_without_another() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    let id = bench.register(A, "t");
+    all_down(&mut bench);
+    bench.packet(A, publish2(id, 7, b"x"));
+    bench.commit();
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+
+    let mut bench = bench.restart(config());
+    let opened = bench.requests.iter().find_map(|request| match request {
+        BrokerRequest::Open { conn: EXACT, options } => Some(options.clean_start),
+        _ => None,
+    });
+    assert_eq!(opened, Some(true), "the broker knows no packet id of it");
+    bench.requests.clear();
+    exact_up(&mut bench, false);
+    assert_eq!(payloads(&mut bench), [b"x"]);
+}
+
+#[test]
+fn a_qos_0_publish_that_was_spooled_leaves_nothing_behind() {
+    let mut bench = Bench::up(GatewayConfig {
+        durability: Some(Durability {
+            qos0: true,
+            ..Durability::default()
+        }),
+        ..config()
+    });
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish(TopicRef::Normal(id), QoS::AtMostOnce, 0, b"x"));
+    bench.commit();
+    bench.requests.clear();
+    bench.broker_up(false);
+    assert_eq!(payloads(&mut bench), [b"x"]);
+    bench.commit();
+    assert!(bench.stored.keys().all(|key| key.kind == 1), "{:?}", bench.stored);
+    assert_eq!(bench.gateway.metrics().spool_messages, 0);
+}
+
+#[test]
+fn an_id_is_used_only_after_the_answer_that_tells_it() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.subscribe(A, "#", QoS::AtLeastOnce);
+    bench.packet(
+        A,
+        Packet::Register(sn_codec::Register {
+            topic_id: TopicId::NONE,
+            msg_id: MsgId(3),
+            topic_name: "t",
+        }),
+    );
+    // REGACK waits for the disk, and a message comes under that name.
+    deliver(&mut bench, "t", QoS::AtLeastOnce, 1, b"x");
+    let heard = bench.heard(A);
+    assert!(matches!(heard[..], [Packet::Register(_)]), "{heard:?}");
+}
+
+#[test]
+fn a_topic_id_that_was_told_and_not_stored_is_not_given_to_another_name() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "#", QoS::AtLeastOnce);
+    bench.commit();
+    let told = |bench: &mut Bench, topic: &str| {
+        deliver(bench, topic, QoS::AtLeastOnce, 1, b"x");
+        match bench.heard(A)[..] {
+            [Packet::Register(register)] => register.topic_id,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let stored = bench.stored.clone();
+    let first = told(&mut bench, "t");
+    bench.stored = stored;
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    bench.sent.clear();
+    assert_ne!(told(&mut bench, "u"), first);
+}
+
+#[test]
+fn a_qos_2_delivery_leaves_when_its_message_id_is_durable() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "c", QoS::ExactlyOnce);
+    deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+    bench.expect(A, &[]);
+    bench.commit();
+    assert_eq!(bench.heard_publish(A).data, b"x");
+}
+
+#[test]
+fn a_released_delivery_is_not_named_to_the_port_after_a_restart() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "c", QoS::ExactlyOnce);
+    bench.sleep(A, 600);
+    deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+    bench.commit();
+    bench.broker(BrokerEvent::Released {
+        conn: CONN,
+        delivery: DeliveryId(77),
+    });
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    let received = bench.requests.iter().find_map(|request| match request {
+        BrokerRequest::Open { options, .. } => Some(options.received.clone()),
+        _ => None,
+    });
+    assert_eq!(received, Some(vec![]));
+    bench.broker_up(true);
+    bench.pingreq(A, Some("a"));
+    let publish = bench.heard_publish(A);
+    bench.packet(A, Packet::Pubrec(publish.msg_id));
+    bench.commit();
+    bench.packet(A, Packet::Pubcomp(publish.msg_id));
+    bench.commit();
+    bench.commit();
+    let left = bench.restart(config()).stored;
+    assert!(left.keys().all(|key| key.kind == 1), "{left:?}");
+}
+
+#[test]
+fn what_is_in_flight_when_the_broker_goes_is_answered_and_keeps_its_place() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    let id = bench.register(A, "t");
+    bench.packet(A, publish2(id, 7, b"1"));
+    bench.commit();
+    assert_eq!(payloads(&mut bench), [b"1"]);
+    all_down(&mut bench);
+    bench.commit();
+    // It is durable, and the broker away: nothing more to wait for.
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    bench.packet(A, Packet::Pubrel(MsgId(7)));
+    bench.packet(A, publish2(id, 8, b"2"));
+    bench.commit();
+    bench.requests.clear();
+    let token = bench.gateway.metrics().spool_messages;
+    assert_eq!(token, 2);
+}
+
+#[test]
+fn a_client_that_comes_back_with_another_session_does_not_overtake_what_it_left() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    for msg_id in 1..=40 {
+        bench.packet(A, publish1(id, msg_id, &[msg_id as u8]));
+        bench.commit();
+    }
+    bench.packet(A, disconnect());
+    bench.commit();
+    let mut bench = bench.restart(config());
+    bench.requests.clear();
+    bench.broker_up(true);
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.packet(A, publish1(id, 1, &[99]));
+    bench.commit();
+    let mut seen = Vec::new();
+    while seen.len() < 41 {
+        let publishes = bench.publishes();
+        assert!(!publishes.is_empty(), "{seen:?}");
+        for (token, _, payload) in publishes {
+            seen.extend(payload);
+            bench.broker(BrokerEvent::Settled {
+                token: token.unwrap(),
+                result: Ok(None),
+            });
+        }
+    }
+    assert_eq!(seen, (1..=40).chain([99]).collect::<Vec<u8>>());
+}
+
+#[test]
+fn a_filter_that_nobody_holds_is_given_back_after_a_restart() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.subscribe(A, "c", QoS::AtLeastOnce);
+    all_down(&mut bench);
+    bench.packet(A, disconnect());
+    bench.commit();
+    let mut bench = bench.restart(config());
+    bench.requests.clear();
+    bench.broker_up(true);
+    let unsubscribes = bench.requests.iter().filter_map(|request| match request {
+        BrokerRequest::Unsubscribe { filter, .. } => Some(filter.to_string()),
+        _ => None,
+    });
+    assert_eq!(unsubscribes.collect::<Vec<_>>(), ["c"]);
+}

@@ -221,6 +221,7 @@ impl History {
         }
         gateway.durability = Some(rules);
         self.world.batch = Duration::ZERO;
+        self.world.broker.lowest_packet_ids = rng.random();
         let sync_max = Duration::from_millis(rng.random_range(1..=300));
         self.world.disk = DiskConfig {
             sync_min: sync_max / 10,

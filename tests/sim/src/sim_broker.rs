@@ -44,6 +44,8 @@ pub struct BrokerConfig {
     pub max_granted: QoS,
     /// Publishes to topics and subscriptions to filters that begin so are refused, with this reason.
     pub refuse: Vec<(String, Refusal)>,
+    /// A packet id of a delivery is given again at once, the lowest first; else they count up.
+    pub lowest_packet_ids: bool,
     /// Share of subscriptions whose retained messages overtake the SUBACK (reading A57).
     pub retained_first: f64,
     /// Share of session losses in which [`BrokerEvent::Lost`] comes before [`BrokerEvent::Up`].
@@ -63,6 +65,7 @@ impl Default for BrokerConfig {
             overlap: Overlap::OneCopyWithIds,
             max_granted: QoS::ExactlyOnce,
             refuse: Vec::new(),
+            lowest_packet_ids: false,
             retained_first: 0.5,
             lost_before_up: 0.5,
         }
@@ -266,6 +269,7 @@ struct Session {
     waiting: VecDeque<Delivery>,
     /// Handed over and not acknowledged, by packet id.
     unacked: BTreeMap<u16, Delivery>,
+    last_packet_id: u16,
     /// Packet ids of QoS 2 publishes that the port has not released.
     received: BTreeSet<u16>,
 }
@@ -580,6 +584,12 @@ impl SimBroker {
             // From now on the port answers by itself, whatever becomes of this connection.
             arrived.acknowledged = true;
         }
+        if matches!(request, BrokerRequest::Publish { stored: Some(_), .. }) {
+            // The port stores that it will send it as soon as it has it.
+            self.begin(conn_id, request);
+            self.give_back(conn_id);
+            return Ok(());
+        }
         conn.inbox.push_back(Accepted { request, paid: true });
         self.schedule_execution(now, conn_id, rng);
         Ok(())
@@ -613,24 +623,7 @@ impl SimBroker {
             return;
         };
         match request {
-            BrokerRequest::Publish {
-                token: Some(token),
-                topic,
-                retain,
-                payload,
-                stored: Some(stored),
-                ..
-            } => {
-                let exact = Exact {
-                    token,
-                    stored,
-                    topic,
-                    retain,
-                    payload,
-                    stage: ExactStage::Sent,
-                };
-                self.begin_exact(conn_id, exact);
-            }
+            request @ BrokerRequest::Publish { stored: Some(_), .. } => self.begin(conn_id, request),
             BrokerRequest::Publish {
                 token,
                 topic,
@@ -681,11 +674,35 @@ impl SimBroker {
             BrokerRequest::Open { .. } | BrokerRequest::Close { .. } => {}
         }
         if paid {
-            self.conn(conn_id).credit += 1;
-            self.tell(BrokerEvent::Credit {
-                conn: conn_id,
-                requests: 1,
-            });
+            self.give_back(conn_id);
+        }
+    }
+
+    fn give_back(&mut self, conn: ConnId) {
+        self.conn(conn).credit += 1;
+        self.tell(BrokerEvent::Credit { conn, requests: 1 });
+    }
+
+    fn begin(&mut self, conn: ConnId, request: BrokerRequest) {
+        if let BrokerRequest::Publish {
+            token: Some(token),
+            topic,
+            retain,
+            payload,
+            stored: Some(stored),
+            ..
+        } = request
+        {
+            let stage = ExactStage::Sent;
+            let exact = Exact {
+                token,
+                stored,
+                topic,
+                retain,
+                payload,
+                stage,
+            };
+            self.begin_exact(conn, exact);
         }
     }
 
@@ -857,7 +874,7 @@ impl SimBroker {
     }
 
     fn deliver(&mut self, _now: Instant, conn_id: ConnId, _rng: &mut SmallRng) {
-        let receive_max = self.config.receive_max;
+        let (receive_max, lowest) = (self.config.receive_max, self.config.lowest_packet_ids);
         let conn = self.conn(conn_id);
         conn.deliveries_scheduled -= 1;
         let Some(next) = conn.session.waiting.front() else {
@@ -872,8 +889,12 @@ impl SimBroker {
         };
         let mut name = None;
         if delivery.qos != QoS::AtMostOnce {
-            let unused = (1..=u16::MAX).find(|id| !conn.session.unacked.contains_key(id));
+            let last = if lowest { 0 } else { conn.session.last_packet_id };
+            let after = |step: u16| (u32::from(last) + u32::from(step) - 1) % u32::from(u16::MAX) + 1;
+            let ids = (1..=u16::MAX).map(|step| after(step) as u16);
+            let unused = ids.into_iter().find(|id| !conn.session.unacked.contains_key(id));
             let Some(packet_id) = unused else { return };
+            conn.session.last_packet_id = packet_id;
             conn.session.unacked.insert(packet_id, delivery.clone());
             match delivery.qos {
                 QoS::ExactlyOnce => {

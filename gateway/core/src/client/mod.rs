@@ -251,6 +251,12 @@ impl Client {
     /// A record without a session.
     pub(crate) fn new(cx: &mut Context, now: Instant, id: Arc<str>) -> Self {
         use rand::RngExt as _;
+        // The next life must not give a message an id that this one gave another just now. Four a second are more than
+        // a client gets.
+        let first_msg_id = match cx.journal.is_on() {
+            true => (0x0100 + cx.journal.unix_ms(now) / 250 % 0x7F00) as u16,
+            false => cx.rng.random(),
+        };
         let author = Author::of(&id);
         Client {
             ix: ClientIx(0),
@@ -274,7 +280,7 @@ impl Client {
             subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
-            down: Downlink::new(cx.rng.random()),
+            down: Downlink::new(first_msg_id),
             resting: false,
             unsaved: Unsaved::No,
             saved: false,

@@ -293,7 +293,10 @@ impl Gateway {
             }
         }
         for (key, _) in values.of(kind::PROGRESS) {
-            if values.get(message_key(key >> 24)).is_none() {
+            // It goes after what it is about, and that may have been all there was time for.
+            let place = (key & 0x00FF_FFFF) as usize;
+            let message = values.get(message_key(key >> 24)).and_then(MessageRecord::decode);
+            if message.is_none_or(|message| message.recipients.len() <= place) {
                 self.cx.journal.delete(StoreKey {
                     kind: kind::PROGRESS,
                     id: key,
