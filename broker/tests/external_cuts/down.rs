@@ -33,6 +33,9 @@ whole! {
     qos_2_is_exact_in_a_resumed_session_v5: V5 Resumed ExactlyOnce;
 }
 
+/// Messages published together: mosquitto_pub takes all lines at once, and has 65,535 packet ids for them.
+const PORTION: u64 = 2_000;
+
 async fn through_cuts(protocol: Protocol, session: Session, qos: QoS) {
     let messages = messages(3_000);
     let broker = Mosquitto::persistent().await;
@@ -54,10 +57,17 @@ async fn through_cuts(protocol: Protocol, session: Session, qos: QoS) {
 
     let started = Instant::now();
     let cutter = Cutter::start(&relay);
-    tokio::spawn(publish_all(broker.port, qos, messages));
+    let qos_given = if qos == ExactlyOnce { "2" } else { "1" };
+    let mut published = 0;
     let mut taker = Taker::new(qos, messages);
     let mut last = (taker.left, Instant::now());
     while !taker.is_done() {
+        if published < messages && published - (messages - taker.left) < PORTION / 2 {
+            let portion = published..messages.min(published + PORTION);
+            published = portion.end;
+            let lines: String = portion.map(|n| format!("{n}\n")).collect();
+            publish_lines(broker.port, &["-t", "down", "-q", qos_given, "-l"], lines).await;
+        }
         timeout(PATIENCE, taker.step(&mut core)).await.expect("no event");
         if taker.left != last.0 {
             last = (taker.left, Instant::now());
@@ -87,17 +97,6 @@ async fn through_cuts(protocol: Protocol, session: Session, qos: QoS) {
                 "{packet_id} was taken for another message"
             );
         }
-    }
-}
-
-/// In portions: mosquitto_pub takes all lines at once, and has 65,535 packet ids for them.
-async fn publish_all(broker: u16, qos: QoS, messages: u64) {
-    let qos = if qos == ExactlyOnce { "2" } else { "1" };
-    for first in (0..messages).step_by(20_000) {
-        let portion = first..messages.min(first + 20_000);
-        let lines: String = portion.map(|n| format!("{n}\n")).collect();
-        let published = publish_lines(broker, &["-t", "down", "-q", qos, "-l"], lines).await;
-        published.await.unwrap();
     }
 }
 
