@@ -861,6 +861,7 @@ impl Gateway {
     fn on_durable(&mut self, now: Instant, waiting: Waiting) {
         let (ix, serial) = match waiting {
             Waiting::Ack { conn, delivery } => return self.cx.upstream.acknowledge(conn, delivery),
+            Waiting::Subscription(token) => return self.cx.upstream.release_subscription(token),
             Waiting::Uplink(token) => {
                 if let Some(Settled::Publish { origin, topic, .. }) = self.cx.upstream.on_durable(token) {
                     self.cx.metrics.publish_spooled_total += 1;

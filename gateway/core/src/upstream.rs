@@ -135,6 +135,8 @@ enum RequestKind {
         name: Arc<str>,
         id: FilterId,
         qos: QoS,
+        /// It may be sent: what a later life needs to give it back is durable.
+        ready: bool,
     },
     Unsubscribe {
         filter: FilterKey,
@@ -827,17 +829,37 @@ impl Upstream {
         })
     }
 
-    /// Asks for a subscription at the broker.
-    pub(crate) fn subscribe(&mut self, filter: FilterKey, name: Arc<str>, id: FilterId, qos: QoS) {
+    /// Asks for a subscription at the broker, once it is durable that somebody wants it if it is not yet.
+    pub(crate) fn subscribe(
+        &mut self,
+        journal: &mut Journal,
+        filter: FilterKey,
+        name: Arc<str>,
+        (id, qos): (FilterId, QoS),
+        durable: bool,
+    ) {
         let key = self.insert(RequestKind::Subscribe {
             filter,
             name,
             id,
             qos,
+            ready: durable,
         });
+        if !durable && journal.wait(Waiting::Subscription(self.token(key))).is_some() {
+            self.release_subscription(self.token(key));
+        }
         self.connections[SUBSCRIPTIONS.0 as usize]
             .subscriptions
             .push_back(key);
+    }
+
+    /// A subscription may be asked for.
+    pub(crate) fn release_subscription(&mut self, token: Token) {
+        let key = self.key_of(token);
+        let request = key.and_then(|key| self.requests.get_mut(key));
+        if let Some(RequestKind::Subscribe { ready, .. }) = request.map(|request| &mut request.kind) {
+            *ready = true;
+        }
     }
 
     /// Asks for the end of a subscription.
@@ -1039,7 +1061,10 @@ impl Upstream {
                 connection.credit -= 1;
                 return Some(BrokerRequest::Ack { conn, delivery });
             }
-            if let Some(key) = connection.subscriptions.pop_front() {
+            if let Some(key) = connection.subscriptions.front().copied()
+                && !waits_for_disk(&self.requests, key)
+            {
+                connection.subscriptions.pop_front();
                 connection.credit -= 1;
                 return self.subscription_request(conn, key);
             }
@@ -1260,6 +1285,11 @@ impl Connection {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.unreported = self.unreported.saturating_sub(1);
     }
+}
+
+fn waits_for_disk(requests: &Slab<Request>, key: usize) -> bool {
+    let kind = requests.get(key).map(|request| &request.kind);
+    matches!(kind, Some(RequestKind::Subscribe { ready: false, .. }))
 }
 
 /// A publish as it is stored before it is sent.

@@ -1139,6 +1139,10 @@ impl Client {
                 exchange.step = Step::Pubrel;
                 exchange.due = true;
                 exchange.sends = 0;
+                if !again {
+                    // A step further: what it took to get here does not count against PUBREL.
+                    exchange.item.rounds = 0;
+                }
                 self.down.parked = false;
                 if !again {
                     self.hold_pubrel(cx);

@@ -283,9 +283,17 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
     } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;
         let qos = filter.wanted_qos();
-        cx.upstream.subscribe(key, filter.name.clone(), filter.id, qos);
+        // A broker that knows of it before the store does would keep it if this life ended now.
+        let durable = filter.active.is_some();
+        cx.journal.delete(leaving_key(filter.id));
+        cx.upstream.subscribe(
+            &mut cx.journal,
+            key,
+            filter.name.clone(),
+            (filter.id, qos),
+            durable,
+        );
         filter.asked();
         filter.pending = Pending::Subscribe(qos);
-        cx.journal.delete(leaving_key(filter.id));
     }
 }

@@ -99,6 +99,8 @@ pub(crate) enum Waiting {
     },
     /// A QoS 2 message goes to its recipients.
     Message(Arc<Message>, Vec<(ClientIx, u32)>),
+    /// A subscription is asked for at the broker.
+    Subscription(Token),
     /// A delivery is acknowledged to the broker.
     Ack { conn: ConnId, delivery: DeliveryId },
     /// A message for the broker may be sent, or its client answered.
@@ -117,7 +119,8 @@ impl Waiting {
             Waiting::Reply { .. }
             | Waiting::Suback { .. }
             | Waiting::Pubrel { .. }
-            | Waiting::Message(..) => true,
+            | Waiting::Message(..)
+            | Waiting::Subscription(_) => true,
             Waiting::Ack { .. } | Waiting::Uplink(_) | Waiting::Forget(..) | Waiting::ForgetProgress(..) => {
                 false
             }

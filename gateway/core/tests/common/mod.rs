@@ -357,6 +357,7 @@ impl Bench {
     pub fn subscribe(&mut self, port: u16, filter: &str, qos: QoS) -> (TopicId, FilterId) {
         self.requests.clear();
         self.packet(port, subscribe(MsgId(9), filter, qos));
+        self.commit();
         let (token, id) = self.subscribe_request();
         self.broker(BrokerEvent::Settled {
             token,
