@@ -102,7 +102,7 @@ impl Traffic {
             }
         }
         // What is still under way is brought to its end over the same network.
-        world.run_for(Duration::from_secs(1800));
+        world.run_for(Duration::from_secs(3600));
 
         let tally = |(at, way): (usize, &Way)| {
             let after = sent_so_far(&world, *way, &clients);
