@@ -1142,11 +1142,9 @@ impl Client {
                 if !again {
                     // A step further: what it took to get here does not count against PUBREL.
                     exchange.item.rounds = 0;
-                }
-                self.down.parked = false;
-                if !again {
                     self.hold_pubrel(cx);
                 }
+                self.down.parked = false;
             }
             // It refused a copy whose topic id it did not know, and had taken another before (reading A41).
             Some(exchange)
