@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sn_codec::{PublishQoS, ReturnCode, TopicRef};
+use sn_codec::{PublishQoS, QoS, ReturnCode, TopicRef};
 use system_tests::{Broker, Client, Gateway, Setup};
 use tempfile::TempDir;
 
@@ -62,7 +62,7 @@ fn measure(device: &Device) -> Result<()> {
     let grouped = device.written_by(|| {
         for _ in 0..GROUPS {
             let publish = |(client, topic): &(Client, TopicRef)| {
-                client.publish(*topic, PublishQoS::AtLeastOnce, &PAYLOAD)
+                client.publish(*topic, PublishQoS::Level(QoS::AtLeastOnce), &PAYLOAD)
             };
             let ids: Vec<_> = clients.iter().map(publish).collect();
             for ((client, topic), id) in clients.iter().zip(ids) {
@@ -96,10 +96,11 @@ impl Device {
         let (image, mounted) = (dir.join("image"), dir.join("mounted"));
         File::create(&image)?.set_len(256 << 20)?;
         fs::create_dir(&mounted)?;
-        // Without lazy initialisation, which would write in the background.
+        // Blocks as on a card, where so small an image would get smaller ones; no lazy initialisation, which would write
+        // in the background.
         let options = "lazy_itable_init=0,lazy_journal_init=0";
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", options])
+            .args(["-q", "-F", "-b", "4096", "-E", options])
             .arg(&image))?;
         run(Command::new("mount")
             .args(["-o", "loop"])

@@ -79,12 +79,23 @@ impl Ledger {
             .sum()
     }
 
+    /// Everything that was begun is acknowledged and has arrived.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let acked = [&self.up, &self.down]
+            .iter()
+            .all(|way| way.sent.len() == way.acked.len());
+        acked && self.outstanding() == 0
+    }
+
     /// What went wrong; empty is what a campaign is for.
     pub(crate) fn faults(&self, promised: Promised) -> Vec<String> {
         let mut faults = Vec::new();
         for (name, direction) in [("up", &self.up), ("down", &self.down)] {
             direction.faults(name, promised, &mut faults);
         }
+        // Not downwards: paho sends what it kept while the broker was away beside what is new.
+        let late = self.up.late.iter();
+        faults.extend(late.map(|key| fault("up", key, "overtaken by a later one")));
         // A restart is invisible: nobody is told to go, topic ids stay what they were, and the broker that is stopped
         // in good order has its sessions.
         for note in ["disconnected", "refused", "unknown-topic", "forgotten"] {
@@ -135,14 +146,10 @@ impl Direction {
             .filter(|(key, count)| key.1 == 2 && **count > 1);
         let twice = twice.filter(|_| promised == Promised::ExactlyOnce);
         let twice = twice.map(|(key, _)| (key, "arrived more than once"));
-        let late = self.late.iter().map(|key| (key, "overtaken by a later one"));
         let invented = self.arrived.keys().filter(|key| !self.sent.contains(*key));
         let invented = invented.map(|key| (key, "arrived, and was never sent"));
-        for (key, what) in lost.chain(twice).chain(late).chain(invented) {
-            faults.push(format!(
-                "{name}: message {} of {} with QoS {}: {what}",
-                key.2, key.0, key.1
-            ));
+        for (key, what) in lost.chain(twice).chain(invented) {
+            faults.push(fault(name, key, what));
         }
     }
 }
@@ -209,6 +216,10 @@ fn key(words: &str) -> Option<Key> {
     words.next().is_none().then_some(key)
 }
 
+fn fault(way: &str, key: &Key, what: &str) -> String {
+    format!("{way}: message {} of {} with QoS {}: {what}", key.2, key.0, key.1)
+}
+
 fn bad(line: &str) -> String {
     format!("no entry of a ledger: {line}")
 }
@@ -220,7 +231,7 @@ mod verdict {
     fn ledger(lines: &str) -> Ledger {
         let mut ledger = Ledger::default();
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            ledger.enter(line).unwrap();
+            ledger.enter(line).expect("an entry");
         }
         ledger
     }

@@ -4,7 +4,7 @@ paho-mqtt with sessions that last; nothing of the gateway. Each keeps books like
 message that was sent, was acknowledged by the broker or arrived.
 
 Prints "ready" when connected and subscribed. SIGUSR1: begin nothing new, print "finished" when every command is
-acknowledged. SIGTERM: end.
+acknowledged. SIGUSR2: pause, and go on at the next. SIGTERM: end.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def client(name, port, ledger, on_message=None):
     return made
 
 
-def observe(options, ledger, stopping, ending):
+def observe(options, ledger, stopping, ending, _paused):
     def on_message(_client, _data, message):
         ledger.write("up-arrived", *message.payload.decode().split()[:3])
 
@@ -60,7 +60,7 @@ def observe(options, ledger, stopping, ending):
     ending.wait()
 
 
-def command(options, ledger, stopping, ending):
+def command(options, ledger, stopping, ending, paused):
     rng, numbers, under_way = random.Random(options.seed), [0] * options.sleepers, {}
     commander, published = client("commander", options.port, ledger), queue.SimpleQueue()
     # PUBACK or PUBCOMP came.
@@ -68,7 +68,7 @@ def command(options, ledger, stopping, ending):
     print("ready", flush=True)
 
     while not stopping.is_set() or under_way:
-        if not stopping.is_set():
+        if not stopping.is_set() and not paused.is_set():
             sleeper, qos = rng.randrange(options.sleepers), rng.choice((1, 2))
             numbers[sleeper] += 1
             key = (f"sleeper{sleeper}", qos, numbers[sleeper])
@@ -94,10 +94,11 @@ def main():
     options = parser.parse_args()
 
     ledger = Ledger(options.ledger)
-    stopping, ending = threading.Event(), threading.Event()
+    stopping, ending, paused = threading.Event(), threading.Event(), threading.Event()
     signal.signal(signal.SIGUSR1, lambda *_: stopping.set())
+    signal.signal(signal.SIGUSR2, lambda *_: paused.clear() if paused.is_set() else paused.set())
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    {"observe": observe, "command": command}[options.role](options, ledger, stopping, ending)
+    {"observe": observe, "command": command}[options.role](options, ledger, stopping, ending, paused)
 
 
 main()

@@ -5,7 +5,7 @@ acknowledged or arrived. A sensor keeps its state, as a device with a clean shut
 DUP and the same message id until it is answered, and connects with CleanSession = 0 when it is not.
 
 Prints "ready" when every sensor is connected and has its topic ids. SIGUSR1: begin nothing new, print "finished" when
-nothing is open. SIGTERM: end.
+nothing is open. SIGUSR2: pause, and go on at the next. SIGTERM: end.
 """
 
 import argparse
@@ -162,9 +162,10 @@ class Publisher(Sensor):
             assert answer[4] == 0, answer
             self.topics[qos] = answer[:2]
 
-    async def run(self, stopping, pause):
+    async def run(self, stopping, going_on, pause):
         number = 0
         while not stopping.is_set():
+            await going_on.wait()
             number += 1
             qos = self.rng.choice((1, 2))
             self.ledger.write("up-sent", self.name, qos, number)
@@ -237,8 +238,10 @@ async def main():
     options = parser.parse_args()
 
     loop, ledger = asyncio.get_running_loop(), Ledger(options.ledger)
-    stopping, ending = asyncio.Event(), asyncio.Event()
+    stopping, going_on, ending = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    going_on.set()
     loop.add_signal_handler(signal.SIGUSR1, stopping.set)
+    loop.add_signal_handler(signal.SIGUSR2, lambda: going_on.clear() if going_on.is_set() else going_on.set())
     loop.add_signal_handler(signal.SIGTERM, ending.set)
 
     async def sensor(kind, name):
@@ -251,7 +254,7 @@ async def main():
     sleepers = await asyncio.gather(*(sensor(Sleeper, f"sleeper{n}") for n in range(options.sleepers)))
     print("ready", flush=True)
     asleep = [asyncio.create_task(one.run(options.sleep_pause)) for one in sleepers]
-    publishing = asyncio.gather(*(one.run(stopping, options.publish_pause) for one in publishers))
+    publishing = asyncio.gather(*(one.run(stopping, going_on, options.publish_pause) for one in publishers))
     ended = asyncio.create_task(ending.wait())
     await asyncio.wait([publishing, ended, *asleep], return_when=asyncio.FIRST_COMPLETED)
     if not ending.is_set():

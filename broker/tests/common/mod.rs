@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Far longer than anything here takes.
@@ -288,8 +289,8 @@ pub(crate) async fn publish(port: u16, arguments: &[&str]) {
     assert!(status.success());
 }
 
-/// Publishes one message for each line with mosquitto_pub, in the background.
-pub(crate) async fn publish_lines(port: u16, arguments: &[&str], lines: String) {
+/// Publishes one message for each line with mosquitto_pub, in the background: it is done when the task ends.
+pub(crate) async fn publish_lines(port: u16, arguments: &[&str], lines: String) -> JoinHandle<()> {
     let mut process = Command::new("mosquitto_pub")
         .args(["-h", "127.0.0.1", "-p", &port.to_string()])
         .args(arguments)
@@ -301,7 +302,7 @@ pub(crate) async fn publish_lines(port: u16, arguments: &[&str], lines: String) 
         stdin.write_all(lines.as_bytes()).await.unwrap();
         drop(stdin);
         assert!(process.wait().await.unwrap().success());
-    });
+    })
 }
 
 /// A TCP proxy that can break its connections and hold back what the broker says.
