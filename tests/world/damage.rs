@@ -58,7 +58,10 @@ fn used_disk() -> SimDisk {
         world.publish(sensor, "data", qos);
         world.run_for(Duration::from_secs(2));
     }
-    world.store().unwrap().disk.clone()
+    world
+        .store()
+        .map(|store| store.disk.clone())
+        .expect("it has a disk")
 }
 
 /// What a gateway makes of the disk as it is now.
