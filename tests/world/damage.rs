@@ -1,5 +1,7 @@
 //! The whole gateway on a store that is damaged.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Helpers of tests panic as tests do.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
