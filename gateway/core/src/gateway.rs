@@ -902,7 +902,9 @@ impl Gateway {
             return;
         };
         match waiting {
-            Waiting::Reply { reply, .. } if client.state.is_connected() => {
+            Waiting::Reply {
+                reply, taken_back, ..
+            } if client.state.is_connected() && client.taken_back == taken_back => {
                 client.reply_promised(&mut self.cx, reply);
             }
             Waiting::Suback {

@@ -1002,3 +1002,39 @@ fn a_filter_that_nobody_holds_is_given_back_after_a_restart() {
     });
     assert_eq!(unsubscribes.collect::<Vec<_>>(), ["c"]);
 }
+
+#[test]
+fn an_answer_that_waits_for_the_disk_is_not_given_in_the_next_connection() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let register = |topic_name| {
+        Packet::Register(sn_codec::Register {
+            topic_id: TopicId::NONE,
+            msg_id: MsgId(3),
+            topic_name,
+        })
+    };
+    bench.packet(A, register("t"));
+    // The device restarts and counts its message ids from the start.
+    bench.connect(A, "a");
+    bench.packet(A, register("u"));
+    bench.commit();
+    assert!(matches!(bench.heard(A)[..], [Packet::Regack(_)]), "for u alone");
+}
+
+#[test]
+fn pubrel_waits_for_the_disk_although_the_client_asks_for_a_repeat() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "c", QoS::ExactlyOnce);
+    bench.sleep(A, 600);
+    deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+    bench.commit();
+    bench.pingreq(A, Some("a"));
+    let id = bench.heard_publish(A).msg_id;
+    bench.packet(A, Packet::Pubrec(id));
+    bench.pingreq(A, Some("a"));
+    bench.expect(A, &[]);
+    bench.commit();
+    bench.expect(A, &[Packet::Pubrel(id)]);
+}

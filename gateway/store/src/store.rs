@@ -167,9 +167,10 @@ impl<D: Disk> Store<D> {
         }
         if let (Some(end), Some(last)) = (end, store.segments.back().copied()) {
             // What a process wrote that was killed before it synced counts from now on, so it must not go with the
-            // power later. If the file cannot be written to, the first commit begins another.
-            let file = store.disk.open(&last.name());
-            match file.and_then(|mut file| file.sync().map(|()| file)) {
+            // power later. It is written once more, since a sync that failed in that process may have left it in the
+            // system's memory alone, where nothing tells it from what is on the disk. If the file cannot be written
+            // to, the first commit begins another.
+            match store.make_durable(last, end) {
                 Ok(file) => store.active = Some(Active { file, end }),
                 Err(_) => store.write_again(last),
             }
@@ -232,6 +233,18 @@ impl<D: Disk> Store<D> {
             });
         }
         Some(scan.end())
+    }
+
+    /// Writes what a segment says, up to where its records end, and syncs.
+    fn make_durable(&mut self, segment: Segment, end: usize) -> io::Result<D::File> {
+        let name = segment.name();
+        let octets = self.disk.read(&name)?;
+        let mut file = self.disk.open(&name)?;
+        file.write_at(0, octets.get(..end).unwrap_or_default())?;
+        file.sync()?;
+        self.usage.written_bytes += (end as u64).div_ceil(PAGE) * PAGE;
+        self.usage.syncs += 1;
+        Ok(file)
     }
 
     /// What a segment says is not durable for certain: it is written again with the next commit.

@@ -106,6 +106,44 @@ fn values_survive_many_moves_to_newer_segments() {
 }
 
 #[test]
+fn what_a_failed_sync_left_in_memory_is_durable_once_it_is_read_again() {
+    let disk = disk();
+    let (mut store, _) = open(&disk);
+    store.apply(put(1, "before"));
+    store.commit(true).unwrap();
+    store.apply(put(2, "written, and not synced"));
+    disk.fail_after(1);
+    store.commit(true).unwrap_err();
+    disk.heal();
+    // The process ends, and the next one reads it.
+    drop(store);
+    let (store, values) = open(&disk);
+    assert_eq!(values.len(), 2);
+    drop(store);
+    disk.lose_power();
+    assert_eq!(open(&disk).1.len(), 2);
+}
+
+#[test]
+fn what_is_read_from_a_disk_that_does_not_work_is_written_again() {
+    let disk = disk();
+    let (mut store, _) = open(&disk);
+    store.apply(put(1, "before"));
+    store.commit(true).unwrap();
+    store.apply(put(2, "written, and not synced"));
+    disk.fail_after(1);
+    store.commit(true).unwrap_err();
+    drop(store);
+    let (mut store, values) = open(&disk);
+    assert_eq!(values.len(), 2);
+    assert!(store.has_pending());
+    disk.heal();
+    store.commit(true).unwrap();
+    disk.lose_power();
+    assert_eq!(open(&disk).1.len(), 2);
+}
+
+#[test]
 fn a_disk_that_is_full_refuses_and_works_again_when_there_is_room() {
     let disk = SimDisk::new(1, 2048);
     let (mut store, _) = open(&disk);

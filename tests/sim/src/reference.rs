@@ -1641,7 +1641,8 @@ impl Reference {
         ensure(suback.qos <= qos, "no more granted than asked for", || {
             format!("{suback:?} for {filter}")
         })?;
-        let settled = aggregate.is_some_and(|conn| conn.up && conn.subscribed.contains(&*filter));
+        let late = self.durable && given_back;
+        let settled = late || aggregate.is_some_and(|conn| conn.up && conn.subscribed.contains(&*filter));
         let away = aggregate.is_none_or(|conn| !conn.up) || broker_was_away;
         ensure(settled || away, "no SUBACK before the broker's (A31)", || {
             format!("{filter} to {}", client.id)
@@ -1752,8 +1753,11 @@ impl Reference {
                     false => usize::from(level != QoS::AtMostOnce),
                 };
                 let last = &mut self.clients[uplink.client].emitted_order[class];
+                // Spooled or not, QoS 0 goes when it can.
+                let spooled = self.config.durability.as_ref().is_some_and(|rules| rules.qos0);
+                let any_order = uplink.any_order || (spooled && level == QoS::AtMostOnce);
                 if uplink.emitted == 1
-                    && !uplink.any_order
+                    && !any_order
                     && let Some(order) = uplink.order
                 {
                     ensure(order > *last, "a client's messages keep their order", told)?;
@@ -1789,7 +1793,10 @@ impl Reference {
             }
             BrokerRequest::Open { conn, options } => {
                 // What an earlier life left to the port is settled or lost in this one.
-                for restored in &options.restored {
+                let mut restored: Vec<_> = options.restored.iter().collect();
+                // In the order in which they came from clients.
+                restored.sort_by_key(|restored| restored.stored.key);
+                for restored in restored {
                     self.published += 1;
                     let model = TokenModel {
                         conn: *conn,

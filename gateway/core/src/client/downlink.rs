@@ -401,7 +401,7 @@ impl Downlink {
     /// Sends the open exchange again, as a new round; what is on its way has not been sent yet.
     pub(crate) fn repeat_now(&mut self) {
         if let Some(exchange) = self.exchange_mut() {
-            exchange.due = exchange.in_flight.is_none();
+            exchange.due = exchange.in_flight.is_none() && !exchange.held;
             exchange.sends = 0;
         }
     }
@@ -413,6 +413,7 @@ impl Downlink {
         }
         if let Some(exchange) = self.exchange_mut()
             && !exchange.due
+            && !exchange.held
         {
             exchange.due = true;
             exchange.sends = exchange.sends.saturating_sub(1);

@@ -74,6 +74,8 @@ pub(crate) struct Client {
     pub(crate) open: OpenRequests,
     /// Answers that wait in the line of its link.
     pub(crate) owed: u8,
+    /// Counts how often answers were taken back: those that wait for the disk since before are not given.
+    pub(crate) taken_back: u8,
     pub(crate) down: Downlink,
     /// Stands in the table's line of records that may make room.
     pub(crate) resting: bool,
@@ -280,6 +282,7 @@ impl Client {
             subscriptions: SmallVec::new(),
             open: OpenRequests::default(),
             owed: 0,
+            taken_back: 0,
             down: Downlink::new(first_msg_id),
             resting: false,
             unsaved: Unsaved::No,
@@ -392,6 +395,7 @@ impl Client {
         let waiting = Waiting::Reply {
             client: self.ix,
             serial: self.serial,
+            taken_back: self.taken_back,
             reply,
         };
         if cx.journal.wait(waiting).is_some() {
@@ -419,6 +423,7 @@ impl Client {
 
     /// Takes back what was not sent yet.
     pub(crate) fn clear_replies(&mut self, cx: &mut Context) {
+        self.taken_back = self.taken_back.wrapping_add(1);
         if self.owed > 0
             && let Some(link) = self.via.as_ref().and_then(|via| cx.links.get_mut(via.link))
         {

@@ -81,6 +81,7 @@ pub(crate) enum Waiting {
     Reply {
         client: ClientIx,
         serial: u32,
+        taken_back: u8,
         reply: Reply,
     },
     /// A client's SUBSCRIBE is answered.
