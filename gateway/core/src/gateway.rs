@@ -124,6 +124,9 @@ impl Gateway {
         if outage.lost {
             self.cx.notice(Notice::AirtimeLost { link });
         }
+        if outage.first {
+            self.listen_first(now, link);
+        }
         self.start_advertising(now, link);
         if !outage.first && outage.after.is_none() {
             return; // Another profile, and no outage.
@@ -248,7 +251,7 @@ impl Gateway {
             Packet::SearchGw(search) => return self.on_search_gw(now, via(), search.radius),
             Packet::Advertise(heard) => {
                 let from = via();
-                return self.on_other_gateway(now, from.link, &from.route.addr, heard.gw_id);
+                return self.on_advertise(now, from.link, &from.route.addr, heard);
             }
             Packet::GwInfo(heard) if heard.gw_add.is_empty() => {
                 let from = via();

@@ -756,6 +756,15 @@ pub enum Notice {
         /// The id.
         gateway_id: u8,
     },
+    /// A stand-by gateway takes the place of another on a link, or gives it back.
+    StandBy {
+        /// Where.
+        link: LinkId,
+        /// The other gateway.
+        gateway_id: u8,
+        /// True if it was missed, false if it is there again.
+        missed: bool,
+    },
 }
 
 /// Why a message does not wait for a client any more (reading A70).

@@ -1996,7 +1996,8 @@ impl Reference {
             | Notice::LinkDown { .. }
             | Notice::DutyCycle { .. }
             | Notice::AirtimeLost { .. }
-            | Notice::AirtimeNotStored { .. } => Ok(()),
+            | Notice::AirtimeNotStored { .. }
+            | Notice::StandBy { .. } => Ok(()),
         }
     }
 
