@@ -332,13 +332,10 @@ impl Notices {
                 missed,
             } => {
                 let radio = self.radio(link);
-                match missed {
-                    true => {
-                        warn!(target: "radio", radio, gateway_id, "missed the gateway that this one stands by for: takes its place")
-                    }
-                    false => {
-                        info!(target: "radio", radio, gateway_id, "the gateway that this one stands by for is back: gives it its place")
-                    }
+                if missed {
+                    warn!(target: "radio", radio, gateway_id, "missed the gateway that this one stands by for: takes its place");
+                } else {
+                    info!(target: "radio", radio, gateway_id, "the gateway that this one stands by for is back: gives it its place");
                 }
             }
             Notice::AnswerTooLarge {
