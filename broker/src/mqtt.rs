@@ -41,6 +41,9 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     /// could be lost.
     fn poll(driver: &mut Self::Driver) -> impl Future<Output = Result<Happening, Broken>> + Send;
 
+    /// Whether the client shows its state to its stages before every packet that it sends, which takes time.
+    fn show_state(driver: &mut Self::Driver, shows: bool);
+
     /// Gives up connection and session; unsettled requests are lost and the next connection begins a new session.
     fn start_over(driver: &mut Self::Driver);
 

@@ -17,6 +17,7 @@ use gateway_core::io::{ConnectOptions, Refusal, RestoredPublish, StoreChange, St
 use tokio::sync::oneshot;
 
 use crate::mqtt::reason;
+use crate::releases::Releases;
 
 /// Where changes of the store go. What is called back is called when they are durable.
 #[derive(Clone)]
@@ -46,8 +47,8 @@ impl fmt::Debug for Journal {
 pub(crate) struct Stages {
     journal: Option<Journal>,
     state: Mutex<State>,
-    /// Packet ids of QoS 2 deliveries that were taken in an earlier life.
-    received: Vec<u16>,
+    /// The other direction.
+    pub(crate) releases: Releases,
 }
 
 #[derive(Debug, Default)]
@@ -108,22 +109,13 @@ impl Stages {
         Stages {
             journal: journal.filter(|_| options.exactly_once),
             state: Mutex::new(state),
-            received: options
-                .received
-                .iter()
-                .map(|delivery| crate::deliveries::packet_id(*delivery))
-                .collect(),
+            releases: Releases::new(options),
         }
     }
 
     /// Whether anything is stored.
     pub(crate) fn are_kept(&self) -> bool {
         self.journal.is_some()
-    }
-
-    /// Packet ids of deliveries taken in an earlier life.
-    pub(crate) fn received(&self) -> &[u16] {
-        &self.received
     }
 
     /// A publish is about to be handed to the client library.
@@ -203,6 +195,9 @@ impl Stages {
 
     /// This, and nothing else, is in flight; returns when a later life would know.
     pub(crate) async fn save(&self, in_flight: Vec<InFlight>) {
+        if !self.are_kept() {
+            return;
+        }
         let changes = self.state().compare(in_flight);
         if changes.is_empty() {
             return;
