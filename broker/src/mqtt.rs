@@ -87,6 +87,8 @@ pub(crate) enum Happening {
     Message(Message),
     /// PUBREL for this packet id.
     Released(u16),
+    /// PUBREC that says no to the publish with this packet id.
+    Refused(u16, Refusal),
     /// Nothing that concerns the port: notices may be ready.
     Progress,
 }

@@ -230,6 +230,12 @@ impl<M: Mqtt> Port<M> {
 
             match result {
                 Ok(Happening::Progress) => {}
+                Ok(Happening::Refused(packet_id, refusal)) => {
+                    if let Some(token) = self.stages.refused(packet_id) {
+                        let result = Err(refusal);
+                        self.events.push(BrokerEvent::Settled { token, result });
+                    }
+                }
                 Ok(Happening::Message(message)) => {
                     let exactly_once = message.qos == QoS::ExactlyOnce;
                     self.on_message(message);

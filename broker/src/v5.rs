@@ -75,6 +75,9 @@ impl Mqtt for V5 {
             }
             Event::Incoming(Packet::Publish(publish)) => Ok(Happening::Message(message(publish))),
             Event::Incoming(Packet::PubRel(pubrel)) => Ok(Happening::Released(pubrel.pkid)),
+            Event::Incoming(Packet::PubRec(pubrec)) if pubrec.reason as u8 >= 0x80 => {
+                Ok(Happening::Refused(pubrec.pkid, Refusal(pubrec.reason as u8)))
+            }
             Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => Ok(Happening::Progress),
         }
     }
