@@ -476,7 +476,8 @@ pub struct Ticket(pub u64);
 /// What the core wants of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreRequest {
-    /// Carry out these changes, each for itself whole or not at all, in this order.
+    /// Carry out these changes in this order: after a power cut all are there or none, and none without those of earlier
+    /// requests.
     Write {
         /// The changes.
         changes: Vec<StoreChange>,

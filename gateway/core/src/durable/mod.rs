@@ -1,8 +1,8 @@
 //! What must survive the end of the process, as changes of the store, and who waits until they are durable.
 //!
-//! A change is written whole or not at all, but of several changes any part may be there after a power cut. So what
-//! must change together stands in one value, and where two depend on each other the second is asked for when the first
-//! is durable.
+//! The changes of one request are there after a power cut together or not at all, and never without those of earlier
+//! requests, be they of the core or of a broker's port. So what must change together is asked for in one drain, and what
+//! somebody outside is promised waits until it is durable.
 
 pub(crate) mod records;
 pub(crate) mod restore;
