@@ -1032,7 +1032,10 @@ impl Reference {
             BrokerRequest::Unsubscribe { conn, filter, .. } => {
                 self.conns.entry(conn).or_default().subscribed.remove(&filter);
             }
-            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => {}
+            BrokerRequest::Open { .. }
+            | BrokerRequest::Close { .. }
+            | BrokerRequest::Ack { .. }
+            | BrokerRequest::Complete { .. } => {}
         }
     }
 
@@ -1813,7 +1816,7 @@ impl Reference {
                 self.unacknowledged.remove(&(*conn, *delivery));
                 Ok(())
             }
-            BrokerRequest::Close { .. } => Ok(()),
+            BrokerRequest::Close { .. } | BrokerRequest::Complete { .. } => Ok(()),
         }
     }
 
