@@ -14,7 +14,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use system_tests::{Broker, BrokerKind, PATIENCE, Process, Signal, free_port, poll_until, repository, snipe};
 use tempfile::TempDir;
 
-use crate::ledger::{Ledger, Promised, Tail};
+use crate::ledger::{Ledger, Tail};
 
 /// How long a gateway that is alive may bring no message forward before the rest counts as lost.
 const NO_PROGRESS: Duration = Duration::from_secs(15);
@@ -29,8 +29,6 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) publishers: u32,
     pub(crate) sleepers: u32,
-    /// What QoS 2 means.
-    pub(crate) promised: Promised,
 }
 
 /// What came of it.
@@ -254,7 +252,7 @@ impl<'a> Campaign<'a> {
         thread::sleep(REPEATS);
         self.programs.stop();
         self.programs.read(ledger);
-        report.faults.extend(ledger.faults(self.plan.promised));
+        report.faults.extend(ledger.faults());
     }
 }
 

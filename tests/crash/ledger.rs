@@ -11,14 +11,6 @@ use std::{
 /// A message: whose, with which QoS, its number. The numbers of one client rise.
 pub(crate) type Key = (String, u8, u64);
 
-/// What QoS 2 promises over a kill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Promised {
-    ExactlyOnce,
-    /// The broker inside does not know after a kill what its clients have (docs/mqtt.md, "What survives a restart").
-    AtLeastOnce,
-}
-
 /// The books of one campaign.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -88,10 +80,10 @@ impl Ledger {
     }
 
     /// What went wrong; empty is what a campaign is for.
-    pub(crate) fn faults(&self, promised: Promised) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (name, direction) in [("up", &self.up), ("down", &self.down)] {
-            direction.faults(name, promised, &mut faults);
+            direction.faults(name, &mut faults);
         }
         // Not downwards: paho sends what it kept while the broker was away beside what is new.
         let late = self.up.late.iter();
@@ -138,13 +130,12 @@ impl Direction {
         of_qos.map(|(_, count)| count - 1).sum()
     }
 
-    fn faults(&self, name: &str, promised: Promised, faults: &mut Vec<String>) {
+    fn faults(&self, name: &str, faults: &mut Vec<String>) {
         let lost = self.missing().map(|key| (key, "acknowledged, and lost"));
         let twice = self
             .arrived
             .iter()
             .filter(|(key, count)| key.1 == 2 && **count > 1);
-        let twice = twice.filter(|_| promised == Promised::ExactlyOnce);
         let twice = twice.map(|(key, _)| (key, "arrived more than once"));
         let invented = self.arrived.keys().filter(|key| !self.sent.contains(*key));
         let invented = invented.map(|key| (key, "arrived, and was never sent"));
@@ -226,7 +217,7 @@ fn bad(line: &str) -> String {
 
 /// Books in which something is wrong are refused, each for its own reason.
 mod verdict {
-    use super::{Ledger, Promised};
+    use super::Ledger;
 
     fn ledger(lines: &str) -> Ledger {
         let mut ledger = Ledger::default();
@@ -255,10 +246,7 @@ mod verdict {
 
     #[track_caller]
     fn expect(more: &str, faults: &[&str]) {
-        assert_eq!(
-            ledger(&format!("{GOOD}{more}")).faults(Promised::ExactlyOnce),
-            faults
-        );
+        assert_eq!(ledger(&format!("{GOOD}{more}")).faults(), faults);
     }
 
     #[test]
@@ -294,12 +282,6 @@ mod verdict {
             "down-arrived sleeper1 2 1",
             &["down: message 1 of sleeper1 with QoS 2: arrived more than once"],
         );
-    }
-
-    #[test]
-    fn a_doubled_message_is_taken_where_that_is_all_that_is_promised() {
-        let twice = ledger(&format!("{GOOD}up-arrived pub1 2 2\nup-acked pub1 1 3"));
-        assert_eq!(twice.faults(Promised::AtLeastOnce), [""; 0]);
     }
 
     #[test]

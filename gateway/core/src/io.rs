@@ -240,6 +240,8 @@ pub struct ConnectOptions {
     pub received: Vec<DeliveryId>,
     /// Its QoS 2 publishes are to be sent exactly once, also if this process ends: the port stores their stages.
     pub exactly_once: bool,
+    /// Of publishes in the store those with numbers up to this one are of an earlier life.
+    pub stored_until: u64,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.
@@ -261,8 +263,8 @@ pub struct RestoredPublish {
     pub stored: StoredUplink,
 }
 
-/// The record of a QoS 2 publish in the store. The port writes it again, with [`StoredUplink::at`], whenever a packet
-/// is about to leave that a later life must know of.
+/// The record of a QoS 2 publish in the store. The port writes it again, with [`StoredUplink::at`] or
+/// [`StoredUplink::taken_by`], whenever a packet is about to leave that a later life must know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredUplink {
     /// Its key.
