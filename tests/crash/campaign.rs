@@ -4,17 +4,18 @@ use std::{
     fmt, fs,
     fs::File,
     io::Write as _,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use system_tests::{Broker, BrokerKind, PATIENCE, Process, Signal, free_port, poll_until, repository, snipe};
 use tempfile::TempDir;
 
-use crate::ledger::{Ledger, Promised, Tail};
+use crate::ledger::{Ledger, Tail};
 
 /// How long a gateway that is alive may bring no message forward before the rest counts as lost.
 const NO_PROGRESS: Duration = Duration::from_secs(15);
@@ -29,8 +30,6 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) publishers: u32,
     pub(crate) sleepers: u32,
-    /// What QoS 2 means.
-    pub(crate) promised: Promised,
 }
 
 /// What came of it.
@@ -58,6 +57,11 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "  up    {}", self.ledger.up)?;
         writeln!(f, "  down  {}", self.ledger.down)?;
+        let (compared, _) = self.ledger.down.overtaken(&self.ledger.calm);
+        writeln!(
+            f,
+            "        {compared} compared with one before in the order of sending"
+        )?;
         write!(f, "  also  {:?}", self.ledger.notes)
     }
 }
@@ -91,6 +95,11 @@ pub(crate) fn run(plan: &Plan) -> Report {
         plan.sleepers == 0 || ledger.down.acked() > enough,
         "too few commands: {}",
         ledger.down
+    );
+    let (compared, _) = ledger.down.overtaken(&ledger.calm);
+    assert!(
+        plan.sleepers == 0 || compared > plan.kills as usize,
+        "too few commands whose order is certain: {compared}"
     );
     report
 }
@@ -182,6 +191,9 @@ impl<'a> Campaign<'a> {
             let pause = Duration::from_secs_f64(0.2 + 1.8 * self.rng.random::<f64>().powi(2));
             thread::sleep(pause.saturating_sub(last.elapsed()));
             last = Instant::now();
+            if self.nothing_else_breaks(kill) {
+                report.ledger.calm.extend(self.machine.connected_until_now());
+            }
             self.machine.kill();
             self.machine.start();
             // Some lives end before they have begun.
@@ -208,6 +220,12 @@ impl<'a> Campaign<'a> {
         self.machine.stop();
         report.took = started.elapsed();
         report
+    }
+
+    /// In the life before this kill mosquitto was there all the time, and its clients too.
+    fn nothing_else_breaks(&self, kill: u32) -> bool {
+        // From the life that it is stopped in until that after the one that it is started in.
+        self.plan.broker == BrokerKind::Mosquitto && !matches!(kill % 9, 5..=8)
     }
 
     /// Now and then mosquitto is away for a few lives of the gateway.
@@ -254,7 +272,7 @@ impl<'a> Campaign<'a> {
         thread::sleep(REPEATS);
         self.programs.stop();
         self.programs.read(ledger);
-        report.faults.extend(ledger.faults(self.plan.promised));
+        report.faults.extend(ledger.faults());
     }
 }
 
@@ -404,6 +422,18 @@ impl Machine {
             .wait_for_line("the gateway to be ready", 0, PATIENCE, |line| {
                 line.starts_with("ready")
             });
+    }
+
+    /// Since when it is connected to its broker, and now, in milliseconds since 1970; `None` if it is not.
+    fn connected_until_now(&self) -> Option<RangeInclusive<u64>> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("the clock is past 1970");
+        let lines = self.gateway().lines();
+        let mut links = lines.iter().filter(|line| line.text.contains("conn=0"));
+        let up = links.find(|line| line.text.contains("link up"))?;
+        let ms = |time: Duration| u64::try_from(time.as_millis()).expect("in some time");
+        Some(ms(now - up.at.elapsed()) + 1..=ms(now))
     }
 
     /// Ends the gateway in the middle of whatever it does.

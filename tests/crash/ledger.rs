@@ -5,19 +5,12 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
 /// A message: whose, with which QoS, its number. The numbers of one client rise.
 pub(crate) type Key = (String, u8, u64);
-
-/// What QoS 2 promises over a kill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Promised {
-    ExactlyOnce,
-    /// The broker inside does not know after a kill what its clients have (docs/mqtt.md, "What survives a restart").
-    AtLeastOnce,
-}
 
 /// The books of one campaign.
 #[derive(Debug, Default)]
@@ -28,6 +21,9 @@ pub(crate) struct Ledger {
     pub(crate) down: Direction,
     /// Everything else that happened to them, and how often.
     pub(crate) notes: BTreeMap<String, u64>,
+    /// From when to when the gateway was connected to its broker and nothing else broke either, in milliseconds since
+    /// 1970; in order.
+    pub(crate) calm: Vec<RangeInclusive<u64>>,
 }
 
 /// The messages in one direction.
@@ -41,6 +37,10 @@ pub(crate) struct Direction {
     newest: BTreeMap<(String, u8), u64>,
     /// First arrivals that came after a later message.
     late: Vec<Key>,
+    /// First arrivals in their order.
+    order: Vec<Key>,
+    /// When a message was sent and when it was acknowledged, where that is written down.
+    times: BTreeMap<Key, (u64, u64)>,
 }
 
 impl Ledger {
@@ -61,7 +61,15 @@ impl Ledger {
             "down" => &mut self.down,
             _ => return Err(bad(line)),
         };
-        let key = key(rest).ok_or_else(|| bad(line))?;
+        let (key, time) = key(rest).ok_or_else(|| bad(line))?;
+        match (event, time) {
+            ("sent" | "acked", Some(time)) => {
+                let times = direction.times.entry(key.clone()).or_insert((time, u64::MAX));
+                times.1 = if event == "acked" { time } else { times.1 };
+            }
+            (_, Some(_)) => return Err(bad(line)),
+            (_, None) => {}
+        }
         match event {
             "sent" => direction.sent.insert(key),
             "acked" => direction.acked.insert(key),
@@ -88,14 +96,20 @@ impl Ledger {
     }
 
     /// What went wrong; empty is what a campaign is for.
-    pub(crate) fn faults(&self, promised: Promised) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (name, direction) in [("up", &self.up), ("down", &self.down)] {
-            direction.faults(name, promised, &mut faults);
+            direction.faults(name, &mut faults);
         }
-        // Not downwards: paho sends what it kept while the broker was away beside what is new.
-        let late = self.up.late.iter();
-        faults.extend(late.map(|key| fault("up", key, "overtaken by a later one")));
+        let late = self.up.late.iter().map(|key| ("up", key));
+        let late = late.chain(
+            self.down
+                .overtaken(&self.calm)
+                .1
+                .into_iter()
+                .map(|key| ("down", key)),
+        );
+        faults.extend(late.map(|(way, key)| fault(way, key, "overtaken by a later one")));
         // A restart is invisible: nobody is told to go, topic ids stay what they were, and the broker that is stopped
         // in good order has its sessions.
         for note in ["disconnected", "refused", "unknown-topic", "forgotten"] {
@@ -121,11 +135,41 @@ impl Direction {
         }
         let newest = self.newest.entry((key.0.clone(), key.1)).or_default();
         if key.2 < *newest {
-            self.late.push(key);
+            self.late.push(key.clone());
         } else {
             *newest = key.2;
         }
+        self.order.push(key);
         true
+    }
+
+    /// The order of messages that were sent and acknowledged in the same calm time, whatever happened before they
+    /// arrived: of how many that can be said, and those that came after a later one.
+    ///
+    /// The others may have changed places before the gateway: paho sends what it kept while the broker was away beside
+    /// what is new, and mosquitto lets new messages overtake those that wait for a client that comes back.
+    pub(crate) fn overtaken(&self, calm: &[RangeInclusive<u64>]) -> (usize, Vec<&Key>) {
+        let mut newest = BTreeMap::new();
+        let (mut compared, mut late) = (0, Vec::new());
+        for key in &self.order {
+            let Some((sent, acked)) = self.times.get(key) else {
+                continue;
+            };
+            let at = calm.partition_point(|time| time.end() < sent);
+            if !calm
+                .get(at)
+                .is_some_and(|time| time.contains(sent) && time.contains(acked))
+            {
+                continue;
+            }
+            let newest = newest.entry((at, &key.0, key.1)).or_insert(key.2);
+            compared += usize::from(*newest != key.2);
+            if key.2 < *newest {
+                late.push(key);
+            }
+            *newest = key.2.max(*newest);
+        }
+        (compared, late)
     }
 
     fn missing(&self) -> impl Iterator<Item = &Key> {
@@ -138,13 +182,12 @@ impl Direction {
         of_qos.map(|(_, count)| count - 1).sum()
     }
 
-    fn faults(&self, name: &str, promised: Promised, faults: &mut Vec<String>) {
+    fn faults(&self, name: &str, faults: &mut Vec<String>) {
         let lost = self.missing().map(|key| (key, "acknowledged, and lost"));
         let twice = self
             .arrived
             .iter()
             .filter(|(key, count)| key.1 == 2 && **count > 1);
-        let twice = twice.filter(|_| promised == Promised::ExactlyOnce);
         let twice = twice.map(|(key, _)| (key, "arrived more than once"));
         let invented = self.arrived.keys().filter(|key| !self.sent.contains(*key));
         let invented = invented.map(|key| (key, "arrived, and was never sent"));
@@ -206,14 +249,16 @@ impl Tail {
     }
 }
 
-fn key(words: &str) -> Option<Key> {
+/// A message, and a time if there is one.
+fn key(words: &str) -> Option<(Key, Option<u64>)> {
     let mut words = words.split(' ');
     let key = (
         words.next()?.to_owned(),
         words.next()?.parse().ok()?,
         words.next()?.parse().ok()?,
     );
-    words.next().is_none().then_some(key)
+    let time = words.next().map(str::parse).transpose().ok()?;
+    words.next().is_none().then_some((key, time))
 }
 
 fn fault(way: &str, key: &Key, what: &str) -> String {
@@ -226,7 +271,7 @@ fn bad(line: &str) -> String {
 
 /// Books in which something is wrong are refused, each for its own reason.
 mod verdict {
-    use super::{Ledger, Promised};
+    use super::Ledger;
 
     fn ledger(lines: &str) -> Ledger {
         let mut ledger = Ledger::default();
@@ -255,10 +300,7 @@ mod verdict {
 
     #[track_caller]
     fn expect(more: &str, faults: &[&str]) {
-        assert_eq!(
-            ledger(&format!("{GOOD}{more}")).faults(Promised::ExactlyOnce),
-            faults
-        );
+        assert_eq!(ledger(&format!("{GOOD}{more}")).faults(), faults);
     }
 
     #[test]
@@ -297,16 +339,37 @@ mod verdict {
     }
 
     #[test]
-    fn a_doubled_message_is_taken_where_that_is_all_that_is_promised() {
-        let twice = ledger(&format!("{GOOD}up-arrived pub1 2 2\nup-acked pub1 1 3"));
-        assert_eq!(twice.faults(Promised::AtLeastOnce), [""; 0]);
-    }
-
-    #[test]
     fn a_message_that_was_overtaken_is_refused() {
         expect(
             "up-sent pub1 1 4\nup-sent pub1 1 5\nup-arrived pub1 1 5\nup-arrived pub1 1 4",
             &["up: message 4 of pub1 with QoS 1: overtaken by a later one"],
+        );
+    }
+
+    #[test]
+    fn commands_keep_the_order_of_a_calm_time() {
+        let faults = |times: [u64; 4], calm: &[_]| {
+            let [first_sent, first_acked, sent, acked] = times;
+            let mut ledger = ledger(&format!(
+                "down-sent sleeper1 1 1 {first_sent}
+                 down-sent sleeper1 1 2 {sent}
+                 down-acked sleeper1 1 2 {acked}
+                 down-acked sleeper1 1 1 {first_acked}
+                 down-arrived sleeper1 1 2
+                 down-arrived sleeper1 1 1"
+            ));
+            ledger.calm = calm.to_vec();
+            ledger.faults()
+        };
+        let overtaken = ["down: message 1 of sleeper1 with QoS 1: overtaken by a later one"];
+        assert_eq!(faults([10, 12, 11, 19], &[0..=5, 10..=19]), overtaken);
+        for calm in [vec![], vec![11..=19], vec![10..=18], vec![10..=10, 11..=19]] {
+            assert_eq!(faults([10, 12, 11, 19], &calm), [""; 0], "{calm:?}");
+        }
+        assert_eq!(
+            faults([10, 10, 11, 19], &[10..=10, 11..=19]),
+            [""; 0],
+            "another time each"
         );
     }
 
@@ -331,7 +394,9 @@ mod verdict {
             "",
             "up-sent",
             "up-sent pub1 1",
-            "up-sent pub1 1 1 1",
+            "up-sent pub1 1 1 1 1",
+            "up-sent pub1 1 1 x",
+            "up-arrived pub1 1 1 1",
             "up-lost pub1 1 1",
             "x-sent pub1 1 1",
         ] {

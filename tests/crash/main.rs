@@ -14,7 +14,6 @@ use std::{
 };
 
 use campaign::{Plan, run};
-use ledger::Promised;
 use system_tests::BrokerKind;
 
 /// Kills in every run of the tests; `tests/run.sh crash` does more.
@@ -28,7 +27,6 @@ fn killed_before_mosquitto_it_loses_nothing_acknowledged() {
         seed: seed(),
         publishers: 50,
         sleepers: 50,
-        promised: Promised::ExactlyOnce,
     });
 }
 
@@ -41,7 +39,6 @@ fn killed_with_the_broker_inside_it_loses_nothing_acknowledged() {
         seed: seed(),
         publishers: 50,
         sleepers: 0,
-        promised: Promised::AtLeastOnce,
     });
 }
 

@@ -1,7 +1,8 @@
 """The MQTT ends of a campaign: who observes what sensors publish, or who commands those that sleep.
 
 paho-mqtt with sessions that last; nothing of the gateway. Each keeps books like sensors.py: a line in the ledger for each
-message that was sent, was acknowledged by the broker or arrived.
+message that was sent, was acknowledged by the broker or arrived. Commands have the time with it, in milliseconds since
+1970.
 
 Prints "ready" when connected and subscribed. SIGUSR1: begin nothing new, print "finished" when every command is
 acknowledged. SIGUSR2: pause, and go on at the next. SIGTERM: end.
@@ -24,6 +25,10 @@ class Ledger:
     def write(self, *words):
         with self.lock:
             print(*words, file=self.file)
+
+
+def now():
+    return int(time.time() * 1000)
 
 
 def client(name, port, ledger, on_message=None):
@@ -72,12 +77,12 @@ def command(options, ledger, stopping, ending, paused):
             sleeper, qos = rng.randrange(options.sleepers), rng.choice((1, 2))
             numbers[sleeper] += 1
             key = (f"sleeper{sleeper}", qos, numbers[sleeper])
-            ledger.write("down-sent", *key)
+            ledger.write("down-sent", *key, now())
             payload = "{} {} {} ".format(*key).ljust(32, ".")
             # While the broker is away paho keeps it for later.
             under_way[commander.publish(f"cmd/sleeper{sleeper}", payload, qos).mid] = key
         while not published.empty():
-            ledger.write("down-acked", *under_way.pop(published.get()))
+            ledger.write("down-acked", *under_way.pop(published.get()), now())
         time.sleep(rng.expovariate(options.rate))
     print("finished", flush=True)
     ending.wait()

@@ -6,10 +6,11 @@
 //!
 //! One batch of changes is being written at a time, and what changes meanwhile is gathered by session. So what waits to
 //! be written is bounded by the number of sessions, however slow the disk. SUBACK and UNSUBACK wait for the batch with
-//! their change; since a disk may fail for long, not for ever: [`PATIENCE`], then the answer promises less.
+//! their change; since a disk may fail for long, not for ever: [`PATIENCE`], then the answer promises less. So does PUBREL
+//! for a message of the gateway ([`exact`](super::exact)), whose value is written again with the same batches.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -19,6 +20,7 @@ use sn_codec::QoS;
 
 use super::filters::Filter;
 use super::packet::{ClientKey, Reply};
+use super::receipt::Receipt;
 
 /// How long an answer waits for the disk. Clients give up after about as long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,7 +29,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 const WAITING_MAX: usize = 1024;
 
 /// The longest value that the store takes.
-const VALUE_MAX: usize = 1 << 20;
+pub(crate) const VALUE_MAX: usize = 1 << 20;
 
 /// Of the layout.
 const VERSION: u8 = 1;
@@ -41,11 +43,24 @@ pub(crate) struct Keeper {
     last: u64,
     /// Numbers of sessions that are not what is written of them, and where they are. `None`: gone.
     changed: BTreeMap<u64, Option<u32>>,
+    /// Messages that were taken by sessions of which their values do not tell, by number. Each is held, so that it is
+    /// not deleted before it is written.
+    taken: BTreeMap<u64, Receipt>,
+    /// Where the sessions are that wait for a batch to say PUBREL, by its number.
+    releasing: BTreeMap<u64, Releasing>,
     /// Batches begun.
     batch: u64,
     /// Up to here they are durable.
     durable: u64,
     waiting: VecDeque<Waiting>,
+}
+
+/// What is written together.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// Numbers of sessions, and where they are.
+    pub(crate) sessions: BTreeMap<u64, Option<u32>>,
+    pub(crate) messages: Vec<StoreChange>,
 }
 
 /// What is known of a session that is to survive.
@@ -58,6 +73,12 @@ pub(crate) struct Kept {
     batch: u64,
     /// There may be something of it in the store.
     written: bool,
+}
+
+#[derive(Debug)]
+struct Releasing {
+    until: Instant,
+    sessions: BTreeSet<u32>,
 }
 
 /// An answer that is due when something is durable.
@@ -127,18 +148,37 @@ impl Keeper {
         self.changed.insert(number, None);
     }
 
-    /// What to write next, if nothing is being written: numbers and where their sessions are.
-    pub(crate) fn begin_batch(&mut self) -> Option<BTreeMap<u64, Option<u32>>> {
-        if self.changed.is_empty() || self.durable < self.batch {
+    /// A session takes a message of the gateway. Returns the batch after which a later life knows.
+    pub(crate) fn take(&mut self, now: Instant, session: u32, kept: Kept, receipt: &Receipt) -> u64 {
+        let batch = self.batch + 1;
+        if let Some(exact) = receipt.exact() {
+            exact.take(kept.number);
+            self.taken.insert(exact.number(), receipt.clone());
+        }
+        let releasing = self.releasing.entry(batch).or_insert_with(|| Releasing {
+            until: now + PATIENCE,
+            sessions: BTreeSet::new(),
+        });
+        releasing.sessions.insert(session);
+        batch
+    }
+
+    /// What to write next, if nothing is being written: numbers and where their sessions are, and messages.
+    pub(crate) fn begin_batch(&mut self) -> Option<Batch> {
+        if self.changed.is_empty() && self.taken.is_empty() || self.durable < self.batch {
             return None;
         }
         Some(self.begin_last_batch())
     }
 
     /// What is not written yet, even though something is being written.
-    pub(crate) fn begin_last_batch(&mut self) -> BTreeMap<u64, Option<u32>> {
+    pub(crate) fn begin_last_batch(&mut self) -> Batch {
         self.batch += 1;
-        core::mem::take(&mut self.changed)
+        let taken = core::mem::take(&mut self.taken).into_values();
+        Batch {
+            sessions: core::mem::take(&mut self.changed),
+            messages: taken.filter_map(|receipt| receipt.exact()?.change()).collect(),
+        }
     }
 
     /// The number of the batch begun last.
@@ -181,13 +221,30 @@ impl Keeper {
         Some((first.client, first.reply))
     }
 
+    /// A batch that need not be waited for any more, and where the sessions are that do.
+    pub(crate) fn next_releasing(&mut self, now: Instant) -> Option<(u64, BTreeSet<u32>)> {
+        let first = self.releasing.first_entry()?;
+        if *first.key() > self.durable && first.get().until > now {
+            return None;
+        }
+        let (batch, releasing) = first.remove_entry();
+        Some((batch, releasing.sessions))
+    }
+
     /// When the next answer waits no longer.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.waiting.front().map(|first| first.until)
+        let answer = self.waiting.front().map(|first| first.until);
+        let releasing = self.releasing.first_key_value().map(|(_, first)| first.until);
+        answer.into_iter().chain(releasing).min()
     }
 }
 
 impl Kept {
+    /// What it stands under in the store.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The change that writes it down; `None` if it is too long for the store.
     pub(crate) fn put(&mut self, record: &SessionRecord) -> Option<StoreChange> {
         let value = record.encode().filter(|value| value.len() <= VALUE_MAX)?;

@@ -9,7 +9,7 @@
 //! as many messages as [`CREDIT`], and one outcome for each request.
 
 use gateway_core::io::{
-    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, Token,
+    BrokerEvent, BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, Refusal, StoredUplink, Token,
 };
 use gateway_core::time::Instant;
 use rustc_hash::FxHashMap;
@@ -17,6 +17,7 @@ use slab::Slab;
 use sn_codec::QoS;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::exact::Exact;
 use super::filters::is_topic_name;
 use super::packet::{
     ClientKey, Connect, Delivery, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
@@ -112,7 +113,7 @@ impl Local {
                     qos,
                     retain,
                     payload,
-                    ..
+                    stored,
                 } => {
                     let message = Message {
                         topic,
@@ -123,7 +124,7 @@ impl Local {
                         properties: None,
                         receipt: None,
                     };
-                    self.publish(now, router, conn, token, message);
+                    self.publish(now, router, conn, token, stored, message);
                 }
                 BrokerRequest::Subscribe {
                     conn,
@@ -401,6 +402,7 @@ impl Local {
         router: &mut Router,
         conn: ConnId,
         token: Option<Token>,
+        stored: Option<StoredUplink>,
         mut message: Message,
     ) {
         if !is_topic_name(&message.topic) {
@@ -432,8 +434,11 @@ impl Local {
             }
             return;
         }
-        let stored = token.filter(|_| self.stores);
-        message.receipt = stored.map(|token| Receipt::new(token, self.delivered.clone()));
+        let until = self.connections.get(&conn).map(|open| open.options.stored_until);
+        let exact = stored.zip(until).map(|(stored, until)| Exact::new(stored, until));
+        message.receipt = token
+            .filter(|_| self.stores)
+            .map(|token| Receipt::new(token, exact, self.delivered.clone()));
         let receipt = message.receipt.clone();
         self.request(now, router, conn, Unsettled { token, receipt }, |packet_id| {
             Received::Publish {

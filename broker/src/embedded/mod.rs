@@ -39,6 +39,7 @@
 
 mod channel;
 mod connection;
+mod exact;
 mod filters;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sn_codec::QoS;
 
+use super::exact::Exact;
 use super::receipt::Receipt;
 
 /// One attachment of a client, from its CONNECT to its end. Inputs under a key that has ended are ignored.
@@ -62,6 +63,11 @@ impl Message {
     /// It stays in the gateway's store until everybody has it.
     pub(crate) fn is_stored(&self) -> bool {
         self.receipt.is_some()
+    }
+
+    /// How it reaches sessions once over a restart, if the gateway published it with QoS 2.
+    pub(crate) fn exact(&self) -> Option<&Exact> {
+        self.receipt.as_ref()?.exact()
     }
 
     /// Octets it counts in a queue: about those of memory it takes beyond a fixed part.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use gateway_core::io::Token;
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::exact::Exact;
+
 /// One copy of a message's receipt.
 #[derive(Debug, Clone)]
 pub(crate) struct Receipt(Arc<Shared>);
@@ -17,6 +19,8 @@ pub(crate) struct Receipt(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     token: Token,
+    /// Of a QoS 2 message.
+    exact: Option<Exact>,
     /// The publish was settled: only then does the end of the last copy say something.
     settled: AtomicBool,
     delivered: UnboundedSender<Token>,
@@ -24,12 +28,18 @@ struct Shared {
 
 impl Receipt {
     /// `delivered` gets the token when the publish was settled and the last copy is gone.
-    pub(crate) fn new(token: Token, delivered: UnboundedSender<Token>) -> Self {
+    pub(crate) fn new(token: Token, exact: Option<Exact>, delivered: UnboundedSender<Token>) -> Self {
         Receipt(Arc::new(Shared {
             token,
+            exact,
             settled: AtomicBool::new(false),
             delivered,
         }))
+    }
+
+    /// How the message reaches sessions once; of one with QoS 2.
+    pub(crate) fn exact(&self) -> Option<&Exact> {
+        self.0.exact.as_ref()
     }
 
     /// The publish was settled. A publish that was refused or lost is not: its copies end unheard.

@@ -1,7 +1,7 @@
 //! Sessions, subscriptions and retained messages: the broker without I/O.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use sn_codec::QoS;
 
 use super::EmbeddedLimits;
 use super::filters::{Filter, Filters, Match, is_sys, is_topic_name};
-use super::kept::{Keeper, KeptSubscription, SessionRecord, key};
+use super::kept::{Batch, Keeper, KeptSubscription, SessionRecord, key};
 use super::packet::{
     ClientKey, Connect, Message, Received, Reply, RetainHandling, Subscription, Will, reason,
 };
@@ -80,6 +80,8 @@ pub(crate) struct Router {
     /// What was last published below `$SYS`.
     sys_last: Vec<(&'static str, String)>,
     keeper: Keeper,
+    /// Where the sessions of an earlier life are, or were, by their numbers in the store.
+    restored: FxHashMap<u64, u32>,
     out: Outbox,
 }
 
@@ -177,6 +179,7 @@ impl Router {
             sys_due: None,
             sys_last: Vec::new(),
             keeper: Keeper::default(),
+            restored: FxHashMap::default(),
             out: Outbox::default(),
         }
     }
@@ -207,7 +210,9 @@ impl Router {
                 self.acknowledged(client, session, result);
             }
             Received::PubRec { packet_id, refused } => {
-                let result = self.sessions[session as usize].on_pubrec(packet_id, refused);
+                let Router { sessions, keeper, .. } = self;
+                let take = |kept, receipt: &_| keeper.take(now, session, kept, receipt);
+                let result = sessions[session as usize].on_pubrec(packet_id, refused, take);
                 if let Ok(Some(reason)) = result {
                     self.out.push(client, Reply::PubRel { packet_id, reason });
                 }
@@ -722,6 +727,7 @@ impl Router {
         }
 
         let nobody = targets.is_empty();
+        self.go_on(&message, &mut targets);
         let number = self.next_pending;
         let mut waits_for = 0;
         for target in targets.drain(..) {
@@ -786,6 +792,26 @@ impl Router {
                 }
             }
         });
+    }
+
+    /// The sessions that took a message of the gateway in an earlier life are not sent it again; PUBREL is due.
+    fn go_on(&mut self, message: &Message, targets: &mut Vec<Target>) {
+        let Some((exact, receipt)) = message.exact().zip(message.receipt.as_ref()) else {
+            return;
+        };
+        for number in exact.taken() {
+            let Some(session) = self.restored.get(&number).copied() else {
+                continue;
+            };
+            let known = self.sessions.get_mut(session as usize);
+            let kept = |session: &Session| session.kept.is_some_and(|kept| kept.number() == number);
+            let Some(known) = known.filter(|session| kept(session)) else {
+                continue;
+            };
+            known.go_on(exact.packet_id(), receipt.clone());
+            targets.retain(|target| target.session != session || target.share.is_some());
+            self.pump(session);
+        }
     }
 
     fn retain(&mut self, message: &Arc<Message>, expires: Option<Instant>) {
@@ -1060,6 +1086,7 @@ impl Router {
     fn restore(&mut self, number: u64, record: SessionRecord) {
         let session = self.new_session(&record.client_id, false);
         let kept = self.keeper.resume(number, record.expiry);
+        self.restored.insert(number, session);
         for subscription in record.subscriptions.iter().take(self.limits.subscriptions_max) {
             let Some(filter) = Filter::parse(&subscription.filter) else {
                 continue;
@@ -1102,7 +1129,7 @@ impl Router {
         self.answer_kept();
     }
 
-    fn changes(&mut self, changed: BTreeMap<u64, Option<u32>>) -> Vec<StoreChange> {
+    fn changes(&mut self, batch: Batch) -> Vec<StoreChange> {
         let Router {
             sessions,
             filters,
@@ -1127,7 +1154,8 @@ impl Router {
                 }
             }
         };
-        changed.into_iter().map(change).collect()
+        let sessions = batch.sessions.into_iter().map(change);
+        sessions.chain(batch.messages).collect()
     }
 
     /// A session outlives its connection by that many seconds.
@@ -1172,6 +1200,13 @@ impl Router {
         while let Some((client, reply)) = self.keeper.next_answer(self.now) {
             if self.session_of(client).is_some() {
                 self.out.push(client, reply);
+            }
+        }
+        while let Some((batch, sessions)) = self.keeper.next_releasing(self.now) {
+            for session in sessions {
+                if let Some(session) = self.sessions.get_mut(session as usize) {
+                    session.release(batch, &mut self.out);
+                }
             }
         }
     }

@@ -7,6 +7,8 @@
 //!                      Sent --PUBREC--> Released --PUBCOMP--> gone  QoS 2
 //! ```
 //!
+//! Between PUBREC and Released a QoS 2 message of the gateway is Taken until that will survive ([`exact`](super::exact)).
+//!
 //! After a new connection everything in flight is said again, in its order (§4.4).
 
 use core::time::Duration;
@@ -14,9 +16,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gateway_core::time::Instant;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sn_codec::QoS;
 
+use super::exact::{Exact, Holds, ORDINARY_IDS};
 use super::filters::Filter;
 use super::kept::Kept;
 use super::packet::{ClientKey, Delivery, Message, Reply, Will, reason};
@@ -112,6 +115,10 @@ pub(crate) struct Session {
     next_id: u16,
     /// How often the packet ids began anew.
     lap: u32,
+    /// Packet ids in flight that are not ordinary ones.
+    exact_ids: FxHashSet<u16>,
+    /// PUBREL waits for this batch, unless that is over.
+    taken_until: Option<u64>,
     /// It is of an earlier life, of which the client may still hold QoS 2 messages under any packet id.
     restored: bool,
 }
@@ -153,6 +160,8 @@ enum Stage {
     /// PUBREL was said for whatever the client holds under the packet id. It has credit.
     Clearing(Entry),
     Sent(Entry),
+    /// The client has it: PUBREL is said when a later life will know, after this batch.
+    Taken(Option<Receipt>, u64),
     /// The client has it: PUBREL was said.
     Released(
         /// Some clients make use of a message only when PUBREL comes, so until PUBCOMP its publisher keeps it.
@@ -219,6 +228,8 @@ impl Session {
             scans: VecDeque::new(),
             next_id: 0,
             lap: 0,
+            exact_ids: FxHashSet::default(),
+            taken_until: None,
             restored: false,
         }
     }
@@ -240,7 +251,8 @@ impl Session {
         self.attached = Some(Attached {
             key,
             credit: 0,
-            receive_maximum: usize::from(receive_maximum.max(1)),
+            // More would leave no packet id for the next.
+            receive_maximum: usize::from(receive_maximum.clamp(1, *ORDINARY_IDS.end() - 1)),
         });
         self.will = None;
         self.expires = None;
@@ -453,6 +465,7 @@ impl Session {
                 out.stats.publish_sent += 1;
                 out.push(attached.key, Reply::Publish(delivery));
             }
+            Stage::Taken(..) => {}
             Stage::Released(_) => out.push(attached.key, pubrel(packet_id)),
         }
         self.said += 1;
@@ -479,7 +492,12 @@ impl Session {
             return true;
         }
         let tracked = front.qos > QoS::AtMostOnce;
-        if attached.credit == 0 || (tracked && self.in_flight.len() >= attached.receive_maximum) {
+        let exact = front.exact().filter(|_| self.kept.is_some());
+        let exact = exact.map(|exact| (exact.packet_id(), exact.client_holds()));
+        if attached.credit == 0
+            || (tracked && self.in_flight.len() >= attached.receive_maximum)
+            || exact.is_some_and(|(packet_id, _)| self.exact_ids.contains(&packet_id))
+        {
             return false;
         }
         attached.credit -= 1;
@@ -490,16 +508,22 @@ impl Session {
             }
             return true;
         }
-        let packet_id = self.next_packet_id();
+        let first_time = self.lap == 0 && front.qos == QoS::ExactlyOnce;
+        let (packet_id, holds) = match exact {
+            Some(exact) => exact,
+            None if first_time => (self.next_packet_id(), Holds::Another),
+            None => (self.next_packet_id(), Holds::Nothing),
+        };
+        self.exact_ids.extend(exact.map(|(packet_id, _)| packet_id));
         if let Some(entry) = self.waiting.pop_front() {
             let held_over = entry.held_over;
             // The client would take a QoS 2 message for that of an earlier life which it holds under the packet id.
-            let stage = if self.restored && self.lap == 0 && entry.qos == QoS::ExactlyOnce {
+            let stage = if self.restored && holds == Holds::Another {
                 out.push(attached.key, pubrel(packet_id));
                 Stage::Clearing(entry)
             } else {
                 out.stats.publish_sent += 1;
-                let delivery = entry.delivery(now, packet_id, false);
+                let delivery = entry.delivery(now, packet_id, self.restored && holds == Holds::It);
                 out.push(attached.key, Reply::Publish(delivery));
                 Stage::Sent(entry)
             };
@@ -534,11 +558,11 @@ impl Session {
     /// A packet id that no exchange in flight uses. There are fewer exchanges than ids, by the receive maximum.
     fn next_packet_id(&mut self) -> u16 {
         loop {
-            self.next_id = self.next_id.wrapping_add(1);
-            if self.next_id == 0 {
+            if self.next_id == *ORDINARY_IDS.end() {
+                self.next_id = 0;
                 self.lap = self.lap.wrapping_add(1);
-                continue;
             }
+            self.next_id += 1;
             // In flight is in the order of sending: if the first is of this lap, no id ahead is taken.
             let free = match self.in_flight.front() {
                 Some(first) if first.lap != self.lap => !self
@@ -593,17 +617,25 @@ impl Session {
         };
         match &self.in_flight[at].stage {
             Stage::Sent(entry) if entry.qos == QoS::AtLeastOnce => self.finish(at),
-            Stage::Clearing(_) | Stage::Sent(_) | Stage::Released(_) => return Err(ProtocolError),
+            Stage::Clearing(_) | Stage::Sent(_) | Stage::Taken(..) | Stage::Released(_) => {
+                return Err(ProtocolError);
+            }
         }
         Ok(())
     }
 
-    /// PUBREC (§4.3.3); returns the reason code of the PUBREL to answer with, if any.
+    /// PUBREC (§4.3.3); returns the reason code of the PUBREL to answer with, if any. `take` sees to it that a later life
+    /// will know, and says after which batch.
     ///
     /// # Errors
     ///
     /// The exchange is one of QoS 1.
-    pub(crate) fn on_pubrec(&mut self, packet_id: u16, refused: bool) -> Result<Option<u8>, ProtocolError> {
+    pub(crate) fn on_pubrec(
+        &mut self,
+        packet_id: u16,
+        refused: bool,
+        take: impl FnOnce(Kept, &Receipt) -> u64,
+    ) -> Result<Option<u8>, ProtocolError> {
         let Some(at) = self.position(packet_id) else {
             return Ok((!refused).then_some(reason::PACKET_ID_NOT_FOUND));
         };
@@ -619,11 +651,53 @@ impl Session {
                     self.bytes -= entry.message.size();
                 }
                 let receipt = entry.message.receipt.clone();
+                let exact = receipt
+                    .as_ref()
+                    .filter(|_| self.exact_ids.contains(&packet_id))
+                    .zip(self.kept);
+                if let Some((receipt, kept)) = exact {
+                    self.taken_until = Some(take(kept, receipt));
+                }
+                // MQTT-4.6.0-4: PUBREL goes in the order of PUBREC.
+                if let Some(batch) = self.taken_until {
+                    self.in_flight[at].stage = Stage::Taken(receipt, batch);
+                    return Ok(None);
+                }
                 self.in_flight[at].stage = Stage::Released(receipt);
             }
+            Stage::Taken(..) => return Ok(None),
             Stage::Released(_) => {}
         }
         Ok(Some(reason::SUCCESS))
+    }
+
+    /// A later life will know what was taken up to this batch, or that was waited for long enough.
+    pub(crate) fn release(&mut self, batch: u64, out: &mut Outbox) {
+        self.taken_until.take_if(|until| *until <= batch);
+        for (at, exchange) in self.in_flight.iter_mut().enumerate() {
+            if let Stage::Taken(receipt, until) = &mut exchange.stage
+                && *until <= batch
+            {
+                exchange.stage = Stage::Released(receipt.take());
+                if let Some(attached) = self.attached.as_ref().filter(|_| at < self.said) {
+                    out.push(attached.key, pubrel(exchange.packet_id));
+                }
+            }
+        }
+    }
+
+    /// The client took this message in an earlier life: PUBREL is due, unless that went before another one under the
+    /// packet id.
+    pub(crate) fn go_on(&mut self, packet_id: u16, receipt: Receipt) {
+        if self.exact_ids.insert(packet_id) {
+            self.held_over += 1;
+            self.in_flight.push_back(InFlight {
+                packet_id,
+                lap: self.lap,
+                held_over: true,
+                stage: Stage::Released(Some(receipt)),
+            });
+        }
     }
 
     /// PUBCOMP. An unknown packet id is ignored.
@@ -644,7 +718,7 @@ impl Session {
             Stage::Released(_) => self.finish(at),
             // One of an earlier connection cannot come, so PUBREL was said on this one, and has credit.
             Stage::Clearing(_) => self.say_cleared(now, at, out),
-            Stage::Sent(_) => return Err(ProtocolError),
+            Stage::Sent(_) | Stage::Taken(..) => return Err(ProtocolError),
         }
         Ok(())
     }
@@ -679,6 +753,7 @@ impl Session {
             return;
         };
         self.said -= usize::from(at < self.said);
+        self.exact_ids.remove(&exchange.packet_id);
         if exchange.held_over {
             self.held_over -= 1;
         } else {
@@ -788,7 +863,7 @@ impl Session {
                 Stage::Sent(entry) if entry.qos == QoS::AtLeastOnce => Some(entry),
                 // Not sent yet.
                 Stage::Clearing(entry) => Some(entry),
-                Stage::Sent(_) | Stage::Released(_) => None,
+                Stage::Sent(_) | Stage::Taken(..) | Stage::Released(_) => None,
             });
         sent.chain(self.waiting).filter(|entry| entry.share.is_some())
     }
@@ -811,6 +886,13 @@ fn pubrel(packet_id: u16) -> Reply {
 pub(crate) struct ProtocolError;
 
 impl Entry {
+    /// Of what a session gets for a subscription of its own. A member of a shared one may be another after a restart.
+    fn exact(&self) -> Option<&Exact> {
+        self.message
+            .exact()
+            .filter(|_| self.qos == QoS::ExactlyOnce && self.share.is_none())
+    }
+
     fn delivery(&self, now: Instant, packet_id: u16, dup: bool) -> Delivery {
         Delivery {
             message: self.message.clone(),

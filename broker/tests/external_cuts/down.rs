@@ -3,35 +3,17 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use broker::Protocol::{self, V3, V5};
+use broker::Protocol;
 use gateway_core::io::{BrokerEvent, BrokerRequest, DeliveryId, FilterId, Token};
 use rand::RngExt;
 use sn_codec::QoS::{self, AtLeastOnce, ExactlyOnce};
 use tokio::time::{Interval, interval, timeout};
 
-use super::Session::{self, Clean, Resumed};
+use super::Session::{self, Resumed};
 use super::common::{CONN, Core, Mosquitto, publish_lines};
 use super::{Cutter, PATIENCE, messages, open, relay_to};
 
-macro_rules! whole {
-    ($($name:ident: $protocol:ident $session:ident $qos:ident;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            through_cuts($protocol, $session, $qos).await;
-        }
-    )*};
-}
-
-whole! {
-    qos_1_is_whole_in_a_new_session_v3: V3 Clean AtLeastOnce;
-    qos_1_is_whole_in_a_new_session_v5: V5 Clean AtLeastOnce;
-    qos_1_is_whole_in_a_resumed_session_v3: V3 Resumed AtLeastOnce;
-    qos_1_is_whole_in_a_resumed_session_v5: V5 Resumed AtLeastOnce;
-    qos_2_is_exact_in_a_new_session_v3: V3 Clean ExactlyOnce;
-    qos_2_is_exact_in_a_new_session_v5: V5 Clean ExactlyOnce;
-    qos_2_is_exact_in_a_resumed_session_v3: V3 Resumed ExactlyOnce;
-    qos_2_is_exact_in_a_resumed_session_v5: V5 Resumed ExactlyOnce;
-}
+for_each_exchange!(through_cuts);
 
 /// Messages published together: mosquitto_pub takes all lines at once, and has 65,535 packet ids for them.
 const PORTION: u64 = 2_000;

@@ -10,6 +10,33 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+/// A test of each kind of exchange: `through(protocol, session, qos)`.
+macro_rules! for_each_exchange {
+    ($through:ident) => {
+        for_each_exchange! { $through:
+            qos_1_is_whole_in_a_new_session_v3: V3 Clean AtLeastOnce,
+            qos_1_is_whole_in_a_new_session_v5: V5 Clean AtLeastOnce,
+            qos_1_is_whole_in_a_resumed_session_v3: V3 Resumed AtLeastOnce,
+            qos_1_is_whole_in_a_resumed_session_v5: V5 Resumed AtLeastOnce,
+            qos_2_is_exact_in_a_new_session_v3: V3 Clean ExactlyOnce,
+            qos_2_is_exact_in_a_new_session_v5: V5 Clean ExactlyOnce,
+            qos_2_is_exact_in_a_resumed_session_v3: V3 Resumed ExactlyOnce,
+            qos_2_is_exact_in_a_resumed_session_v5: V5 Resumed ExactlyOnce,
+        }
+    };
+    ($through:ident: $($name:ident: $protocol:ident $session:ident $qos:ident,)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            $through(
+                ::broker::Protocol::$protocol,
+                crate::Session::$session,
+                ::sn_codec::QoS::$qos,
+            )
+            .await;
+        }
+    )*};
+}
+
 mod down;
 mod restarts;
 mod up;

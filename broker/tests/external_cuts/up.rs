@@ -15,25 +15,7 @@ use super::Session::{self, Clean, Resumed};
 use super::common::{CONN, Core, Mosquitto, PATIENCE, Proxy, Subscriber, publish};
 use super::{CLIENT_ID, Cutter, check, messages, open, pause, relay_to};
 
-macro_rules! whole {
-    ($($name:ident: $protocol:ident $session:ident $qos:ident;)*) => {$(
-        #[tokio::test]
-        async fn $name() {
-            through_cuts($protocol, $session, $qos).await;
-        }
-    )*};
-}
-
-whole! {
-    qos_1_is_whole_in_a_new_session_v3: V3 Clean AtLeastOnce;
-    qos_1_is_whole_in_a_new_session_v5: V5 Clean AtLeastOnce;
-    qos_1_is_whole_in_a_resumed_session_v3: V3 Resumed AtLeastOnce;
-    qos_1_is_whole_in_a_resumed_session_v5: V5 Resumed AtLeastOnce;
-    qos_2_is_exact_in_a_new_session_v3: V3 Clean ExactlyOnce;
-    qos_2_is_exact_in_a_new_session_v5: V5 Clean ExactlyOnce;
-    qos_2_is_exact_in_a_resumed_session_v3: V3 Resumed ExactlyOnce;
-    qos_2_is_exact_in_a_resumed_session_v5: V5 Resumed ExactlyOnce;
-}
+for_each_exchange!(through_cuts);
 
 async fn through_cuts(protocol: Protocol, session: Session, qos: QoS) {
     let messages = messages(3_000);

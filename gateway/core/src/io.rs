@@ -243,6 +243,8 @@ pub struct ConnectOptions {
     /// PUBCOMP for a QoS 2 delivery waits for [`BrokerRequest::Complete`]: with it the broker may give the packet id to
     /// another message, which a later life would take for the old one.
     pub holds_pubcomp: bool,
+    /// Of publishes in the store those with numbers up to this one are of an earlier life.
+    pub stored_until: u64,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.
@@ -264,8 +266,8 @@ pub struct RestoredPublish {
     pub stored: StoredUplink,
 }
 
-/// The record of a QoS 2 publish in the store. The port writes it again, with [`StoredUplink::at`], whenever a packet
-/// is about to leave that a later life must know of.
+/// The record of a QoS 2 publish in the store. The port writes it again, with [`StoredUplink::at`] or
+/// [`StoredUplink::taken_by`], whenever a packet is about to leave that a later life must know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredUplink {
     /// Its key.

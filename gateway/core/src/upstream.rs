@@ -806,6 +806,13 @@ impl Upstream {
         }
     }
 
+    /// What is stored from now on has higher numbers.
+    pub(crate) fn stored_until(&mut self, id: u64) {
+        if let Some(options) = &mut self.exact {
+            options.stored_until = id;
+        }
+    }
+
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
     /// that with the QoS 2 publishes if it may know any. What it cannot know waits for that connection too.
     pub(crate) fn resume_sessions(&mut self) {

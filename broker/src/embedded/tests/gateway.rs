@@ -30,8 +30,17 @@ impl Attached {
 
     /// With one connection open, and a store of the gateway.
     pub(super) fn storing() -> Self {
+        Attached::after(0)
+    }
+
+    /// After a life that stored messages up to this number.
+    pub(super) fn after(until: u64) -> Self {
         let mut gateway = Attached::with(true);
-        gateway.request(vec![open(CONN, "snipe")]);
+        let mut request = open(CONN, "snipe");
+        if let BrokerRequest::Open { options, .. } = &mut request {
+            options.stored_until = until;
+        }
+        gateway.request(vec![request]);
         let up = BrokerEvent::Up {
             conn: CONN,
             session_present: false,

@@ -169,6 +169,11 @@ impl Journal {
         self.last_id
     }
 
+    /// The last number that was given.
+    fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
     pub(crate) fn put(&mut self, key: StoreKey, value: Bytes) {
         if self.is_on() {
             self.changes.push(StoreChange::Put(key, value));

@@ -4,6 +4,7 @@
 //! bits, in front, a payload 32 bits. What cannot be read is `None`: the caller counts and goes on without it.
 
 use core::net::SocketAddr;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
@@ -295,6 +296,8 @@ impl UplinkRecord {
             0 => Stage::Pending,
             1 => Stage::Sent(packet_id),
             2 => Stage::Released(packet_id),
+            // What follows the payload is the embedded broker's.
+            TAKEN => Stage::Pending,
             _ => return None,
         };
         let author = from.u32()?;
@@ -326,6 +329,39 @@ impl StoredUplink {
         self.in_stage(Stage::Pending)
     }
 
+    /// Its value once these sessions of the embedded broker have taken the message (PUBREC); as many as there is place
+    /// for.
+    pub fn taken_by(&self, sessions: &BTreeSet<u64>) -> Bytes {
+        let count = u16::try_from(sessions.len()).unwrap_or(u16::MAX);
+        let own = self.value.len() - self.taken_octets().len();
+        let mut out = Vec::with_capacity(own + 8 * usize::from(count));
+        out.extend_from_slice(&[VERSION, TAKEN]);
+        out.put_u16(count);
+        out.extend_from_slice(self.value.get(STAGE_END..own).unwrap_or_default());
+        for session in sessions.iter().take(count.into()) {
+            out.put_u64(*session);
+        }
+        out.into()
+    }
+
+    /// The sessions of the embedded broker that have taken the message.
+    pub fn taken(&self) -> BTreeSet<u64> {
+        let (sessions, _) = self.taken_octets().as_chunks();
+        sessions
+            .iter()
+            .map(|number| u64::from_be_bytes(*number))
+            .collect()
+    }
+
+    fn taken_octets(&self) -> &[u8] {
+        let [VERSION, TAKEN, high, low, rest @ ..] = &self.value[..] else {
+            return &[];
+        };
+        let len = 8 * usize::from(u16::from_be_bytes([*high, *low]));
+        let from = rest.len().checked_sub(len);
+        from.map(|from| &rest[from..]).unwrap_or_default()
+    }
+
     fn in_stage(&self, stage: Stage) -> Bytes {
         let mut out = Vec::with_capacity(self.value.len());
         out.put_u8(VERSION);
@@ -334,6 +370,10 @@ impl StoredUplink {
         out.into()
     }
 }
+
+/// Where other publishes have their stage: sessions of the embedded broker have taken it. Their number takes the place of
+/// the packet id, and they stand at the end.
+const TAKEN: u8 = 3;
 
 /// Where the stage of an [`UplinkRecord`] ends.
 const STAGE_END: usize = 4;
@@ -716,6 +756,32 @@ mod tests {
         for (released, stage) in [(false, Stage::Sent(513)), (true, Stage::Released(513))] {
             let record = UplinkRecord::decode(&stored.at(513, released)).unwrap();
             assert_eq!(record, UplinkRecord { stage, ..uplink() });
+        }
+    }
+
+    #[test]
+    fn uplink_remembers_who_has_taken_it() {
+        let mut stored = StoredUplink {
+            key: crate::durable::uplink_key(1),
+            value: uplink().encode(),
+        };
+        assert_eq!(stored.taken(), BTreeSet::new());
+        for sessions in [[1, 2].into(), BTreeSet::from([u64::MAX, 7, 1])] {
+            stored.value = stored.taken_by(&sessions);
+            assert_eq!(stored.taken(), sessions);
+            assert_eq!(UplinkRecord::decode(&stored.value), Some(uplink()));
+        }
+        // Another broker goes on with it.
+        let record = UplinkRecord::decode(&stored.at(513, false)).unwrap();
+        let stage = Stage::Sent(513);
+        assert_eq!(record, UplinkRecord { stage, ..uplink() });
+        for len in 0..stored.value.len() {
+            let value = stored.value.slice(..len);
+            let cut = StoredUplink {
+                value,
+                ..stored.clone()
+            };
+            let _ = (cut.taken(), cut.taken_by(&BTreeSet::from([1])));
         }
     }
 

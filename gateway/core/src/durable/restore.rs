@@ -91,6 +91,7 @@ impl Gateway {
         self.cx.upstream.order_restored(|key| written.get(&key).copied());
         self.restore_messages(now, &values, &places, &mut restored);
         self.cx.upstream.order_restored(|key| written.get(&key).copied());
+        self.cx.upstream.stored_until(self.cx.journal.last_id());
         if restored.sessions + restored.messages + restored.spooled > 0 {
             self.cx.upstream.resume_sessions();
         }
