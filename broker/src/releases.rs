@@ -131,7 +131,7 @@ mod tests {
         let mut saved = pin!(releases.save(core::iter::empty()));
         assert_eq!(saved.as_mut().now_or_never(), None);
         assert_eq!(releases.take_untold(), [3, 4]);
-        assert_eq!(releases.take_untold(), []);
+        assert_eq!(releases.take_untold(), Vec::<u16>::new());
         releases.complete(4);
         assert_eq!(saved.as_mut().now_or_never(), None);
         releases.complete(3);
@@ -142,10 +142,10 @@ mod tests {
     fn nothing_waits_where_nothing_survives_or_the_session_is_lost() {
         let none = releases(false);
         assert_eq!(none.save(core::iter::empty()).now_or_never(), Some(()));
-        assert_eq!(none.take_untold(), []);
+        assert_eq!(none.take_untold(), Vec::<u16>::new());
         let lost = releases(true);
         lost.lose();
         assert_eq!(lost.save(core::iter::empty()).now_or_never(), Some(()));
-        assert_eq!(lost.take_untold(), []);
+        assert_eq!(lost.take_untold(), Vec::<u16>::new());
     }
 }
