@@ -1990,6 +1990,7 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
+            | Notice::UplinkRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }
