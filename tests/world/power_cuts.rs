@@ -96,7 +96,11 @@ fn power_cuts_after_the_broker_lost_its_sessions_lose_no_publish() {
     world.settle();
     let mut row = Row::default();
     for (client, payload) in &sent {
-        let arrived = world.broker.log.iter().filter(|routed| routed.payload == *payload);
+        let arrived = world
+            .broker
+            .log
+            .iter()
+            .filter(|routed| routed.payload == *payload);
         let outcome = world.client(*client).outcomes.get(payload);
         row.count(outcome == Some(&Outcome::Acknowledged), arrived.count());
     }
