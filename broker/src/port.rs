@@ -63,6 +63,8 @@ pub(crate) struct Port<M> {
     link: Link,
     /// The highest packet id that may be in flight, from the last connection or an earlier life; 0 if there was none.
     packet_ids: u16,
+    /// The next session is a new one, although the broker has an old one.
+    starts_over: bool,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
@@ -129,6 +131,7 @@ impl<M: Mqtt> Port<M> {
                 reported: false,
             },
             packet_ids,
+            starts_over: false,
             held: Vec::new(),
             told: None,
         }
@@ -248,7 +251,8 @@ impl<M: Mqtt> Port<M> {
                     M::show_state(&mut driver, self.shows_state());
                 }
                 Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
-                    self.stages.releases.lose();
+                    self.lose_session();
+                    self.starts_over = true;
                     M::start_over(&mut driver);
                 }
                 Ok(Happening::Connected(terms)) => {
@@ -319,6 +323,7 @@ impl<M: Mqtt> Port<M> {
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
         let window = self.window_of(terms);
+        self.starts_over = false;
         if !terms.session_present {
             self.packet_ids = 0;
         }
@@ -341,8 +346,7 @@ impl<M: Mqtt> Port<M> {
         self.link = Link::Up { since: now, terms };
         if !terms.session_present {
             self.deliveries.session_lost();
-            let lost = self.stages.lose().into_iter();
-            self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
+            self.lose_session();
         }
         self.owed = 0;
 
@@ -402,6 +406,13 @@ impl<M: Mqtt> Port<M> {
             reported: true,
         };
         wait
+    }
+
+    /// What was under way in a session that is gone.
+    fn lose_session(&mut self) {
+        self.stages.releases.lose();
+        let lost = self.stages.lose().into_iter();
+        self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
     }
 
     /// The client's state is of interest: to publishes whose stages are stored, and to releases that hold PUBCOMP back.
@@ -495,7 +506,7 @@ impl<M: Mqtt> Port<M> {
 
     /// Another client takes the place of the one whose connection broke, and goes on with what is in flight.
     fn begin_again(&mut self) -> (M::Driver, Vec<(Token, M::Notice)>) {
-        self.options.clean_start = false;
+        self.options.clean_start = self.starts_over;
         let driver;
         (self.mqtt, driver) = M::new(&self.config, &self.options, &self.stages);
         let mut notices = Vec::new();

@@ -19,7 +19,8 @@ use tokio::sync::oneshot;
 use crate::mqtt::reason;
 use crate::releases::Releases;
 
-/// Where changes of the store go. What is called back is called when they are durable.
+/// Where changes of the store go. What is called back is called when they are durable. After a power cut those that were
+/// submitted together are there or not, and never without what was submitted before.
 #[derive(Clone)]
 pub struct Journal(Arc<Submit>);
 
@@ -63,8 +64,6 @@ struct State {
     refused: HashMap<u16, Token>,
     /// Done, which the client library does not report.
     settled: Vec<(Token, Result<(), Refusal>)>,
-    /// Records that name packet ids of a lost session; they are to stand before any of the next session.
-    reset: Vec<StoreChange>,
 }
 
 #[derive(Debug)]
@@ -166,7 +165,9 @@ impl Stages {
             ..
         } = &mut *state;
         // The connection broke before the reason was seen.
-        let refusals = refused.drain().map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
+        let refusals = refused
+            .drain()
+            .map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
         settled.extend(refusals);
         for open in open.values_mut() {
             open.orphan = open.orphan.or(open.token);
@@ -210,15 +211,8 @@ impl Stages {
             return;
         }
         let changes = self.state().compare(in_flight);
-        if changes.is_empty() {
-            return;
-        }
-        // Of what is written together any part may be there after a power cut.
-        let reset = core::mem::take(&mut self.state().reset);
-        for changes in [reset, changes] {
-            if !changes.is_empty() {
-                self.write(changes).await;
-            }
+        if !changes.is_empty() {
+            self.write(changes).await;
         }
     }
 
@@ -243,15 +237,19 @@ impl Stages {
     }
 
     /// The session is gone: those of an earlier life that were lost with it.
+    ///
+    /// Their packet ids may soon be others'. That they are theirs no more stands before anything that is stored later
+    /// of this connection, and before the core learns of it and changes their records.
     pub(crate) fn lose(&self) -> Vec<Token> {
-        let mut state = self.state();
-        let State { open, reset, .. } = &mut *state;
         let mut lost = Vec::new();
-        for (_, Open { publish, orphan, .. }) in open.drain() {
+        let mut reset = Vec::new();
+        for (_, Open { publish, orphan, .. }) in self.state().open.drain() {
             lost.extend(orphan);
-            // Its packet id may soon be another's.
             let stored = publish.stored;
             reset.push(StoreChange::Put(stored.key, stored.pending()));
+        }
+        if let Some(journal) = self.journal.as_ref().filter(|_| !reset.is_empty()) {
+            journal.submit(reset, Box::new(|| ()));
         }
         lost.sort_unstable();
         lost
@@ -490,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn packet_ids_of_a_lost_session_are_taken_back_before_another_is_stored() {
+    fn packet_ids_of_a_lost_session_are_taken_back_before_anybody_hears_of_it() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let journal = Journal::new({
             let written = written.clone();
@@ -505,7 +503,8 @@ mod tests {
             ..ConnectOptions::default()
         };
         let stages = Stages::new(Some(journal), &options);
-        stages.lose();
+        assert_eq!(stages.lose(), [Token(1)]);
+        assert_eq!(*written.lock().unwrap(), [[(1, 0)]]);
         stages.expect(None, stored(2), "t", false, &Bytes::from_static(b"x"));
         stages.save(vec![publish(3, b"x")]).now_or_never().unwrap();
         assert_eq!(*written.lock().unwrap(), [[(1, 0)], [(2, 1)]]);

@@ -151,7 +151,7 @@ pub(crate) struct Notices {
 }
 
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 23;
+const KINDS: usize = 24;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -200,6 +200,7 @@ impl Notices {
             Notice::Dropped { .. } => (20, "dropped"),
             Notice::AddressChanged { .. } => (21, "address changed"),
             Notice::StandBy { .. } => (22, "stand by"),
+            Notice::UplinkRefused { .. } => (23, "message refused"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -283,6 +284,9 @@ impl Notices {
                 refusal,
             } => {
                 warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
+            }
+            Notice::UplinkRefused { topic, refusal } => {
+                warn!(target: "broker", %topic, %refusal, "message dropped that its client or a will left here: refused by the broker; check what it allows this gateway");
             }
             Notice::UnknownTopic {
                 client,

@@ -56,6 +56,59 @@ fn a_thousand_power_cuts_before_a_broker_that_uses_packet_ids_again_at_once() {
     campaign(true);
 }
 
+/// Packet ids begin anew with a session, and a later life must not take one publish for another that had the same.
+#[test]
+fn power_cuts_after_the_broker_lost_its_sessions_lose_no_publish() {
+    let mut world = World::new(WorldConfig {
+        gateway: durable(Durability::default()),
+        broker: BrokerConfig {
+            settle_max: Duration::from_millis(200),
+            ..BrokerConfig::default()
+        },
+        ..WorldConfig::default()
+    });
+    let rng = &mut SmallRng::seed_from_u64(7);
+    let publishers: Vec<ClientIx> = (0..PUBLISHERS)
+        .map(|at| {
+            world.add_connected(ClientConfig {
+                clean: false,
+                keep_alive: 120,
+                ..ClientConfig::new(&format!("sensor-{at}"))
+            })
+        })
+        .collect();
+    world.run_for(Duration::from_secs(5));
+    let mut sent = Vec::new();
+    for _ in 0..500 {
+        for _ in 0..rng.random_range(1..15) {
+            let at = rng.random_range(0..PUBLISHERS);
+            let payload = world.publish(publishers[at], format!("data/{at}").as_str(), QoS::ExactlyOnce);
+            sent.push((publishers[at], payload));
+            world.run_for(Duration::from_millis(rng.random_range(0..30)));
+        }
+        world.broker_down(false);
+        world.run_for(Duration::from_millis(rng.random_range(0..50)));
+        world.broker_up();
+        world.run_for(Duration::from_millis(rng.random_range(0..2_500)));
+        world.end_gateway(End::PowerCut, Duration::from_millis(rng.random_range(1..500)));
+        world.run_for(Duration::from_millis(rng.random_range(0..3_000)));
+    }
+    world.settle();
+    let mut row = Row::default();
+    for (client, payload) in &sent {
+        let arrived = world
+            .broker
+            .log
+            .iter()
+            .filter(|routed| routed.payload == *payload);
+        let outcome = world.client(*client).outcomes.get(payload);
+        row.count(outcome == Some(&Outcome::Acknowledged), arrived.count());
+    }
+    println!("{}", row.show("QoS 2 up"));
+    assert!(row.acknowledged > 2_000, "{}", row.show(""));
+    assert_eq!(row.lost, 0, "{}", row.show(""));
+}
+
 fn campaign(lowest_packet_ids: bool) {
     let mut world = World::new(WorldConfig {
         gateway: durable(Durability::default()),

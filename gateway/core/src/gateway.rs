@@ -613,6 +613,10 @@ impl Gateway {
                     Ok(_) => self.cx.metrics.publish_settled_total += 1,
                     Err(_) => self.cx.metrics.publish_refused_total += 1,
                 }
+                if let (Err(refusal), Origin::Gateway) = (result, origin) {
+                    let topic = topic.clone();
+                    self.cx.notice(Notice::UplinkRefused { topic, refusal });
+                }
                 self.answer_publisher(now, origin, topic, result.map(|_| ()));
                 if let (Some(stored), true) = (stored, done) {
                     self.cx.upstream.forget_stored(&mut self.cx.journal, stored);
@@ -690,7 +694,10 @@ impl Gateway {
                     client.drop_subscription(&mut self.cx, key);
                     match client.state {
                         State::Active => client.goodbye(&mut self.cx, "broker refused a subscription"),
-                        State::Asleep { .. } | State::Awake(_) => client.misled = true,
+                        State::Asleep { .. } | State::Awake(_) => {
+                            client.misled = true;
+                            client.touch();
+                        }
                         State::Setup(_) | State::Disconnected | State::Lost | State::Gone => {}
                     }
                     self.after(now, ix);

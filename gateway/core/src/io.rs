@@ -670,6 +670,14 @@ pub enum Notice {
         /// The broker's reason.
         refusal: Refusal,
     },
+    /// The broker refused a message that no client waits for: a will, or one that was acknowledged from the disk and is
+    /// dropped now.
+    UplinkRefused {
+        /// The topic.
+        topic: Arc<str>,
+        /// The broker's reason.
+        refusal: Refusal,
+    },
     /// A publish under a predefined topic id that nobody configured.
     UnknownTopic {
         /// The client; `None` for QoS −1 from a peer without a session.

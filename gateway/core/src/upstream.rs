@@ -856,6 +856,8 @@ impl Upstream {
         (id, qos): (FilterId, QoS),
         durable: bool,
     ) {
+        // The first subscription brings the first delivery.
+        let durable = durable && !journal.mistakes_deliveries();
         let key = self.insert(RequestKind::Subscribe {
             filter,
             name,

@@ -108,6 +108,8 @@ pub struct Reference {
     messages: FxHashMap<Bytes, MessageModel>,
     tokens: FxHashMap<Token, TokenModel>,
     filters: FxHashMap<FilterId, Arc<str>>,
+    /// The broker refused a filter, in whichever life of the gateway: who sleeps learns of it when it wakes.
+    refused_filter: bool,
     conns: BTreeMap<ConnId, ConnModel>,
     published: u64,
     ingress: u64,
@@ -414,7 +416,6 @@ struct ConnModel {
     up: bool,
     /// Counts disconnections, so that "was away meanwhile" can be told.
     subscribed: BTreeSet<Arc<str>>,
-    refused_filter: bool,
     /// Order of the last resubmission in this connection; of each client, where what is stored has a lane of its own.
     resubmitted: BTreeMap<usize, u64>,
 }
@@ -436,6 +437,7 @@ impl Reference {
             messages: FxHashMap::default(),
             tokens: FxHashMap::default(),
             filters: FxHashMap::default(),
+            refused_filter: false,
             conns: BTreeMap::new(),
             published: 0,
             ingress: 0,
@@ -1027,7 +1029,7 @@ impl Reference {
                         conn.subscribed.insert(filter);
                     }
                     Err(_) => {
-                        conn.refused_filter = true;
+                        self.refused_filter = true;
                         // A31: it is taken away from clients that were told otherwise.
                         self.clients.iter_mut().for_each(|client| {
                             client.subs.remove(&*filter);
@@ -1960,7 +1962,7 @@ impl Reference {
                 Ok(())
             }
             Notice::Disconnected { client, .. } => {
-                let refused = self.conns.values().any(|conn| conn.refused_filter);
+                let refused = self.refused_filter;
                 let Some(model) = self.clients.iter_mut().find(|c| c.id == *client) else {
                     return Ok(());
                 };
@@ -1996,6 +1998,7 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
+            | Notice::UplinkRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }

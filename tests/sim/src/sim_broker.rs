@@ -1170,7 +1170,11 @@ impl SimBroker {
         }
         conn.session = Session::default();
         conn.inbox.clear();
-        conn.exact.clear();
+        // Their packet ids are theirs no more, before the gateway hears of it.
+        let reset: Vec<(u16, StoreChange)> = core::mem::take(&mut conn.exact)
+            .into_iter()
+            .map(|(id, Exact { stored, .. })| (id, StoreChange::Put(stored.key, stored.pending())))
+            .collect();
         conn.deliveries.clear();
         let mut lost: Vec<(u64, Token)> = conn
             .unsettled
@@ -1189,6 +1193,15 @@ impl SimBroker {
         let up_at = if lost_first { events.len() } else { 0 };
         events.insert(up_at, up);
         events.push(credit);
+        for (packet_id, change) in reset {
+            self.next_write += 1;
+            self.writes.push_back(PortWrite {
+                conn: conn_id,
+                number: self.next_write,
+                packet_id,
+                change,
+            });
+        }
         self.tell_settled(settled_before);
         events.into_iter().for_each(|event| self.tell(event));
     }

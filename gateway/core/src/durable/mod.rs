@@ -57,6 +57,10 @@ pub(crate) struct Journal {
     /// Of the changes gathered.
     ticket: u64,
     waiting: VecDeque<(u64, Waiting)>,
+    /// The last ticket that is durable.
+    durable: u64,
+    /// The ticket of what was released with a lost session.
+    released: u64,
     /// The last number given to a message.
     last_id: u64,
     /// Milliseconds since 1970 at [`Instant::START`].
@@ -141,6 +145,8 @@ impl Journal {
             urgent: false,
             ticket: 1,
             waiting: VecDeque::new(),
+            durable: 0,
+            released: 0,
             last_id: 0,
             epoch_ms: 0,
             lazy: Vec::new(),
@@ -229,11 +235,22 @@ impl Journal {
 
     /// The next that waited for this ticket or an earlier one.
     pub(crate) fn next_durable(&mut self, ticket: Ticket) -> Option<Waiting> {
+        self.durable = self.durable.max(ticket.0);
         let (at, _) = self.waiting.front()?;
         if *at > ticket.0 {
             return None;
         }
         self.waiting.pop_front().map(|(_, waiting)| waiting)
+    }
+
+    /// Somebody waits for the disk.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_on() && (self.urgent || !self.waiting.is_empty())
+    }
+
+    /// A session was lost, and another life would take new deliveries for those of it.
+    pub(crate) fn mistakes_deliveries(&self) -> bool {
+        self.released > self.durable
     }
 
     /// The disk does not work: what goes on without it.
@@ -325,6 +342,9 @@ impl Journal {
             .copied()
             .collect();
         released.sort_unstable_by_key(|(_, delivery)| delivery.0);
+        if !released.is_empty() {
+            self.released = self.ticket;
+        }
         for (conn, delivery) in released {
             self.release(conn, delivery);
         }
