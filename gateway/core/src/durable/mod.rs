@@ -92,8 +92,8 @@ pub(crate) enum Waiting {
         msg_id: MsgId,
         granted: sn_codec::QoS,
     },
-    /// PUBREL goes to a client.
-    Pubrel {
+    /// An exchange with a client goes on: REGISTER or PUBREL.
+    Exchange {
         client: ClientIx,
         serial: u32,
         msg_id: MsgId,
@@ -119,7 +119,7 @@ impl Waiting {
         match self {
             Waiting::Reply { .. }
             | Waiting::Suback { .. }
-            | Waiting::Pubrel { .. }
+            | Waiting::Exchange { .. }
             | Waiting::Message(..)
             | Waiting::Subscription(_) => true,
             Waiting::Ack { .. } | Waiting::Uplink(_) | Waiting::Forget(..) | Waiting::ForgetProgress(..) => {

@@ -125,7 +125,7 @@ impl Gateway {
         client.down.no_register = record.no_register;
         client.down.answers_register = record.answers_register;
         client.will = record.will.map(Box::new);
-        client.topics = ClientTopics::restored(self.cx.rng.random(), record.topics);
+        client.topics = ClientTopics::restored(record.next_topic_id, self.cx.rng.random(), record.topics);
         client.saved = true;
         client.state = match record.state {
             SavedState::Active => State::Active,
