@@ -108,6 +108,8 @@ pub struct Reference {
     messages: FxHashMap<Bytes, MessageModel>,
     tokens: FxHashMap<Token, TokenModel>,
     filters: FxHashMap<FilterId, Arc<str>>,
+    /// Under which number each was asked for last.
+    numbers: FxHashMap<Arc<str>, FilterId>,
     conns: BTreeMap<ConnId, ConnModel>,
     published: u64,
     ingress: u64,
@@ -231,6 +233,8 @@ struct ClientModel {
     received: BTreeSet<MsgId>,
     /// Its session went on in another life of the gateway.
     restored: bool,
+    /// That one takes it for asleep, since the power went before its return was durable.
+    thought_asleep: bool,
     /// What it was when its record was written, by the value in the store.
     saved: FxHashMap<Bytes, SavedModel>,
 }
@@ -436,6 +440,7 @@ impl Reference {
             messages: FxHashMap::default(),
             tokens: FxHashMap::default(),
             filters: FxHashMap::default(),
+            numbers: FxHashMap::default(),
             conns: BTreeMap::new(),
             published: 0,
             ingress: 0,
@@ -622,7 +627,7 @@ impl Reference {
             let found = sessions.remove(&*client.id);
             // Else nothing waits on the disk for the broker.
             let spooled = (self.config.upstream.when_down == WhenDown::Spool).then_some(&spooled);
-            client.restore(now, found, spooled, self.disk_fails)?;
+            client.restore(now, found, spooled, self.disk_fails, self.disk_failed)?;
         }
         self.disk_fails = false;
         Ok(())
@@ -1065,10 +1070,9 @@ impl Reference {
         let limit = self.config.sleep.max_messages;
         for client in &mut self.clients {
             let claimed = client.subs.iter().any(|(filter, sub)| {
-                let came_for = filters.is_empty()
-                    || filters
-                        .iter()
-                        .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
+                // Under an older number it came for a subscription that was given back.
+                let number = self.numbers.get(filter.as_str());
+                let came_for = filters.is_empty() || number.is_some_and(|id| filters.contains(id));
                 came_for && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
             // A broker that repeats it does so for each filter, and for another than the client was served by.
@@ -1632,7 +1636,7 @@ impl Reference {
                 || format!("{suback:?} to {}", client.id),
             )?;
             let for_now = suback.return_code == ReturnCode::Congestion;
-            match before.filter(|_| for_now) {
+            match before.filter(|_| for_now && !given_back) {
                 Some(before) => {
                     client.maybe.insert(filter.clone());
                     client.subs.insert(filter, before);
@@ -1779,6 +1783,7 @@ impl Reference {
                 ..
             } => {
                 self.track(*conn, Some(*token), request)?;
+                self.numbers.insert(filter.clone(), *id);
                 let known = self.filters.entry(*id).or_insert_with(|| filter.clone());
                 ensure(
                     *id != FilterId(0) && known == filter,
@@ -2270,6 +2275,7 @@ impl ClientModel {
             emitted_order: [0; 3],
             received: BTreeSet::new(),
             restored: false,
+            thought_asleep: false,
             saved: FxHashMap::default(),
         }
     }
@@ -2365,7 +2371,7 @@ impl ClientModel {
         self.no_dup = false;
         self.interrupt();
         if resumes {
-            if self.resumed == Phase::Active
+            if (self.resumed == Phase::Active || core::mem::take(&mut self.thought_asleep))
                 && let Some(payload) = self.down.as_ref().and_then(|down| down.payload.clone())
             {
                 self.started.entry(payload).or_default().resumed = true;
@@ -2473,6 +2479,7 @@ impl ClientModel {
         found: Option<(SavedSession, &Bytes)>,
         spooled: Option<&FxHashSet<Bytes>>,
         weak: bool,
+        failed: bool,
     ) -> Check {
         let stored = |will: &Will| spooled.is_none_or(|spooled| spooled.contains(&will.payload));
         let due = core::mem::take(&mut self.wills_due);
@@ -2512,6 +2519,8 @@ impl ClientModel {
         self.wills_due = due;
         self.wills_due
             .retain(|will| noted && spooled.is_some() && stored(will));
+        let slept = matches!(self.phase, Phase::Asleep | Phase::Awake);
+        self.thought_asleep = (self.thought_asleep || !slept) && session.phase == SavedPhase::Asleep;
         self.phase = match session.phase {
             SavedPhase::Active => Phase::Active,
             SavedPhase::Asleep => Phase::Asleep,
@@ -2533,6 +2542,15 @@ impl ClientModel {
         }
         self.maybe.extend(saved.maybe);
         self.confirmed.extend(saved.confirmed);
+        if failed {
+            // Ids that it was told while the disk did not work may come again for other names (A35).
+            let stored = |id: &TopicId| saved.names.contains_key(id);
+            let told: Vec<TopicId> = self.names.keys().filter(|id| !stored(id)).copied().collect();
+            let unsure = told
+                .into_iter()
+                .filter_map(|id| Some((id, self.names.remove(&id)?)));
+            self.stale_names.extend(unsure);
+        }
         for (id, name) in saved.names {
             self.names.entry(id).or_insert(name);
         }
@@ -2826,6 +2844,7 @@ impl ClientModel {
                 duration: Some(seconds),
             }) if active && seconds > 0 => {
                 self.phase = Phase::Asleep;
+                self.thought_asleep = false;
                 self.sleep = Duration::from_secs(u64::from(seconds));
                 self.asleep_since = now;
                 self.sleep_answer_due = true;
