@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::RemoteConfig;
 use crate::backoff::Backoff;
-use crate::deliveries::{Arrival, Deliveries};
+use crate::deliveries::{Arrival, Deliveries, packet_id};
 use crate::mqtt::{Broken, Happening, Loss, Message, Mqtt, Outcome, Remedy, Terms, reason};
 use crate::stages::Stages;
 
@@ -63,6 +63,8 @@ pub(crate) struct Port<M> {
     link: Link,
     /// The highest packet id that may be in flight, from the last connection or an earlier life; 0 if there was none.
     packet_ids: u16,
+    /// The next session is a new one, although the broker has an old one.
+    starts_over: bool,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
@@ -88,6 +90,8 @@ enum Link {
 enum Wake {
     Driver(Result<Happening, Broken>),
     Outcome(BrokerEvent),
+    /// QoS 2 deliveries with these packet ids are released.
+    Released(Vec<u16>),
     Requests(usize),
     Idle,
     Timer,
@@ -127,6 +131,7 @@ impl<M: Mqtt> Port<M> {
                 reported: false,
             },
             packet_ids,
+            starts_over: false,
             held: Vec::new(),
             told: None,
         }
@@ -168,6 +173,10 @@ impl<M: Mqtt> Port<M> {
                         if let Poll::Ready(result) = step.as_mut().poll(cx) {
                             return Poll::Ready(Wake::Driver(result));
                         }
+                        let released = self.stages.releases.take_untold();
+                        if !released.is_empty() {
+                            return Poll::Ready(Wake::Released(released));
+                        }
                         if matches!(closing, Closing::No) {
                             if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
                                 return Poll::Ready(Wake::Requests(n));
@@ -185,6 +194,11 @@ impl<M: Mqtt> Port<M> {
                     match wake.await {
                         Wake::Driver(result) => break result,
                         Wake::Outcome(event) => self.on_outcome(event),
+                        Wake::Released(packet_ids) => {
+                            for packet_id in packet_ids {
+                                self.on_held_release(packet_id);
+                            }
+                        }
                         Wake::Requests(0) => {
                             let Link::Up { .. } = self.link else {
                                 break 'connection;
@@ -219,14 +233,26 @@ impl<M: Mqtt> Port<M> {
 
             match result {
                 Ok(Happening::Progress) => {}
-                Ok(Happening::Message(message)) => self.on_message(message),
-                Ok(Happening::Released(packet_id)) => {
-                    if let Some(delivery) = self.deliveries.released(packet_id) {
-                        let conn = self.conn;
-                        self.events.push(BrokerEvent::Released { conn, delivery });
+                Ok(Happening::Refused(packet_id, refusal)) => {
+                    if let Some(token) = self.stages.refused(packet_id) {
+                        let result = Err(refusal);
+                        self.events.push(BrokerEvent::Settled { token, result });
                     }
                 }
+                Ok(Happening::Message(message)) => {
+                    let exactly_once = message.qos == QoS::ExactlyOnce;
+                    self.on_message(message);
+                    if exactly_once {
+                        M::show_state(&mut driver, self.shows_state());
+                    }
+                }
+                Ok(Happening::Released(packet_id)) => {
+                    self.on_released(packet_id);
+                    M::show_state(&mut driver, self.shows_state());
+                }
                 Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
+                    self.lose_session();
+                    self.starts_over = true;
                     M::start_over(&mut driver);
                 }
                 Ok(Happening::Connected(terms)) => {
@@ -238,6 +264,7 @@ impl<M: Mqtt> Port<M> {
                     for (token, notice) in self.on_connected(terms) {
                         notices.push(settle::<M>(token, notice));
                     }
+                    M::show_state(&mut driver, self.shows_state());
                 }
                 Err(Broken::Closed) => break 'connection,
                 Err(Broken::Lost(loss)) => {
@@ -296,6 +323,7 @@ impl<M: Mqtt> Port<M> {
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
         let window = self.window_of(terms);
+        self.starts_over = false;
         if !terms.session_present {
             self.packet_ids = 0;
         }
@@ -318,8 +346,7 @@ impl<M: Mqtt> Port<M> {
         self.link = Link::Up { since: now, terms };
         if !terms.session_present {
             self.deliveries.session_lost();
-            let lost = self.stages.lose().into_iter();
-            self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
+            self.lose_session();
         }
         self.owed = 0;
 
@@ -381,6 +408,35 @@ impl<M: Mqtt> Port<M> {
         wait
     }
 
+    /// What was under way in a session that is gone.
+    fn lose_session(&mut self) {
+        self.stages.releases.lose();
+        let lost = self.stages.lose().into_iter();
+        self.events.extend(lost.map(|token| BrokerEvent::Lost { token }));
+    }
+
+    /// The client's state is of interest: to publishes whose stages are stored, and to releases that hold PUBCOMP back.
+    fn shows_state(&self) -> bool {
+        let holds = self.stages.releases.hold() && self.deliveries.has_exactly_once();
+        self.stages.are_kept() || holds
+    }
+
+    /// The broker released a delivery; false if that is known.
+    fn on_released(&mut self, packet_id: u16) -> bool {
+        let delivery = self.deliveries.released(packet_id);
+        let conn = self.conn;
+        let event = delivery.map(|delivery| BrokerEvent::Released { conn, delivery });
+        self.events.extend(event);
+        delivery.is_some()
+    }
+
+    /// The broker released a delivery, and PUBCOMP waits until a later life would know.
+    fn on_held_release(&mut self, packet_id: u16) {
+        if !self.on_released(packet_id) {
+            self.stages.releases.complete(packet_id);
+        }
+    }
+
     fn on_outcome(&mut self, event: BrokerEvent) {
         if let BrokerEvent::Settled { token, .. } | BrokerEvent::Lost { token } = &event {
             self.stages.ended(*token);
@@ -436,6 +492,10 @@ impl<M: Mqtt> Port<M> {
                 }
                 None
             }
+            (_, BrokerRequest::Complete { delivery, .. }) => {
+                self.stages.releases.complete(packet_id(delivery));
+                None
+            }
             (Link::Up { terms, .. }, request) => self.submit(request, *terms),
             (Link::Down { .. }, request) => {
                 self.held.push(request);
@@ -446,7 +506,7 @@ impl<M: Mqtt> Port<M> {
 
     /// Another client takes the place of the one whose connection broke, and goes on with what is in flight.
     fn begin_again(&mut self) -> (M::Driver, Vec<(Token, M::Notice)>) {
-        self.options.clean_start = false;
+        self.options.clean_start = self.starts_over;
         let driver;
         (self.mqtt, driver) = M::new(&self.config, &self.options, &self.stages);
         let mut notices = Vec::new();
@@ -534,7 +594,10 @@ impl<M: Mqtt> Port<M> {
                 }
             }
             // The pool and `take` have handled these.
-            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+            BrokerRequest::Open { .. }
+            | BrokerRequest::Close { .. }
+            | BrokerRequest::Ack { .. }
+            | BrokerRequest::Complete { .. } => None,
         }
     }
 
@@ -603,7 +666,10 @@ fn token(request: &BrokerRequest) -> Option<Token> {
     match request {
         BrokerRequest::Publish { token, .. } => *token,
         BrokerRequest::Subscribe { token, .. } | BrokerRequest::Unsubscribe { token, .. } => Some(*token),
-        BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+        BrokerRequest::Open { .. }
+        | BrokerRequest::Close { .. }
+        | BrokerRequest::Ack { .. }
+        | BrokerRequest::Complete { .. } => None,
     }
 }
 

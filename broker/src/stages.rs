@@ -17,8 +17,10 @@ use gateway_core::io::{ConnectOptions, Refusal, RestoredPublish, StoreChange, St
 use tokio::sync::oneshot;
 
 use crate::mqtt::reason;
+use crate::releases::Releases;
 
-/// Where changes of the store go. What is called back is called when they are durable.
+/// Where changes of the store go. What is called back is called when they are durable. After a power cut those that were
+/// submitted together are there or not, and never without what was submitted before.
 #[derive(Clone)]
 pub struct Journal(Arc<Submit>);
 
@@ -46,8 +48,8 @@ impl fmt::Debug for Journal {
 pub(crate) struct Stages {
     journal: Option<Journal>,
     state: Mutex<State>,
-    /// Packet ids of QoS 2 deliveries that were taken in an earlier life.
-    received: Vec<u16>,
+    /// The other direction.
+    pub(crate) releases: Releases,
 }
 
 #[derive(Debug, Default)]
@@ -58,10 +60,10 @@ struct State {
     open: HashMap<u16, Open>,
     /// Handed to the client library, which has not reported the outcome.
     handed: BTreeSet<Token>,
+    /// Refused, which the client library does not report; the reason follows. By packet id.
+    refused: HashMap<u16, Token>,
     /// Done, which the client library does not report.
     settled: Vec<(Token, Result<(), Refusal>)>,
-    /// Records that name packet ids of a lost session; they are to stand before any of the next session.
-    reset: Vec<StoreChange>,
 }
 
 #[derive(Debug)]
@@ -108,22 +110,13 @@ impl Stages {
         Stages {
             journal: journal.filter(|_| options.exactly_once),
             state: Mutex::new(state),
-            received: options
-                .received
-                .iter()
-                .map(|delivery| crate::deliveries::packet_id(*delivery))
-                .collect(),
+            releases: Releases::new(options),
         }
     }
 
     /// Whether anything is stored.
     pub(crate) fn are_kept(&self) -> bool {
         self.journal.is_some()
-    }
-
-    /// Packet ids of deliveries taken in an earlier life.
-    pub(crate) fn received(&self) -> &[u16] {
-        &self.received
     }
 
     /// A publish is about to be handed to the client library.
@@ -167,9 +160,15 @@ impl Stages {
             expected,
             open,
             handed,
+            refused,
             settled,
             ..
         } = &mut *state;
+        // The connection broke before the reason was seen.
+        let refusals = refused
+            .drain()
+            .map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
+        settled.extend(refusals);
         for open in open.values_mut() {
             open.orphan = open.orphan.or(open.token);
         }
@@ -182,6 +181,11 @@ impl Stages {
         again
             .map(|(token, publish)| (*token, publish.content.clone()))
             .collect()
+    }
+
+    /// The broker said no to the publish with this packet id; returns whom to tell.
+    pub(crate) fn refused(&self, packet_id: u16) -> Option<Token> {
+        self.state().refused.remove(&packet_id)
     }
 
     /// The highest packet id of an earlier life, 0 if there is none.
@@ -203,16 +207,12 @@ impl Stages {
 
     /// This, and nothing else, is in flight; returns when a later life would know.
     pub(crate) async fn save(&self, in_flight: Vec<InFlight>) {
-        let changes = self.state().compare(in_flight);
-        if changes.is_empty() {
+        if !self.are_kept() {
             return;
         }
-        // Of what is written together any part may be there after a power cut.
-        let reset = core::mem::take(&mut self.state().reset);
-        for changes in [reset, changes] {
-            if !changes.is_empty() {
-                self.write(changes).await;
-            }
+        let changes = self.state().compare(in_flight);
+        if !changes.is_empty() {
+            self.write(changes).await;
         }
     }
 
@@ -237,15 +237,19 @@ impl Stages {
     }
 
     /// The session is gone: those of an earlier life that were lost with it.
+    ///
+    /// Their packet ids may soon be others'. That they are theirs no more stands before anything that is stored later
+    /// of this connection, and before the core learns of it and changes their records.
     pub(crate) fn lose(&self) -> Vec<Token> {
-        let mut state = self.state();
-        let State { open, reset, .. } = &mut *state;
         let mut lost = Vec::new();
-        for (_, Open { publish, orphan, .. }) in open.drain() {
+        let mut reset = Vec::new();
+        for (_, Open { publish, orphan, .. }) in self.state().open.drain() {
             lost.extend(orphan);
-            // Its packet id may soon be another's.
             let stored = publish.stored;
             reset.push(StoreChange::Put(stored.key, stored.pending()));
+        }
+        if let Some(journal) = self.journal.as_ref().filter(|_| !reset.is_empty()) {
+            journal.submit(reset, Box::new(|| ()));
         }
         lost.sort_unstable();
         lost
@@ -268,16 +272,21 @@ impl State {
             };
             changes.extend(change);
         }
-        let State { open, settled, .. } = self;
+        let State {
+            open,
+            refused,
+            settled,
+            ..
+        } = self;
         open.retain(|packet_id, open| {
             let stays = seen.contains(packet_id);
-            // What the broker took was released before it was done.
-            let result = if open.released {
-                Ok(())
-            } else {
-                Err(reason::UNSPECIFIED)
-            };
-            settled.extend(open.orphan.filter(|_| !stays).map(|token| (token, result)));
+            if let Some(token) = open.orphan.filter(|_| !stays) {
+                // What the broker took was released before it was done.
+                match open.released {
+                    true => settled.push((token, Ok(()))),
+                    false => refused.extend([(*packet_id, token)]),
+                }
+            }
             stays
         });
         changes
@@ -461,13 +470,10 @@ mod tests {
         assert_eq!(again, [Some(Token(4))]);
         assert_eq!(stages.restored(), [release(1), publish(2, b"3")]);
         step(vec![]);
-        let settled = stages.take_settled();
-        assert!(settled.contains(&(Token(2), Ok(()))));
-        assert!(
-            settled.contains(&(Token(3), Err(reason::UNSPECIFIED))),
-            "refused, since never released"
-        );
-        assert_eq!(settled.len(), 2);
+        assert_eq!(stages.take_settled(), [(Token(2), Ok(()))]);
+        // Never released; the connection breaks before it is known why.
+        stages.begin_again();
+        assert_eq!(stages.take_settled(), [(Token(3), Err(reason::UNSPECIFIED))]);
     }
 
     #[test]
@@ -482,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn packet_ids_of_a_lost_session_are_taken_back_before_another_is_stored() {
+    fn packet_ids_of_a_lost_session_are_taken_back_before_anybody_hears_of_it() {
         let written = Arc::new(Mutex::new(Vec::new()));
         let journal = Journal::new({
             let written = written.clone();
@@ -497,7 +503,8 @@ mod tests {
             ..ConnectOptions::default()
         };
         let stages = Stages::new(Some(journal), &options);
-        stages.lose();
+        assert_eq!(stages.lose(), [Token(1)]);
+        assert_eq!(*written.lock().unwrap(), [[(1, 0)]]);
         stages.expect(None, stored(2), "t", false, &Bytes::from_static(b"x"));
         stages.save(vec![publish(3, b"x")]).now_or_never().unwrap();
         assert_eq!(*written.lock().unwrap(), [[(1, 0)], [(2, 1)]]);

@@ -147,7 +147,7 @@ impl Visit for LogfmtVisitor<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Notices {
     radios: Vec<String>,
-    kinds: [Kind; 22],
+    kinds: [Kind; 23],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -162,7 +162,7 @@ impl Notices {
     pub(crate) fn new(radios: Vec<String>) -> Self {
         Notices {
             radios,
-            kinds: [Kind::default(); 22],
+            kinds: [Kind::default(); 23],
         }
     }
 
@@ -196,6 +196,7 @@ impl Notices {
             Notice::Delivered { .. } => (19, "delivered"),
             Notice::Dropped { .. } => (20, "dropped"),
             Notice::AddressChanged { .. } => (21, "address changed"),
+            Notice::UplinkRefused { .. } => (22, "message refused"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -279,6 +280,9 @@ impl Notices {
                 refusal,
             } => {
                 warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
+            }
+            Notice::UplinkRefused { topic, refusal } => {
+                warn!(target: "broker", %topic, %refusal, "message dropped that its client or a will left here: refused by the broker; check what it allows this gateway");
             }
             Notice::UnknownTopic {
                 client,

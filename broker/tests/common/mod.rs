@@ -561,6 +561,12 @@ impl FakeBroker {
         }
     }
 
+    /// Takes a connection and ends it.
+    pub(crate) async fn hang_up(&self) {
+        let connection = timeout(PATIENCE, self.listener.accept()).await;
+        connection.expect("no connection").unwrap();
+    }
+
     /// Takes a connection and its CONNECT, and answers with this CONNACK, from its flags on.
     pub(crate) async fn accept(&self, connack: &[u8]) -> (FakeConnection, Vec<u8>) {
         let (stream, _) = timeout(PATIENCE, self.listener.accept())

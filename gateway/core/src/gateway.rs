@@ -497,7 +497,14 @@ impl Gateway {
             BrokerEvent::Settled { token, result } => self.on_settled(now, token, result),
             BrokerEvent::Lost { token } => self.on_lost(token),
             BrokerEvent::Delivered { token } => self.cx.upstream.delivered(&mut self.cx.journal, token),
-            BrokerEvent::Released { conn, delivery } => self.cx.journal.release(conn, delivery),
+            BrokerEvent::Released { conn, delivery } => {
+                let released = self.cx.journal.release(conn, delivery);
+                let waiting = Waiting::Complete { conn, delivery };
+                let waits = released && self.cx.journal.wait(waiting).is_none();
+                if !waits && self.cx.journal.is_on() {
+                    self.cx.upstream.complete(conn, delivery);
+                }
+            }
             BrokerEvent::Message {
                 conn,
                 delivery,
@@ -603,6 +610,10 @@ impl Gateway {
                     Ok(_) => self.cx.metrics.publish_settled_total += 1,
                     Err(_) => self.cx.metrics.publish_refused_total += 1,
                 }
+                if let (Err(refusal), Origin::Gateway) = (result, origin) {
+                    let topic = topic.clone();
+                    self.cx.notice(Notice::UplinkRefused { topic, refusal });
+                }
                 self.answer_publisher(now, origin, topic, result.map(|_| ()));
                 if let (Some(stored), true) = (stored, done) {
                     self.cx.upstream.forget_stored(&mut self.cx.journal, stored);
@@ -680,7 +691,10 @@ impl Gateway {
                     client.drop_subscription(&mut self.cx, key);
                     match client.state {
                         State::Active => client.goodbye(&mut self.cx, "broker refused a subscription"),
-                        State::Asleep { .. } | State::Awake(_) => client.misled = true,
+                        State::Asleep { .. } | State::Awake(_) => {
+                            client.misled = true;
+                            client.touch();
+                        }
                         State::Setup(_) | State::Disconnected | State::Lost | State::Gone => {}
                     }
                     self.after(now, ix);
@@ -861,6 +875,7 @@ impl Gateway {
     fn on_durable(&mut self, now: Instant, waiting: Waiting) {
         let (ix, serial) = match waiting {
             Waiting::Ack { conn, delivery } => return self.cx.upstream.acknowledge(conn, delivery),
+            Waiting::Complete { conn, delivery } => return self.cx.upstream.complete(conn, delivery),
             Waiting::Subscription(token) => return self.cx.upstream.release_subscription(token),
             Waiting::Uplink(token) => {
                 if let Some(Settled::Publish { origin, topic, .. }) = self.cx.upstream.on_durable(token) {

@@ -240,6 +240,9 @@ pub struct ConnectOptions {
     pub received: Vec<DeliveryId>,
     /// Its QoS 2 publishes are to be sent exactly once, also if this process ends: the port stores their stages.
     pub exactly_once: bool,
+    /// PUBCOMP for a QoS 2 delivery waits for [`BrokerRequest::Complete`]: with it the broker may give the packet id to
+    /// another message, which a later life would take for the old one.
+    pub holds_pubcomp: bool,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.
@@ -340,6 +343,14 @@ pub enum BrokerRequest {
     },
     /// A delivery was taken: acknowledge it to the broker.
     Ack {
+        /// The connection.
+        conn: ConnId,
+        /// Which delivery.
+        delivery: DeliveryId,
+    },
+    /// A later life knows that a delivery is released: PUBCOMP may leave. Answers [`BrokerEvent::Released`] where
+    /// [`ConnectOptions::holds_pubcomp`] says so.
+    Complete {
         /// The connection.
         conn: ConnId,
         /// Which delivery.
@@ -465,7 +476,8 @@ pub struct Ticket(pub u64);
 /// What the core wants of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreRequest {
-    /// Carry out these changes, each for itself whole or not at all, in this order.
+    /// Carry out these changes in this order: after a power cut all are there or none, and none without those of earlier
+    /// requests.
     Write {
         /// The changes.
         changes: Vec<StoreChange>,
@@ -651,6 +663,14 @@ pub enum Notice {
     PublishRefused {
         /// The client.
         client: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
+        /// The broker's reason.
+        refusal: Refusal,
+    },
+    /// The broker refused a message that no client waits for: a will, or one that was acknowledged from the disk and is
+    /// dropped now.
+    UplinkRefused {
         /// The topic.
         topic: Arc<str>,
         /// The broker's reason.

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use common::*;
 use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
-use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, StoreEvent};
-use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
+use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, Notice, Refusal, StoreEvent};
+use sn_codec::{Disconnect, MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
 const A: u16 = 5001;
 const B: u16 = 5002;
@@ -947,6 +947,145 @@ fn a_qos_2_delivery_leaves_when_its_message_id_is_durable() {
     bench.expect(A, &[]);
     bench.commit();
     assert_eq!(bench.heard_publish(A).data, b"x");
+}
+
+#[test]
+fn the_port_hears_that_a_release_is_known_once_it_is_durable() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "c", QoS::ExactlyOnce);
+    bench.sleep(A, 600);
+    deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+    bench.commit();
+    bench.requests.clear();
+    let complete = |delivery| BrokerRequest::Complete {
+        conn: CONN,
+        delivery: DeliveryId(delivery),
+    };
+    let released = |delivery| BrokerEvent::Released {
+        conn: CONN,
+        delivery: DeliveryId(delivery),
+    };
+    bench.broker(released(77));
+    assert_eq!(bench.requests, []);
+    bench.commit();
+    assert_eq!(bench.requests, [complete(77)]);
+    // Of this one nothing was stored.
+    bench.broker(released(78));
+    assert_eq!(bench.requests, [complete(77), complete(78)]);
+}
+
+#[test]
+fn a_new_session_is_subscribed_when_the_deliveries_of_the_lost_one_are_released_for_good() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "c", QoS::ExactlyOnce);
+    bench.sleep(A, 600);
+    deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+    bench.commit();
+    bench.broker_down();
+    bench.requests.clear();
+    let subscribes = |bench: &Bench| {
+        let requests = bench.requests.iter();
+        requests
+            .filter(|request| matches!(request, BrokerRequest::Subscribe { .. }))
+            .count()
+    };
+    bench.broker_up(false);
+    assert_eq!(subscribes(&bench), 0);
+    bench.commit();
+    assert_eq!(subscribes(&bench), 1);
+}
+
+#[test]
+fn a_sleeper_with_a_will_may_sleep_once_another_life_would_let_it() {
+    let mut bench = up();
+    let asleep = |seconds| {
+        let duration = Some(seconds);
+        Packet::Disconnect(Disconnect { duration })
+    };
+    bench.connect_with_will(A, "a", false, 60);
+    bench.commit();
+    bench.packet(A, asleep(3600));
+    bench.expect(A, &[]);
+    // Said again before that is durable, it is answered no sooner.
+    bench.packet(A, asleep(3600));
+    bench.expect(A, &[]);
+    bench.commit();
+    bench.expect(A, &[disconnect()]);
+    // What is stored already, or lasts longer, costs no write.
+    for seconds in [3600, 600] {
+        bench.packet(A, asleep(seconds));
+        bench.pingreq(A, Some("a"));
+        bench.expect(A, &[disconnect(), Packet::Pingresp]);
+    }
+    bench.packet(A, asleep(3600));
+    bench.expect(A, &[disconnect()]);
+    assert_eq!(bench.writes, []);
+    bench.packet(A, asleep(7200));
+    bench.expect(A, &[]);
+    bench.commit();
+    bench.expect(A, &[disconnect()]);
+    // Without a will there is nothing to be wrong about.
+    bench.connect_with(B, connect("b", false, 60));
+    bench.commit();
+    bench.sleep(B, 3600);
+    assert_eq!(bench.writes, []);
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    bench.requests.clear();
+    bench.pass(seconds(7200));
+    assert_eq!(payloads(&mut bench).len(), 0, "it sleeps as long as it said");
+    bench.pass(seconds(7200));
+    assert_eq!(payloads(&mut bench), [b"gone"]);
+}
+
+#[test]
+fn a_sleeper_whose_subscription_was_refused_learns_it_after_a_restart_too() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.broker_down();
+    bench.packet(A, subscribe(MsgId(5), "c", QoS::AtLeastOnce));
+    bench.commit();
+    assert_eq!(bench.heard(A).len(), 1, "accepted for now");
+    bench.sleep(A, 600);
+    bench.requests.clear();
+    bench.broker_up(true);
+    bench.commit();
+    let (token, _) = bench.subscribe_request();
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Err(Refusal(0x87)),
+    });
+    bench.commit();
+
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    bench.pingreq(A, Some("a"));
+    bench.expect(A, &[disconnect()]);
+}
+
+#[test]
+fn a_message_that_was_acknowledged_and_is_refused_later_is_told() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish1(id, 7, b"x"));
+    bench.commit();
+    bench.expect(A, &[accepted(id, 7)]);
+    bench.requests.clear();
+    bench.broker_up(true);
+    let (token, ..) = bench.publishes().remove(0);
+    bench.notices.clear();
+    let refusal = Refusal(0x87);
+    bench.broker(BrokerEvent::Settled {
+        token: token.unwrap(),
+        result: Err(refusal),
+    });
+    let topic = "t".into();
+    assert_eq!(bench.notices, [Notice::UplinkRefused { topic, refusal }]);
 }
 
 #[test]

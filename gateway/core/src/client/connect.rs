@@ -38,6 +38,8 @@ pub(crate) struct StoredWill {
     pub(crate) payload: Bytes,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// Seconds after which a later life would publish it, by what is stored of the client; 0 is never.
+    pub(crate) published_after: u16,
 }
 
 /// The prompt the client was last given.
@@ -432,6 +434,7 @@ impl Client {
             payload: Bytes::new(),
             qos: topic.qos,
             retain: topic.retain,
+            published_after: 0,
         });
         setup.stage = Stage::WillMsg;
         setup.sends = 1;
@@ -555,6 +558,7 @@ impl Client {
                     payload,
                     qos,
                     retain,
+                    published_after: 0,
                 }));
             }
         }
@@ -573,6 +577,7 @@ impl Client {
                     payload,
                     qos: QoS::AtMostOnce,
                     retain: false,
+                    published_after: 0,
                 }));
             }
         }

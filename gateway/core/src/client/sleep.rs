@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use sn_codec::Pingreq;
 
-use super::{Client, Reply, State};
+use super::{Client, Reply, State, Unsaved};
 use crate::context::Context;
 use crate::io::Notice;
 use crate::time::Instant;
@@ -55,9 +55,19 @@ impl Client {
         let longest = cx.sleep_rules(self.rule).max_sleep.as_secs();
         let duration = duration.min(u16::try_from(longest).unwrap_or(u16::MAX));
         self.state = State::Asleep { duration };
-        self.touch_lazily();
         self.clear_replies(cx);
-        self.reply(cx, Reply::Disconnect);
+        // Another life might publish the will of a client that sleeps as long as it said.
+        let after = self.will.as_ref().map_or(0, |will| will.published_after);
+        if after != 0 && duration > after {
+            self.touch();
+        } else {
+            self.touch_lazily();
+        }
+        if self.unsaved == Unsaved::Urgent || self.will.is_some() && cx.journal.is_busy() {
+            self.reply_durably(cx, Reply::Disconnect);
+        } else {
+            self.reply(cx, Reply::Disconnect);
+        }
         cx.notice(Notice::Asleep {
             client: self.id.clone(),
             duration,

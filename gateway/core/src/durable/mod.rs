@@ -1,8 +1,8 @@
 //! What must survive the end of the process, as changes of the store, and who waits until they are durable.
 //!
-//! A change is written whole or not at all, but of several changes any part may be there after a power cut. So what
-//! must change together stands in one value, and where two depend on each other the second is asked for when the first
-//! is durable.
+//! The changes of one request are there after a power cut together or not at all, and never without those of earlier
+//! requests, be they of the core or of a broker's port. So what must change together is asked for in one drain, and what
+//! somebody outside is promised waits until it is durable.
 
 pub(crate) mod records;
 pub(crate) mod restore;
@@ -57,6 +57,10 @@ pub(crate) struct Journal {
     /// Of the changes gathered.
     ticket: u64,
     waiting: VecDeque<(u64, Waiting)>,
+    /// The last ticket that is durable.
+    durable: u64,
+    /// The ticket of what was released with a lost session.
+    released: u64,
     /// The last number given to a message.
     last_id: u64,
     /// Milliseconds since 1970 at [`Instant::START`].
@@ -104,6 +108,8 @@ pub(crate) enum Waiting {
     Subscription(Token),
     /// A delivery is acknowledged to the broker.
     Ack { conn: ConnId, delivery: DeliveryId },
+    /// The broker is told that its delivery is released: its packet id may be another's from then on.
+    Complete { conn: ConnId, delivery: DeliveryId },
     /// A message for the broker may be sent, or its client answered.
     Uplink(Token),
     /// A value is not needed any more, and after it the next.
@@ -121,6 +127,7 @@ impl Waiting {
             | Waiting::Suback { .. }
             | Waiting::Exchange { .. }
             | Waiting::Message(..)
+            | Waiting::Complete { .. }
             | Waiting::Subscription(_) => true,
             Waiting::Ack { .. } | Waiting::Uplink(_) | Waiting::Forget(..) | Waiting::ForgetProgress(..) => {
                 false
@@ -138,6 +145,8 @@ impl Journal {
             urgent: false,
             ticket: 1,
             waiting: VecDeque::new(),
+            durable: 0,
+            released: 0,
             last_id: 0,
             epoch_ms: 0,
             lazy: Vec::new(),
@@ -221,11 +230,22 @@ impl Journal {
 
     /// The next that waited for this ticket or an earlier one.
     pub(crate) fn next_durable(&mut self, ticket: Ticket) -> Option<Waiting> {
+        self.durable = self.durable.max(ticket.0);
         let (at, _) = self.waiting.front()?;
         if *at > ticket.0 {
             return None;
         }
         self.waiting.pop_front().map(|(_, waiting)| waiting)
+    }
+
+    /// Somebody waits for the disk.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_on() && (self.urgent || !self.waiting.is_empty())
+    }
+
+    /// A session was lost, and another life would take new deliveries for those of it.
+    pub(crate) fn mistakes_deliveries(&self) -> bool {
+        self.released > self.durable
     }
 
     /// The disk does not work: what goes on without it.
@@ -294,10 +314,10 @@ impl Journal {
         }
     }
 
-    /// The broker has forgotten the delivery: so does the store, if everybody has the message.
-    pub(crate) fn release(&mut self, conn: ConnId, delivery: DeliveryId) {
+    /// The broker has forgotten the delivery: so does the store, if everybody has the message. False if it did before.
+    pub(crate) fn release(&mut self, conn: ConnId, delivery: DeliveryId) -> bool {
         let Some(received) = self.received.remove(&(conn, delivery)) else {
-            return;
+            return false;
         };
         match received.done {
             true => self.delete(message_key(received.message)),
@@ -305,6 +325,7 @@ impl Journal {
             false => self.put(released_key(received.message), Bytes::from_static(&[1])),
         }
         self.hurry();
+        true
     }
 
     /// The broker lost the session: its deliveries begin anew.
@@ -316,6 +337,9 @@ impl Journal {
             .copied()
             .collect();
         released.sort_unstable_by_key(|(_, delivery)| delivery.0);
+        if !released.is_empty() {
+            self.released = self.ticket;
+        }
         for (conn, delivery) in released {
             self.release(conn, delivery);
         }

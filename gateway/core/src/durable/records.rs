@@ -24,6 +24,8 @@ pub(crate) struct SessionRecord {
     pub(crate) id: Arc<str>,
     pub(crate) clean: bool,
     pub(crate) asked_for_will: bool,
+    /// Its next wake-up ends with DISCONNECT.
+    pub(crate) misled: bool,
     pub(crate) no_dup: bool,
     pub(crate) no_register: bool,
     pub(crate) answers_register: bool,
@@ -136,6 +138,15 @@ pub(crate) enum Progress {
 }
 
 impl SessionRecord {
+    /// Seconds after which a client of which nothing is heard is lost; 0 is never.
+    pub(crate) fn supervision(&self) -> u16 {
+        match self.state {
+            SavedState::Active => self.keep_alive,
+            SavedState::Asleep { duration } => duration,
+            SavedState::Disconnected | SavedState::Lost => 0,
+        }
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(128);
         out.put_u8(VERSION);
@@ -147,6 +158,7 @@ impl SessionRecord {
             self.no_register,
             self.answers_register,
             self.will.is_some(),
+            self.misled,
         ];
         out.put_u8(pack(&flags));
         out.put_u16(self.keep_alive);
@@ -199,6 +211,7 @@ impl SessionRecord {
             no_register,
             answers_register,
             has_will,
+            misled,
             ..,
         ] = unpack(from.u8()?);
         let keep_alive = from.u16()?;
@@ -255,6 +268,7 @@ impl SessionRecord {
             id,
             clean,
             asked_for_will,
+            misled,
             no_dup,
             no_register,
             answers_register,
@@ -570,6 +584,7 @@ impl<'a> Reader<'a> {
             payload: self.payload()?,
             qos,
             retain,
+            published_after: 0,
         })
     }
 
@@ -606,6 +621,7 @@ mod tests {
             id: "pump-7".into(),
             clean: false,
             asked_for_will: true,
+            misled: true,
             no_dup: false,
             no_register: true,
             answers_register: false,
@@ -623,6 +639,7 @@ mod tests {
                 payload: Bytes::from_static(b"bye"),
                 qos: QoS::AtLeastOnce,
                 retain: true,
+                published_after: 0,
             }),
             next_topic_id: 0x0499,
             topics: vec![NormalTopic {

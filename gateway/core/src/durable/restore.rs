@@ -15,6 +15,7 @@ use super::{
     Waiting, kind, leaving_key, message_key, progress_key, receiving_key, released_key, session_key,
     uplink_key,
 };
+use crate::client::connect::StoredWill;
 use crate::client::downlink::{Message, Stored};
 use crate::client::subscribe::Subscription;
 use crate::client::uplink::RequestKind;
@@ -120,11 +121,18 @@ impl Gateway {
         let mut client = Client::new(&mut self.cx, now, id);
         client.clean = record.clean;
         client.asked_for_will = record.asked_for_will;
+        client.misled = record.misled;
         client.keep_alive = record.keep_alive;
         client.down.no_dup = record.no_dup;
         client.down.no_register = record.no_register;
         client.down.answers_register = record.answers_register;
-        client.will = record.will.map(Box::new);
+        let published_after = record.supervision();
+        client.will = record.will.map(|will| {
+            Box::new(StoredWill {
+                published_after,
+                ..will
+            })
+        });
         client.topics = ClientTopics::restored(record.next_topic_id, self.cx.rng.random(), record.topics);
         client.saved = true;
         client.state = match record.state {

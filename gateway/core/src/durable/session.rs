@@ -15,6 +15,9 @@ impl Client {
         }
         let Some(state) = self.saved_state() else { return };
         let record = self.record(cx, state);
+        if let Some(will) = &mut self.will {
+            will.published_after = record.supervision();
+        }
         cx.journal.put(session_key(self.serial), record.encode());
         (self.unsaved, self.saved) = (Unsaved::No, true);
     }
@@ -79,6 +82,7 @@ impl Client {
             id: self.id.clone(),
             clean: self.clean,
             asked_for_will: self.asked_for_will,
+            misled: self.misled,
             no_dup: self.down.no_dup,
             no_register: self.down.no_register,
             answers_register: self.down.answers_register,
