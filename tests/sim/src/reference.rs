@@ -131,6 +131,8 @@ pub struct Reference {
     pub disk_failed: bool,
     /// The disk does not work at the moment.
     pub disk_fails: bool,
+    /// It did not work at some time in this life of the gateway: the next one may have forgotten.
+    pub disk_failed_since_start: bool,
     /// Messages given up by rule: unanswered REGISTER (A40), poison (A60), full buffer (A70), too large (A63).
     pub given_up: usize,
 }
@@ -453,6 +455,7 @@ impl Reference {
             sessions_lost: false,
             disk_failed: false,
             disk_fails: false,
+            disk_failed_since_start: false,
             given_up: 0,
         }
     }
@@ -623,11 +626,12 @@ impl Reference {
                 sessions.insert(session.id.clone(), (session, value));
             }
         }
+        let failed = core::mem::take(&mut self.disk_failed_since_start);
         for client in &mut self.clients {
             let found = sessions.remove(&*client.id);
             // Else nothing waits on the disk for the broker.
             let spooled = (self.config.upstream.when_down == WhenDown::Spool).then_some(&spooled);
-            client.restore(now, found, spooled, self.disk_fails, self.disk_failed)?;
+            client.restore(now, found, spooled, self.disk_fails, failed)?;
         }
         self.disk_fails = false;
         Ok(())
@@ -1044,7 +1048,10 @@ impl Reference {
             BrokerRequest::Unsubscribe { conn, filter, .. } => {
                 self.conns.entry(conn).or_default().subscribed.remove(&filter);
             }
-            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => {}
+            BrokerRequest::Open { .. }
+            | BrokerRequest::Close { .. }
+            | BrokerRequest::Ack { .. }
+            | BrokerRequest::Complete { .. } => {}
         }
     }
 
@@ -1405,7 +1412,7 @@ impl Reference {
             .started
             .get(&payload)
             .is_some_and(|started| started.released);
-        let released = released && !(client.restored && (self.disk_failed || !done));
+        let released = released && (done || !client.restored);
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1471,9 +1478,8 @@ impl Reference {
                 },
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
-            // A gateway whose disk did not work may have forgotten.
             // Until PUBREL a later life may not know of its PUBREC, and the client knows it by its message id.
-            let again = again && !(client.restored && (self.disk_failed || !started.released));
+            let again = again && (started.released || !client.restored);
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1824,7 +1830,7 @@ impl Reference {
                 self.unacknowledged.remove(&(*conn, *delivery));
                 Ok(())
             }
-            BrokerRequest::Close { .. } => Ok(()),
+            BrokerRequest::Close { .. } | BrokerRequest::Complete { .. } => Ok(()),
         }
     }
 
@@ -1998,6 +2004,7 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
+            | Notice::UplinkRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }
@@ -2550,6 +2557,10 @@ impl ClientModel {
                 .into_iter()
                 .filter_map(|id| Some((id, self.names.remove(&id)?)));
             self.stale_names.extend(unsure);
+            // Nor is it sure that the next life knows what was released.
+            for started in self.started.values_mut() {
+                started.released = false;
+            }
         }
         for (id, name) in saved.names {
             self.names.entry(id).or_insert(name);
