@@ -734,6 +734,28 @@ fn pingresp_waits_for_what_waited_at_the_ping_and_not_for_what_came_since() {
 }
 
 #[test]
+fn pingresp_does_not_come_sooner_when_what_came_since_the_ping_is_dropped() {
+    let mut bench = Bench::up(rules(|sleep| sleep.max_messages = 2));
+    bench.connect_with(A, connect("a", false, 600));
+    bench.register(A, "cmd/a");
+    let (_, filter) = bench.subscribe(A, "cmd/#", QOS2);
+    bench.cmd(filter, QOS1, "1");
+    bench.pass(seconds(300));
+    bench.take(A);
+    bench.pingreq(A, Some("a"));
+    let first = bench.heard_publish(A);
+    bench.cmd(filter, QOS0, "2");
+    bench.cmd(filter, QOS1, "3");
+    bench.expect(A, &[]);
+    bench.puback(A, first);
+    let heard = bench.heard(A);
+    assert!(
+        matches!(heard[..], [Packet::Pingresp, Packet::Publish(_)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
 fn pingresp_is_put_off_twice_for_a_message_that_the_client_cannot_take() {
     let (mut bench, _) = overlooked_sleeper();
     for _ in 0..2 {

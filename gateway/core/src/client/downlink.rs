@@ -661,8 +661,15 @@ impl Client {
     }
 
     fn drop_queued(&mut self, cx: &mut Context, at: usize) -> Option<Queued> {
-        let item = self.down.work.as_mut()?.queue.remove(at)?;
+        let before = at + usize::from(self.down.has_exchange());
+        let work = self.down.work.as_mut()?;
+        let item = work.queue.remove(at)?;
+        // PINGRESP does not wait for what came after the PINGREQ (reading A16).
+        let later = work.pingresp_after.filter(|after| before >= usize::from(*after));
         self.forget(cx, &item);
+        if let Some(work) = self.down.work.as_mut().filter(|_| later.is_some()) {
+            work.pingresp_after = later;
+        }
         Some(item)
     }
 
