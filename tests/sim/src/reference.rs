@@ -2552,10 +2552,8 @@ impl ClientModel {
         if failed {
             // Ids that it was told while the disk did not work may come again for other names (A35).
             let stored = |id: &TopicId| saved.names.contains_key(id);
-            let told: Vec<TopicId> = self.names.keys().filter(|id| !stored(id)).copied().collect();
-            let unsure = told
-                .into_iter()
-                .filter_map(|id| Some((id, self.names.remove(&id)?)));
+            let unsure = self.names.iter().filter(|(id, _)| !stored(id));
+            let unsure = unsure.map(|(id, name)| (*id, name.clone()));
             self.stale_names.extend(unsure);
             // Nor is it sure that the next life knows what was released.
             for started in self.started.values_mut() {
@@ -2996,7 +2994,11 @@ impl ClientModel {
         ensure(!id.is_reserved(), "an id is not reserved", || {
             format!("{id} for {name}")
         })?;
-        self.ids_collided |= self.stale_names.get(&id).is_some_and(|old| old != name);
+        let stale = self.stale_names.get(&id).filter(|old| *old != name);
+        self.ids_collided |= stale.is_some();
+        if stale.is_some() && stale == self.names.get(&id) {
+            self.names.remove(&id);
+        }
         let known = self.names.entry(id).or_insert_with(|| name.into());
         ensure(known == name, "an id never changes its name (A35)", || {
             format!("{id} of {} was {known}, now {name}", self.id)
