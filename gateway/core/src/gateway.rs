@@ -914,7 +914,7 @@ impl Gateway {
             }
             Waiting::Reply { client, serial, .. }
             | Waiting::Suback { client, serial, .. }
-            | Waiting::Pubrel { client, serial, .. } => (client, serial),
+            | Waiting::Exchange { client, serial, .. } => (client, serial),
         };
         let Some(client) = self.clients.get_mut(ix).filter(|client| client.serial == serial) else {
             return;
@@ -931,7 +931,7 @@ impl Gateway {
                 granted,
                 ..
             } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),
-            Waiting::Pubrel { msg_id, .. } => client.release_pubrel(msg_id),
+            Waiting::Exchange { msg_id, .. } => client.release_exchange(msg_id),
             _ => {}
         }
         self.after(now, ix);

@@ -247,11 +247,19 @@ fn glob(pattern: &str, text: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
+/// Ids that are reserved at a time, so that not each new name is written at once.
+const RESERVED: u8 = 16;
+
+/// Ids that a later life leaves out, at most.
+const LEFT_OUT: u16 = 0x0400;
+
 /// The topic ids of one client (§7.3, reading A33: ids are the client's own).
 #[derive(Debug)]
 pub(crate) struct ClientTopics {
     normal: Vec<NormalTopic>,
     next_id: u16,
+    /// So many ids a later life would not give to other names, even if it knew of nothing that follows.
+    reserved: u8,
     /// Predefined templates filled in for this client, as they are used; few clients use any.
     expanded: Option<Box<Expanded>>,
 }
@@ -323,22 +331,33 @@ impl ClientTopics {
         ClientTopics {
             normal: Vec::new(),
             next_id,
+            reserved: 0,
             expanded: None,
         }
     }
 
-    /// Those of an earlier life. It may have told the client of more that nobody stored yet, so the next ids are not
-    /// those that it would have given next (reading A35).
-    pub(crate) fn restored(start: u16, normal: Vec<NormalTopic>) -> Self {
+    /// Those of an earlier life, which gave no ids from `next` on. If its disk did not work it may have, so some `random`
+    /// number of them is left out (reading A35).
+    pub(crate) fn restored(next: u16, random: u16, normal: Vec<NormalTopic>) -> Self {
         ClientTopics {
             normal,
-            ..ClientTopics::new(None, start)
+            ..ClientTopics::new(Some(next.saturating_add(random % LEFT_OUT)), 0)
         }
     }
 
-    /// Where the search for the next id begins.
-    pub(crate) fn next_id(&self) -> u16 {
-        self.next_id
+    /// Where a later life begins to look for the next id.
+    pub(crate) fn stored_next(&self) -> u16 {
+        self.next_id.saturating_add(self.reserved.into())
+    }
+
+    /// True if the next new id is not reserved: before the client is told it that has to be stored.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.reserved == 0
+    }
+
+    /// Reserves more ids; the client is stored next.
+    pub(crate) fn reserve(&mut self) {
+        self.reserved = RESERVED;
     }
 
     pub(crate) fn by_id(&self, id: TopicId) -> Option<&NormalTopic> {
@@ -369,6 +388,9 @@ impl ClientTopics {
         while id.is_reserved() || id.0 < FIRST_NORMAL_ID || self.by_id(id).is_some() {
             id = TopicId(id.0.wrapping_add(1).max(FIRST_NORMAL_ID));
         }
+        let skipped = id.0.wrapping_sub(self.next_id);
+        let used = u8::try_from(skipped.saturating_add(1)).unwrap_or(u8::MAX);
+        self.reserved = self.reserved.saturating_sub(used);
         self.next_id = id.0.wrapping_add(1);
         let topic = NormalTopic {
             id,
@@ -543,6 +565,7 @@ mod tests {
         let mut topics = ClientTopics {
             normal: Vec::new(),
             next_id: 0xFFFE,
+            reserved: 0,
             expanded: None,
         };
         let names: Vec<Arc<str>> = (0..4).map(|n| format!("n/{n}").into()).collect();

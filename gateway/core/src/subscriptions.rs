@@ -39,6 +39,8 @@ pub(crate) struct Subscriptions {
     last_id: u32,
     /// Counts filters that came to stand at the broker.
     stands: u32,
+    /// Counts filters that messages came for.
+    seen: u32,
     /// When the retained messages of a filter are no longer told from others', in order of time.
     windows: VecDeque<(Instant, FilterKey)>,
 }
@@ -56,6 +58,11 @@ pub(crate) struct Filter {
     /// Digest of the first message that came for it since then: what comes later, but for copies of this one, was routed
     /// when the filter stood.
     proof: Option<NonZeroU32>,
+    /// Which of all filters it was that a message came for since then.
+    seen: Option<NonZeroU32>,
+    /// From an earlier life, and the broker has not answered in this one: whether it stands, and with which QoS, is not
+    /// known.
+    vague: bool,
     /// A client was accepted while the broker was away (reading A31): one more SUBSCRIBE is owed, for its QoS and for
     /// the retained messages.
     pub(crate) ask_again: bool,
@@ -306,9 +313,13 @@ impl Subscriptions {
         let Some(filter) = self.filters.get_mut(key as usize) else {
             return;
         };
+        let vague = core::mem::take(&mut filter.vague);
         if filter.active.is_none() {
             self.stands = self.stands.wrapping_add(1);
-            (filter.stands_since, filter.proof) = (self.stands, None);
+            (filter.stands_since, filter.proof, filter.seen) = (self.stands, None, None);
+        } else if vague {
+            // Which copies count does not change between those of one message.
+            filter.proof = None;
         }
         let all = filter.granted(granted, pending, askers);
         let Some(busy) = &mut filter.busy else { return };
@@ -362,6 +373,7 @@ impl Subscriptions {
         if let Some(filter) = self.get_mut(key) {
             // If the broker kept the session it stands there, and has to be given back when nobody wants it.
             (filter.active, filter.ask_again) = (Some(QoS::AtMostOnce), true);
+            (filter.stands_since, filter.vague) = (0, true);
         }
         key
     }
@@ -374,6 +386,8 @@ impl Subscriptions {
             pending: Pending::Nothing,
             stands_since: u32::MAX,
             proof: None,
+            seen: None,
+            vague: false,
             ask_again: false,
             unsettled: false,
             subscribers: Subscribers::default(),
@@ -436,8 +450,9 @@ impl Subscriptions {
         self.close_windows(now);
         let mut keys: Vec<FilterKey> = Vec::new();
         keys.extend(ids.iter().filter_map(|id| self.by_id.get(id).copied()));
+        // It came for a filter that nobody holds any more, or for one under a number of a life that nothing is known of.
+        let stray = keys.is_empty() && !ids.is_empty();
         if keys.is_empty() {
-            // Also where it was subscribed under a number of an earlier life.
             self.matching(name, &mut keys);
         }
         // One identifier: the broker sends a copy per filter, if several of ours match.
@@ -450,6 +465,7 @@ impl Subscriptions {
                 let filter = &mut self.filters[key as usize];
                 filter.pass_live(name, now);
                 if !ids.is_empty()
+                    && !stray
                     && let Some(active) = &mut filter.active
                 {
                     // What is more than was known to be granted shows it: the answer to the SUBSCRIBE is under way.
@@ -457,6 +473,10 @@ impl Subscriptions {
                     // What came before it was routed before; QoS 0 may overtake.
                     if arrival.qos > QoS::AtMostOnce {
                         filter.proof.get_or_insert(digest);
+                        if filter.seen.is_none() {
+                            self.seen = self.seen.wrapping_add(1);
+                            filter.seen = NonZeroU32::new(self.seen);
+                        }
                     }
                 }
             }
@@ -468,6 +488,8 @@ impl Subscriptions {
                 };
                 let wanted = if retain {
                     self.filters[key as usize].take_retained(client, name, now)
+                } else if stray {
+                    !self.has_own_copy(client, &keys)
                 } else {
                     matching.len() < 2 || self.best_filter(client, &matching, key, digest) == key
                 };
@@ -482,12 +504,22 @@ impl Subscriptions {
         }
     }
 
+    /// True if one of the client's filters among these surely stands at the broker.
+    fn has_own_copy(&self, client: ClientIx, matching: &[FilterKey]) -> bool {
+        let stands = |filter: &Filter| filter.active.is_some() && !filter.vague;
+        let filters = matching.iter().map(|key| &self.filters[*key as usize]);
+        filters
+            .filter(|filter| stands(filter))
+            .any(|filter| filter.subscribers.get(client).is_some())
+    }
+
     /// Of the client's filters that match and stand at the broker, the one whose copy counts: with the highest QoS.
     ///
     /// One that is being given back may get no copy any more, even if the client wants it again by now. Nor does one
-    /// whose subscription is younger than the message, which may have waited at the broker: until a filter has proved
-    /// that what comes now is younger than itself, the oldest counts. Where some filters guarantee delivery, it is one of
-    /// those.
+    /// whose subscription is younger than the message, which may have waited at the broker. So until a filter has proved
+    /// that what comes now is younger than itself, and where the broker has not said yet what stands after a restart, the
+    /// one counts for which a message came first, and else the oldest. Where some filters guarantee delivery, it is one
+    /// of those.
     fn best_filter(
         &self,
         client: ClientIx,
@@ -499,11 +531,8 @@ impl Subscriptions {
             let filter = &self.filters[key as usize];
             let own = filter.subscribers.get(client)?;
             // A client accepted while the broker was away may count on more than the broker gives yet.
-            Some(
-                filter
-                    .active
-                    .map_or(own.granted, |active| own.granted.min(active)),
-            )
+            let known = filter.active.filter(|_| !filter.vague);
+            Some(known.map_or(own.granted, |active| own.granted.min(active)))
         };
         let candidates = || {
             let standing = matching.iter().copied().filter(|&key| {
@@ -515,14 +544,21 @@ impl Subscriptions {
         };
         let guaranteed = candidates().any(|(qos, _)| qos > QoS::AtMostOnce);
         let candidates = || candidates().filter(|(qos, _)| *qos > QoS::AtMostOnce || !guaranteed);
-        let proven = candidates().filter(|(_, core::cmp::Reverse(key))| {
-            self.filters[*key as usize]
-                .proof
-                .is_some_and(|proof| proof != digest)
+        let filter = |key: &core::cmp::Reverse<FilterKey>| &self.filters[key.0 as usize];
+        let proven = candidates().filter(|(_, key)| {
+            let proof = filter(key).proof.filter(|_| !filter(key).vague);
+            proof.is_some_and(|proof| proof != digest)
         });
-        let oldest = || candidates().min_by_key(|(_, key)| self.filters[key.0 as usize].stands_since);
+        let first = || {
+            // QoS 0 may overtake, so what came first says nothing there.
+            let surely = candidates().filter(|_| guaranteed);
+            let seen = surely.filter_map(|(qos, key)| Some((filter(&key).seen?, (qos, key))));
+            seen.min_by_key(|(seen, _)| *seen).map(|(_, it)| it)
+        };
+        let oldest = || candidates().min_by_key(|(_, key)| filter(key).stands_since);
         proven
             .max()
+            .or_else(first)
             .or_else(oldest)
             .map_or(of, |(_, core::cmp::Reverse(key))| key)
     }

@@ -68,6 +68,8 @@ impl Gateway {
             };
             match turned {
                 Turned::Sent(output) => return Some(output),
+                // What became of it is told before what follows from it is sent.
+                Turned::Nothing if !self.cx.notices.is_empty() => return None,
                 Turned::Nothing => {}
                 Turned::Waits => {
                     let notice = self.cx.links.get_mut(id)?.blocked(now, id);

@@ -890,6 +890,25 @@ impl Upstream {
             .push_back(key);
     }
 
+    /// The end of a subscription is not wanted any more. False if the broker was asked for it.
+    pub(crate) fn take_back_unsubscribe(&mut self, filter: FilterKey) -> bool {
+        let Upstream {
+            connections,
+            requests,
+            ..
+        } = self;
+        let line = &mut connections[SUBSCRIPTIONS.0 as usize].subscriptions;
+        let is = |key: &usize| match requests.get(*key).map(|request| &request.kind) {
+            Some(RequestKind::Unsubscribe { filter: of, .. }) => *of == filter,
+            _ => false,
+        };
+        let Some(key) = line.iter().position(is).and_then(|at| line.remove(at)) else {
+            return false;
+        };
+        requests.remove(key);
+        true
+    }
+
     /// A delivery was taken.
     pub(crate) fn acknowledge(&mut self, conn: ConnId, delivery: DeliveryId) {
         if let Some(connection) = self.connections.get_mut(conn.0 as usize) {

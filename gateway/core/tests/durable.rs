@@ -397,6 +397,7 @@ fn a_restart_is_invisible_to_clients() {
     bench.settle();
     bench.expect(A, &[accepted(id, 2)]);
     bench.message(&[], "cmd/1", QoS::AtLeastOnce, false, b"on");
+    bench.commit();
     assert!(matches!(bench.heard(A)[..], [Packet::Register(_)]));
     assert_eq!(bench.gateway.metrics().sessions_restored_total, 1);
 }
@@ -867,25 +868,74 @@ fn an_id_is_used_only_after_the_answer_that_tells_it() {
 }
 
 #[test]
-fn a_topic_id_that_was_told_and_not_stored_is_not_given_to_another_name() {
+fn a_topic_id_that_was_told_is_not_given_to_another_name_after_any_number_of_restarts() {
     let mut bench = up();
     bench.connect_with(A, connect("a", false, 600));
-    bench.subscribe(A, "#", QoS::AtLeastOnce);
-    bench.commit();
-    let told = |bench: &mut Bench, topic: &str| {
-        deliver(bench, topic, QoS::AtLeastOnce, 1, b"x");
-        match bench.heard(A)[..] {
-            [Packet::Register(register)] => register.topic_id,
-            ref other => panic!("{other:?}"),
+    bench.subscribe(A, "#", QoS::AtMostOnce);
+    let mut told = BTreeSet::new();
+    for life in 0..10 {
+        for n in 0..3 {
+            bench.message(&[], &format!("{life}/{n}"), QoS::AtMostOnce, false, b"x");
+            if n == 0 {
+                bench.expect(A, &[]);
+                bench.commit();
+            }
+            let register = match bench.heard(A)[..] {
+                [Packet::Register(register)] => register,
+                ref other => panic!("{other:?}"),
+            };
+            assert!(told.insert(register.topic_id), "{register:?}");
+            bench.packet(
+                A,
+                Packet::Regack(sn_codec::Regack {
+                    topic_id: register.topic_id,
+                    msg_id: register.msg_id,
+                    return_code: ReturnCode::Accepted,
+                }),
+            );
+            bench.heard_publish(A);
         }
+        // What was not durable by then is lost.
+        bench = bench.restart(config());
+        bench.broker_up(true);
+    }
+}
+
+#[test]
+fn an_answer_to_the_register_of_an_earlier_life_does_not_confirm_one_that_waits_for_the_disk() {
+    let registered = |bench: &mut Bench| match bench.heard(A)[..] {
+        [Packet::Register(register)] => register,
+        ref other => panic!("{other:?}"),
     };
-    let stored = bench.stored.clone();
-    let first = told(&mut bench, "t");
-    bench.stored = stored;
+    let regack = |register: sn_codec::Register<'_>| {
+        Packet::Regack(sn_codec::Regack {
+            topic_id: register.topic_id,
+            msg_id: register.msg_id,
+            return_code: ReturnCode::Accepted,
+        })
+    };
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "#", QoS::ExactlyOnce);
+    bench.message(&[], "s", QoS::AtMostOnce, false, b"x");
+    bench.commit();
+    let reserves = registered(&mut bench);
+    bench.packet(A, regack(reserves));
+    bench.heard_publish(A);
+    deliver(&mut bench, "t", QoS::ExactlyOnce, 1, b"x");
+    bench.commit_one();
+    let first = registered(&mut bench);
+
     let mut bench = bench.restart(config());
-    bench.broker_up(true);
-    bench.sent.clear();
-    assert_ne!(told(&mut bench, "u"), first);
+    bench.packet(A, regack(first));
+    bench.expect(A, &[]);
+    bench.commit();
+    let second = registered(&mut bench);
+    assert_eq!(second.msg_id, first.msg_id, "a QoS 2 message keeps it");
+    assert_ne!(second.topic_id, first.topic_id);
+    bench.packet(A, regack(second));
+    let message = bench.heard_publish(A);
+    assert_eq!(topic_id(message.topic), second.topic_id);
 }
 
 #[test]

@@ -6,11 +6,16 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Bench, LINK, connack, connect, disconnect, puback, publish, seconds, subscribe, topic_id};
+use common::{
+    Bench, LINK, connack, connect, disconnect, puback, publish, route, seconds, subscribe, topic_id,
+};
 use gateway_core::config::{AddressChange, ClientRule, GatewayConfig, SleepQos0, SleepRules, WhenFull};
-use gateway_core::io::{BrokerEvent, DropReason, FilterId, LinkEvent, LinkProfile, Notice, Refusal};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, DropReason, FilterId, LinkEvent, LinkProfile, Notice, Output, Refusal,
+};
 use sn_codec::{
-    Connect, Disconnect, MsgId, Packet, PublishQoS, QoS, Regack, Register, ReturnCode, TopicId, TopicRef,
+    Connect, Disconnect, MsgId, Packet, Pingreq, PublishQoS, QoS, Regack, Register, ReturnCode, TopicId,
+    TopicRef,
 };
 
 const A: u16 = 1;
@@ -729,6 +734,28 @@ fn pingresp_waits_for_what_waited_at_the_ping_and_not_for_what_came_since() {
 }
 
 #[test]
+fn pingresp_does_not_come_sooner_when_what_came_since_the_ping_is_dropped() {
+    let mut bench = Bench::up(rules(|sleep| sleep.max_messages = 2));
+    bench.connect_with(A, connect("a", false, 600));
+    bench.register(A, "cmd/a");
+    let (_, filter) = bench.subscribe(A, "cmd/#", QOS2);
+    bench.cmd(filter, QOS1, "1");
+    bench.pass(seconds(300));
+    bench.take(A);
+    bench.pingreq(A, Some("a"));
+    let first = bench.heard_publish(A);
+    bench.cmd(filter, QOS0, "2");
+    bench.cmd(filter, QOS1, "3");
+    bench.expect(A, &[]);
+    bench.puback(A, first);
+    let heard = bench.heard(A);
+    assert!(
+        matches!(heard[..], [Packet::Pingresp, Packet::Publish(_)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
 fn pingresp_is_put_off_twice_for_a_message_that_the_client_cannot_take() {
     let (mut bench, _) = overlooked_sleeper();
     for _ in 0..2 {
@@ -843,7 +870,7 @@ fn name_whose_regack_was_taken_back_by_a_return_is_registered_before_its_use() {
     ] {
         let mut datagram = Vec::new();
         packet.encode(&mut datagram);
-        bench.hand_in(LINK, &common::route(A), &datagram);
+        bench.hand_in(LINK, &route(A), &datagram);
     }
     bench.drain();
     bench.expect(A, &[connack(ReturnCode::Accepted)]);
@@ -895,8 +922,8 @@ fn what_a_sleeper_gets_and_loses_is_told() {
         Notice::AddressChanged {
             client: client(),
             link: LINK,
-            old: common::route(A).addr.into(),
-            new: common::route(B).addr.into(),
+            old: route(A).addr.into(),
+            new: route(B).addr.into(),
         },
         Notice::Awake {
             client: client(),
@@ -947,4 +974,45 @@ impl Bench {
         let (_, first) = self.sent.remove(at);
         assert_eq!(Packet::decode(&first).unwrap(), connack(ReturnCode::Accepted));
     }
+}
+
+#[test]
+fn the_end_of_a_session_is_told_before_its_disconnect_is_sent() {
+    let profile = LinkProfile {
+        mtu: 40,
+        ..LinkProfile::default()
+    };
+    let mut bench = Bench::with_link(GatewayConfig::default(), profile);
+    bench.connect_with(A, connect("a", false, 60));
+    bench.register(A, "cmd/a");
+    bench.packet(A, subscribe(MsgId(7), "cmd/a", QOS1));
+    bench.packet(A, subscribe(MsgId(8), "no", QOS1));
+    bench.take(A);
+    bench.sleep(A, 600);
+    bench.broker_up(false);
+    for request in core::mem::take(&mut bench.requests) {
+        if let BrokerRequest::Subscribe { token, filter, .. } = request {
+            let result = match &*filter {
+                "no" => Err(Refusal(135)),
+                _ => Ok(Some(QOS1)),
+            };
+            bench.broker(BrokerEvent::Settled { token, result });
+        }
+    }
+    // It does not fit, so the wake-up ends without it.
+    bench.message(&[], "cmd/a", QOS1, false, &[b'x'; 60]);
+    bench.take(A);
+    let mut wake = Vec::new();
+    Packet::Pingreq(Pingreq { client_id: Some("a") }).encode(&mut wake);
+    bench.hand_in(LINK, &route(A), &wake);
+    let mut outputs = Vec::new();
+    let mut buf = Vec::new();
+    while let Some(output) = bench.gateway.poll_output(bench.now, &mut buf) {
+        match output {
+            Output::Notice(Notice::Disconnected { .. }) => outputs.push("told"),
+            Output::Transmit { .. } => outputs.push("sent"),
+            _ => {}
+        }
+    }
+    assert_eq!(outputs, ["told", "sent"]);
 }

@@ -646,6 +646,7 @@ impl World {
         }
         self.reference.restore(self.now, &values)?;
         self.reference.disk_fails = self.fails_at_start;
+        self.reference.disk_failed_since_start = self.fails_at_start;
         self.link_credit = self.config.link_credit.unwrap_or(LinkProfile::UNLIMITED);
         self.link_up();
         Ok(())
@@ -1035,8 +1036,8 @@ impl World {
         self.check_leftovers()?;
         let (held, asked) = (self.reference.held_filters(), self.reference.asked_filters());
         let subscribed = self.broker.filters(ConnId(0));
-        // A gateway that ended before it could unsubscribe does not know any more.
-        let more = self.store.is_some() && self.lives > 0;
+        // What was asked for while the disk did not work a later life does not know, and cannot give back.
+        let more = self.reference.disk_failed;
         if !(held.is_subset(&subscribed) && (more || subscribed.is_subset(&asked))) {
             let detail = format!("clients hold {held:?}, asked for {asked:?}, the gateway {subscribed:?}");
             return Err(Violation::new("subscribed upstream to what clients hold", detail));
@@ -1271,6 +1272,7 @@ impl World {
                     match event {
                         StoreEvent::Failed => {
                             (self.reference.disk_fails, self.reference.disk_failed) = (true, true);
+                            self.reference.disk_failed_since_start = true;
                         }
                         StoreEvent::Works => self.reference.disk_fails = false,
                         _ => {}

@@ -110,6 +110,8 @@ pub struct Reference {
     filters: FxHashMap<FilterId, Arc<str>>,
     /// The broker refused a filter, in whichever life of the gateway: who sleeps learns of it when it wakes.
     refused_filter: bool,
+    /// Under which number each was asked for last.
+    numbers: FxHashMap<Arc<str>, FilterId>,
     conns: BTreeMap<ConnId, ConnModel>,
     published: u64,
     ingress: u64,
@@ -131,6 +133,8 @@ pub struct Reference {
     pub disk_failed: bool,
     /// The disk does not work at the moment.
     pub disk_fails: bool,
+    /// It did not work at some time in this life of the gateway: the next one may have forgotten.
+    pub disk_failed_since_start: bool,
     /// Messages given up by rule: unanswered REGISTER (A40), poison (A60), full buffer (A70), too large (A63).
     pub given_up: usize,
 }
@@ -233,6 +237,8 @@ struct ClientModel {
     received: BTreeSet<MsgId>,
     /// Its session went on in another life of the gateway.
     restored: bool,
+    /// That one takes it for asleep, since the power went before its return was durable.
+    thought_asleep: bool,
     /// What it was when its record was written, by the value in the store.
     saved: FxHashMap<Bytes, SavedModel>,
 }
@@ -438,6 +444,7 @@ impl Reference {
             tokens: FxHashMap::default(),
             filters: FxHashMap::default(),
             refused_filter: false,
+            numbers: FxHashMap::default(),
             conns: BTreeMap::new(),
             published: 0,
             ingress: 0,
@@ -450,6 +457,7 @@ impl Reference {
             sessions_lost: false,
             disk_failed: false,
             disk_fails: false,
+            disk_failed_since_start: false,
             given_up: 0,
         }
     }
@@ -620,11 +628,12 @@ impl Reference {
                 sessions.insert(session.id.clone(), (session, value));
             }
         }
+        let failed = core::mem::take(&mut self.disk_failed_since_start);
         for client in &mut self.clients {
             let found = sessions.remove(&*client.id);
             // Else nothing waits on the disk for the broker.
             let spooled = (self.config.upstream.when_down == WhenDown::Spool).then_some(&spooled);
-            client.restore(now, found, spooled, self.disk_fails)?;
+            client.restore(now, found, spooled, self.disk_fails, failed)?;
         }
         self.disk_fails = false;
         Ok(())
@@ -1070,10 +1079,9 @@ impl Reference {
         let limit = self.config.sleep.max_messages;
         for client in &mut self.clients {
             let claimed = client.subs.iter().any(|(filter, sub)| {
-                let came_for = filters.is_empty()
-                    || filters
-                        .iter()
-                        .any(|id| self.filters.get(id).is_some_and(|f| **f == **filter));
+                // Under an older number it came for a subscription that was given back.
+                let number = self.numbers.get(filter.as_str());
+                let came_for = filters.is_empty() || number.is_some_and(|id| filters.contains(id));
                 came_for && sub.granted != QoS::AtMostOnce && topic::matches(filter, topic)
             });
             // A broker that repeats it does so for each filter, and for another than the client was served by.
@@ -1406,7 +1414,7 @@ impl Reference {
             .started
             .get(&payload)
             .is_some_and(|started| started.released);
-        let released = released && !(client.restored && (self.disk_failed || !done));
+        let released = released && (done || !client.restored);
         ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
             told(&publish)
         })?;
@@ -1472,9 +1480,8 @@ impl Reference {
                 },
             )?;
             let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
-            // A gateway whose disk did not work may have forgotten.
             // Until PUBREL a later life may not know of its PUBREC, and the client knows it by its message id.
-            let again = again && !(client.restored && (self.disk_failed || !started.released));
+            let again = again && (started.released || !client.restored);
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
@@ -1637,7 +1644,7 @@ impl Reference {
                 || format!("{suback:?} to {}", client.id),
             )?;
             let for_now = suback.return_code == ReturnCode::Congestion;
-            match before.filter(|_| for_now) {
+            match before.filter(|_| for_now && !given_back) {
                 Some(before) => {
                     client.maybe.insert(filter.clone());
                     client.subs.insert(filter, before);
@@ -1784,6 +1791,7 @@ impl Reference {
                 ..
             } => {
                 self.track(*conn, Some(*token), request)?;
+                self.numbers.insert(filter.clone(), *id);
                 let known = self.filters.entry(*id).or_insert_with(|| filter.clone());
                 ensure(
                     *id != FilterId(0) && known == filter,
@@ -2277,6 +2285,7 @@ impl ClientModel {
             emitted_order: [0; 3],
             received: BTreeSet::new(),
             restored: false,
+            thought_asleep: false,
             saved: FxHashMap::default(),
         }
     }
@@ -2372,7 +2381,7 @@ impl ClientModel {
         self.no_dup = false;
         self.interrupt();
         if resumes {
-            if self.resumed == Phase::Active
+            if (self.resumed == Phase::Active || core::mem::take(&mut self.thought_asleep))
                 && let Some(payload) = self.down.as_ref().and_then(|down| down.payload.clone())
             {
                 self.started.entry(payload).or_default().resumed = true;
@@ -2480,6 +2489,7 @@ impl ClientModel {
         found: Option<(SavedSession, &Bytes)>,
         spooled: Option<&FxHashSet<Bytes>>,
         weak: bool,
+        failed: bool,
     ) -> Check {
         let stored = |will: &Will| spooled.is_none_or(|spooled| spooled.contains(&will.payload));
         let due = core::mem::take(&mut self.wills_due);
@@ -2519,6 +2529,8 @@ impl ClientModel {
         self.wills_due = due;
         self.wills_due
             .retain(|will| noted && spooled.is_some() && stored(will));
+        let slept = matches!(self.phase, Phase::Asleep | Phase::Awake);
+        self.thought_asleep = (self.thought_asleep || !slept) && session.phase == SavedPhase::Asleep;
         self.phase = match session.phase {
             SavedPhase::Active => Phase::Active,
             SavedPhase::Asleep => Phase::Asleep,
@@ -2540,6 +2552,17 @@ impl ClientModel {
         }
         self.maybe.extend(saved.maybe);
         self.confirmed.extend(saved.confirmed);
+        if failed {
+            // Ids that it was told while the disk did not work may come again for other names (A35).
+            let stored = |id: &TopicId| saved.names.contains_key(id);
+            let unsure = self.names.iter().filter(|(id, _)| !stored(id));
+            let unsure = unsure.map(|(id, name)| (*id, name.clone()));
+            self.stale_names.extend(unsure);
+            // Nor is it sure that the next life knows what was released.
+            for started in self.started.values_mut() {
+                started.released = false;
+            }
+        }
         for (id, name) in saved.names {
             self.names.entry(id).or_insert(name);
         }
@@ -2833,6 +2856,7 @@ impl ClientModel {
                 duration: Some(seconds),
             }) if active && seconds > 0 => {
                 self.phase = Phase::Asleep;
+                self.thought_asleep = false;
                 self.sleep = Duration::from_secs(u64::from(seconds));
                 self.asleep_since = now;
                 self.sleep_answer_due = true;
@@ -2973,7 +2997,11 @@ impl ClientModel {
         ensure(!id.is_reserved(), "an id is not reserved", || {
             format!("{id} for {name}")
         })?;
-        self.ids_collided |= self.stale_names.get(&id).is_some_and(|old| old != name);
+        let stale = self.stale_names.get(&id).filter(|old| *old != name);
+        self.ids_collided |= stale.is_some();
+        if stale.is_some() && stale == self.names.get(&id) {
+            self.names.remove(&id);
+        }
         let known = self.names.entry(id).or_insert_with(|| name.into());
         ensure(known == name, "an id never changes its name (A35)", || {
             format!("{id} of {} was {known}, now {name}", self.id)

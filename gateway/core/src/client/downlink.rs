@@ -205,7 +205,7 @@ pub(crate) struct Exchange {
     published_before: bool,
     /// PUBACK "invalid topic id" was answered with REGISTER already (reading A41).
     tried_register: bool,
-    /// PUBREL waits until it is durable that PUBREC came.
+    /// PUBREL waits until it is durable that PUBREC came, and REGISTER until it is that the id is taken.
     held: bool,
     /// The message id under which a QoS 2 message was refused by that.
     refused_id: Option<MsgId>,
@@ -439,6 +439,10 @@ impl Downlink {
         let Step::Register(ours) = exchange.step else {
             return None;
         };
+        // Not sent yet, so this answers an earlier life's under the same message id.
+        if exchange.held {
+            return None;
+        }
         // A rejection may carry any id.
         if exchange.msg_id == msg_id {
             return Some(ours);
@@ -657,8 +661,15 @@ impl Client {
     }
 
     fn drop_queued(&mut self, cx: &mut Context, at: usize) -> Option<Queued> {
-        let item = self.down.work.as_mut()?.queue.remove(at)?;
+        let before = at + usize::from(self.down.has_exchange());
+        let work = self.down.work.as_mut()?;
+        let item = work.queue.remove(at)?;
+        // PINGRESP does not wait for what came after the PINGREQ (reading A16).
+        let later = work.pingresp_after.filter(|after| before >= usize::from(*after));
         self.forget(cx, &item);
+        if let Some(work) = self.down.work.as_mut().filter(|_| later.is_some()) {
+            work.pingresp_after = later;
+        }
         Some(item)
     }
 
@@ -784,6 +795,7 @@ impl Client {
             wake.left = wake.left.saturating_sub(1);
         }
         let known = item.msg_id;
+        let new_id = self.topics.is_spent() && self.topics.by_name(&item.message.topic).is_none();
         let Some((step, topic)) = self.topic_for(cx, &item.message.topic) else {
             cx.metrics.rejected_by_client_total += 1;
             return self.forget(cx, &item);
@@ -809,8 +821,10 @@ impl Client {
             refused_id: None,
             item,
         });
-        if step == Step::Pubrel {
-            self.hold_pubrel(cx);
+        match step {
+            Step::Pubrel => self.hold_pubrel(cx),
+            Step::Register(_) if new_id => self.hold_register(cx),
+            Step::Register(_) | Step::Publish => {}
         }
     }
 
@@ -1177,14 +1191,28 @@ impl Client {
 
     /// PUBREL leaves when it is durable that the client has the message: a later life must not send it again.
     fn hold_pubrel(&mut self, cx: &mut Context) {
+        let exchange = self.down.exchange();
+        if exchange.is_some_and(|exchange| save_received(cx, &exchange.item)) {
+            self.hold_exchange(cx);
+        }
+    }
+
+    /// REGISTER leaves when a later life would not give its id to another name (reading A35).
+    fn hold_register(&mut self, cx: &mut Context) {
+        if cx.journal.is_on() {
+            self.topics.reserve();
+            self.save(cx);
+            self.hold_exchange(cx);
+        }
+    }
+
+    /// The exchange goes on once what was gathered so far is durable.
+    fn hold_exchange(&mut self, cx: &mut Context) {
         let (client, serial) = (self.ix, self.serial);
         let Some(exchange) = self.down.exchange_mut() else {
             return;
         };
-        if !save_received(cx, &exchange.item) {
-            return;
-        }
-        let waiting = Waiting::Pubrel {
+        let waiting = Waiting::Exchange {
             client,
             serial,
             msg_id: exchange.msg_id,
@@ -1194,8 +1222,8 @@ impl Client {
         }
     }
 
-    /// It is durable that the client has the message.
-    pub(crate) fn release_pubrel(&mut self, msg_id: MsgId) {
+    /// What the exchange waited for is durable.
+    pub(crate) fn release_exchange(&mut self, msg_id: MsgId) {
         if let Some(exchange) = self.down.exchange_mut()
             && exchange.held
             && exchange.msg_id == msg_id

@@ -260,25 +260,35 @@ pub(crate) fn drive(cx: &mut Context, key: FilterKey) {
     let Some(filter) = cx.subscriptions.get_mut(key) else {
         return;
     };
+    let unwanted = filter.subscribers.is_empty();
+    let may_stand = match filter.pending {
+        Pending::Nothing => filter.active.is_some(),
+        Pending::Subscribe(_) => true,
+        Pending::Unsubscribe => false, // That was stored when it was asked for.
+    };
+    if unwanted && may_stand {
+        // A later life has to give it back too, if this one cannot.
+        let name = Bytes::copy_from_slice(filter.name.as_bytes());
+        cx.journal.put(leaving_key(filter.id), name);
+    }
+    // Somebody wants it again before the broker was told that nobody does.
+    if !unwanted && filter.pending == Pending::Unsubscribe && cx.upstream.take_back_unsubscribe(key) {
+        filter.pending = Pending::Nothing;
+    }
     if filter.pending != Pending::Nothing {
         return;
     }
-    if filter.subscribers.is_empty() {
-        // A later life has to give it back too, if this one cannot.
-        let record = leaving_key(filter.id);
+    if unwanted {
         match filter.active {
             None => {
-                cx.journal.delete(record);
+                cx.journal.delete(leaving_key(filter.id));
                 cx.subscriptions.remove(key);
             }
-            Some(_) => {
-                let name = Bytes::copy_from_slice(filter.name.as_bytes());
-                cx.journal.put(record, name);
-                if up {
-                    cx.upstream.unsubscribe(key, filter.name.clone());
-                    filter.pending = Pending::Unsubscribe;
-                }
+            Some(_) if up => {
+                cx.upstream.unsubscribe(key, filter.name.clone());
+                filter.pending = Pending::Unsubscribe;
             }
+            Some(_) => {}
         }
     } else if up && (filter.active.is_none() || filter.ask_again || filter.asks_next()) {
         filter.ask_again = false;

@@ -96,8 +96,8 @@ pub(crate) enum Waiting {
         msg_id: MsgId,
         granted: sn_codec::QoS,
     },
-    /// PUBREL goes to a client.
-    Pubrel {
+    /// An exchange with a client goes on: REGISTER or PUBREL.
+    Exchange {
         client: ClientIx,
         serial: u32,
         msg_id: MsgId,
@@ -125,7 +125,7 @@ impl Waiting {
         match self {
             Waiting::Reply { .. }
             | Waiting::Suback { .. }
-            | Waiting::Pubrel { .. }
+            | Waiting::Exchange { .. }
             | Waiting::Message(..)
             | Waiting::Complete { .. }
             | Waiting::Subscription(_) => true,

@@ -134,7 +134,7 @@ impl Gateway {
                 ..will
             })
         });
-        client.topics = ClientTopics::restored(self.cx.rng.random(), record.topics);
+        client.topics = ClientTopics::restored(record.next_topic_id, self.cx.rng.random(), record.topics);
         client.saved = true;
         client.state = match record.state {
             SavedState::Active => State::Active,

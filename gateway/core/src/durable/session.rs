@@ -91,7 +91,7 @@ impl Client {
             seen_ms: cx.journal.unix_ms(self.last_seen),
             place,
             will: self.will.as_deref().cloned(),
-            next_topic_id: self.topics.next_id(),
+            next_topic_id: self.topics.stored_next(),
             topics: self.topics.normal().to_vec(),
             subscriptions,
         }

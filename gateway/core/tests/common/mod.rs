@@ -102,22 +102,27 @@ impl Bench {
     /// Everything that was to be stored is durable, and what follows from that.
     pub fn commit(&mut self) {
         while !self.writes.is_empty() {
-            for request in core::mem::take(&mut self.writes) {
-                let StoreRequest::Write { changes, ticket } = request else {
-                    continue;
-                };
-                for change in changes {
-                    match change {
-                        StoreChange::Put(key, value) => self.stored.insert(key, value),
-                        StoreChange::Delete(key) => self.stored.remove(&key),
-                    };
-                }
-                if let Some(ticket) = ticket {
-                    self.gateway.handle_store(self.now, StoreEvent::Durable(ticket));
-                }
-            }
-            self.drain();
+            self.commit_one();
         }
+    }
+
+    /// What was to be stored so far is durable, and what follows is under way.
+    pub fn commit_one(&mut self) {
+        for request in core::mem::take(&mut self.writes) {
+            let StoreRequest::Write { changes, ticket } = request else {
+                continue;
+            };
+            for change in changes {
+                match change {
+                    StoreChange::Put(key, value) => self.stored.insert(key, value),
+                    StoreChange::Delete(key) => self.stored.remove(&key),
+                };
+            }
+            if let Some(ticket) = ticket {
+                self.gateway.handle_store(self.now, StoreEvent::Durable(ticket));
+            }
+        }
+        self.drain();
     }
 
     pub fn link(&mut self, event: LinkEvent) {
