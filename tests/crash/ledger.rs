@@ -86,12 +86,10 @@ impl Ledger {
         self.up.owed + self.down.owed
     }
 
-    /// Everything that was begun is acknowledged and has arrived.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let acked = [&self.up, &self.down]
-            .iter()
-            .all(|way| way.sent.len() == way.acked.len());
-        acked && self.outstanding() == 0
+    /// What was begun and is not acknowledged, or has not arrived.
+    pub(crate) fn under_way(&self) -> usize {
+        let unacknowledged = |way: &Direction| way.sent.len() - way.acked.len();
+        unacknowledged(&self.up) + unacknowledged(&self.down) + self.outstanding()
     }
 
     /// What went wrong; empty is what a campaign is for.
@@ -319,7 +317,7 @@ mod verdict {
         assert_eq!((owing.outstanding(), owing.down.missing().count()), (1, 1));
         owing.enter("down-arrived sleeper1 1 2").expect("an entry");
         owing.enter("down-arrived sleeper1 1 2").expect("an entry");
-        assert_eq!(owing.outstanding(), 0);
+        assert_eq!((owing.outstanding(), owing.under_way()), (0, 1));
         assert_eq!(
             ledger(GOOD).up.to_string(),
             "3 sent, 2 acknowledged, 3 arrived, arrived again: 1 of QoS 1, 0 of QoS 2"
