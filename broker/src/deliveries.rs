@@ -80,6 +80,11 @@ impl Deliveries {
         self.exactly_once.clear();
     }
 
+    /// Whether QoS 2 exchanges are open.
+    pub(crate) fn has_exactly_once(&self) -> bool {
+        !self.exactly_once.is_empty()
+    }
+
     /// A QoS 1 PUBLISH arrived.
     pub(crate) fn at_least_once(&mut self, packet_id: u16) -> DeliveryId {
         self.at_least_once.insert(packet_id);

@@ -23,6 +23,7 @@ mod embedded;
 mod mqtt;
 mod pool;
 mod port;
+mod releases;
 mod stages;
 mod v3;
 mod v5;

@@ -41,6 +41,9 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     /// could be lost.
     fn poll(driver: &mut Self::Driver) -> impl Future<Output = Result<Happening, Broken>> + Send;
 
+    /// Whether the client shows its state to its stages before every packet that it sends, which takes time.
+    fn show_state(driver: &mut Self::Driver, shows: bool);
+
     /// Gives up connection and session; unsettled requests are lost and the next connection begins a new session.
     fn start_over(driver: &mut Self::Driver);
 
@@ -84,6 +87,8 @@ pub(crate) enum Happening {
     Message(Message),
     /// PUBREL for this packet id.
     Released(u16),
+    /// PUBREC that says no to the publish with this packet id.
+    Refused(u16, Refusal),
     /// Nothing that concerns the port: notices may be ready.
     Progress,
 }

@@ -142,7 +142,8 @@ impl Pool {
                 BrokerRequest::Publish { conn, .. }
                 | BrokerRequest::Subscribe { conn, .. }
                 | BrokerRequest::Unsubscribe { conn, .. }
-                | BrokerRequest::Ack { conn, .. } => {
+                | BrokerRequest::Ack { conn, .. }
+                | BrokerRequest::Complete { conn, .. } => {
                     if let Some(connection) = self.connections.get(&conn) {
                         // Fails only when the task has ended, which it does when nobody listens to it.
                         let _ = connection.requests.send(request);

@@ -27,7 +27,7 @@ use tracing::{debug, info, warn};
 
 use crate::RemoteConfig;
 use crate::backoff::Backoff;
-use crate::deliveries::{Arrival, Deliveries};
+use crate::deliveries::{Arrival, Deliveries, packet_id};
 use crate::mqtt::{Broken, Happening, Loss, Message, Mqtt, Outcome, Remedy, Terms, reason};
 use crate::stages::Stages;
 
@@ -88,6 +88,8 @@ enum Link {
 enum Wake {
     Driver(Result<Happening, Broken>),
     Outcome(BrokerEvent),
+    /// QoS 2 deliveries with these packet ids are released.
+    Released(Vec<u16>),
     Requests(usize),
     Idle,
     Timer,
@@ -168,6 +170,10 @@ impl<M: Mqtt> Port<M> {
                         if let Poll::Ready(result) = step.as_mut().poll(cx) {
                             return Poll::Ready(Wake::Driver(result));
                         }
+                        let released = self.stages.releases.take_untold();
+                        if !released.is_empty() {
+                            return Poll::Ready(Wake::Released(released));
+                        }
                         if matches!(closing, Closing::No) {
                             if let Poll::Ready(n) = requests.poll_recv_many(cx, &mut taken, CREDIT as usize) {
                                 return Poll::Ready(Wake::Requests(n));
@@ -185,6 +191,11 @@ impl<M: Mqtt> Port<M> {
                     match wake.await {
                         Wake::Driver(result) => break result,
                         Wake::Outcome(event) => self.on_outcome(event),
+                        Wake::Released(packet_ids) => {
+                            for packet_id in packet_ids {
+                                self.on_held_release(packet_id);
+                            }
+                        }
                         Wake::Requests(0) => {
                             let Link::Up { .. } = self.link else {
                                 break 'connection;
@@ -219,14 +230,25 @@ impl<M: Mqtt> Port<M> {
 
             match result {
                 Ok(Happening::Progress) => {}
-                Ok(Happening::Message(message)) => self.on_message(message),
-                Ok(Happening::Released(packet_id)) => {
-                    if let Some(delivery) = self.deliveries.released(packet_id) {
-                        let conn = self.conn;
-                        self.events.push(BrokerEvent::Released { conn, delivery });
+                Ok(Happening::Refused(packet_id, refusal)) => {
+                    if let Some(token) = self.stages.refused(packet_id) {
+                        let result = Err(refusal);
+                        self.events.push(BrokerEvent::Settled { token, result });
                     }
                 }
+                Ok(Happening::Message(message)) => {
+                    let exactly_once = message.qos == QoS::ExactlyOnce;
+                    self.on_message(message);
+                    if exactly_once {
+                        M::show_state(&mut driver, self.shows_state());
+                    }
+                }
+                Ok(Happening::Released(packet_id)) => {
+                    self.on_released(packet_id);
+                    M::show_state(&mut driver, self.shows_state());
+                }
                 Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
+                    self.stages.releases.lose();
                     M::start_over(&mut driver);
                 }
                 Ok(Happening::Connected(terms)) => {
@@ -238,6 +260,7 @@ impl<M: Mqtt> Port<M> {
                     for (token, notice) in self.on_connected(terms) {
                         notices.push(settle::<M>(token, notice));
                     }
+                    M::show_state(&mut driver, self.shows_state());
                 }
                 Err(Broken::Closed) => break 'connection,
                 Err(Broken::Lost(loss)) => {
@@ -381,6 +404,28 @@ impl<M: Mqtt> Port<M> {
         wait
     }
 
+    /// The client's state is of interest: to publishes whose stages are stored, and to releases that hold PUBCOMP back.
+    fn shows_state(&self) -> bool {
+        let holds = self.stages.releases.hold() && self.deliveries.has_exactly_once();
+        self.stages.are_kept() || holds
+    }
+
+    /// The broker released a delivery; false if that is known.
+    fn on_released(&mut self, packet_id: u16) -> bool {
+        let delivery = self.deliveries.released(packet_id);
+        let conn = self.conn;
+        let event = delivery.map(|delivery| BrokerEvent::Released { conn, delivery });
+        self.events.extend(event);
+        delivery.is_some()
+    }
+
+    /// The broker released a delivery, and PUBCOMP waits until a later life would know.
+    fn on_held_release(&mut self, packet_id: u16) {
+        if !self.on_released(packet_id) {
+            self.stages.releases.complete(packet_id);
+        }
+    }
+
     fn on_outcome(&mut self, event: BrokerEvent) {
         if let BrokerEvent::Settled { token, .. } | BrokerEvent::Lost { token } = &event {
             self.stages.ended(*token);
@@ -434,6 +479,10 @@ impl<M: Mqtt> Port<M> {
                 if let Some((packet_id, qos)) = self.deliveries.acknowledge(delivery) {
                     self.mqtt.acknowledge(packet_id, qos);
                 }
+                None
+            }
+            (_, BrokerRequest::Complete { delivery, .. }) => {
+                self.stages.releases.complete(packet_id(delivery));
                 None
             }
             (Link::Up { terms, .. }, request) => self.submit(request, *terms),
@@ -534,7 +583,10 @@ impl<M: Mqtt> Port<M> {
                 }
             }
             // The pool and `take` have handled these.
-            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+            BrokerRequest::Open { .. }
+            | BrokerRequest::Close { .. }
+            | BrokerRequest::Ack { .. }
+            | BrokerRequest::Complete { .. } => None,
         }
     }
 
@@ -603,7 +655,10 @@ fn token(request: &BrokerRequest) -> Option<Token> {
     match request {
         BrokerRequest::Publish { token, .. } => *token,
         BrokerRequest::Subscribe { token, .. } | BrokerRequest::Unsubscribe { token, .. } => Some(*token),
-        BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+        BrokerRequest::Open { .. }
+        | BrokerRequest::Close { .. }
+        | BrokerRequest::Ack { .. }
+        | BrokerRequest::Complete { .. } => None,
     }
 }
 

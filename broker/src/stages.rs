@@ -17,6 +17,7 @@ use gateway_core::io::{ConnectOptions, Refusal, RestoredPublish, StoreChange, St
 use tokio::sync::oneshot;
 
 use crate::mqtt::reason;
+use crate::releases::Releases;
 
 /// Where changes of the store go. What is called back is called when they are durable.
 #[derive(Clone)]
@@ -46,8 +47,8 @@ impl fmt::Debug for Journal {
 pub(crate) struct Stages {
     journal: Option<Journal>,
     state: Mutex<State>,
-    /// Packet ids of QoS 2 deliveries that were taken in an earlier life.
-    received: Vec<u16>,
+    /// The other direction.
+    pub(crate) releases: Releases,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +59,8 @@ struct State {
     open: HashMap<u16, Open>,
     /// Handed to the client library, which has not reported the outcome.
     handed: BTreeSet<Token>,
+    /// Refused, which the client library does not report; the reason follows. By packet id.
+    refused: HashMap<u16, Token>,
     /// Done, which the client library does not report.
     settled: Vec<(Token, Result<(), Refusal>)>,
     /// Records that name packet ids of a lost session; they are to stand before any of the next session.
@@ -108,22 +111,13 @@ impl Stages {
         Stages {
             journal: journal.filter(|_| options.exactly_once),
             state: Mutex::new(state),
-            received: options
-                .received
-                .iter()
-                .map(|delivery| crate::deliveries::packet_id(*delivery))
-                .collect(),
+            releases: Releases::new(options),
         }
     }
 
     /// Whether anything is stored.
     pub(crate) fn are_kept(&self) -> bool {
         self.journal.is_some()
-    }
-
-    /// Packet ids of deliveries taken in an earlier life.
-    pub(crate) fn received(&self) -> &[u16] {
-        &self.received
     }
 
     /// A publish is about to be handed to the client library.
@@ -167,9 +161,13 @@ impl Stages {
             expected,
             open,
             handed,
+            refused,
             settled,
             ..
         } = &mut *state;
+        // The connection broke before the reason was seen.
+        let refusals = refused.drain().map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
+        settled.extend(refusals);
         for open in open.values_mut() {
             open.orphan = open.orphan.or(open.token);
         }
@@ -182,6 +180,11 @@ impl Stages {
         again
             .map(|(token, publish)| (*token, publish.content.clone()))
             .collect()
+    }
+
+    /// The broker said no to the publish with this packet id; returns whom to tell.
+    pub(crate) fn refused(&self, packet_id: u16) -> Option<Token> {
+        self.state().refused.remove(&packet_id)
     }
 
     /// The highest packet id of an earlier life, 0 if there is none.
@@ -203,6 +206,9 @@ impl Stages {
 
     /// This, and nothing else, is in flight; returns when a later life would know.
     pub(crate) async fn save(&self, in_flight: Vec<InFlight>) {
+        if !self.are_kept() {
+            return;
+        }
         let changes = self.state().compare(in_flight);
         if changes.is_empty() {
             return;
@@ -268,16 +274,21 @@ impl State {
             };
             changes.extend(change);
         }
-        let State { open, settled, .. } = self;
+        let State {
+            open,
+            refused,
+            settled,
+            ..
+        } = self;
         open.retain(|packet_id, open| {
             let stays = seen.contains(packet_id);
-            // What the broker took was released before it was done.
-            let result = if open.released {
-                Ok(())
-            } else {
-                Err(reason::UNSPECIFIED)
-            };
-            settled.extend(open.orphan.filter(|_| !stays).map(|token| (token, result)));
+            if let Some(token) = open.orphan.filter(|_| !stays) {
+                // What the broker took was released before it was done.
+                match open.released {
+                    true => settled.push((token, Ok(()))),
+                    false => refused.extend([(*packet_id, token)]),
+                }
+            }
             stays
         });
         changes
@@ -461,13 +472,10 @@ mod tests {
         assert_eq!(again, [Some(Token(4))]);
         assert_eq!(stages.restored(), [release(1), publish(2, b"3")]);
         step(vec![]);
-        let settled = stages.take_settled();
-        assert!(settled.contains(&(Token(2), Ok(()))));
-        assert!(
-            settled.contains(&(Token(3), Err(reason::UNSPECIFIED))),
-            "refused, since never released"
-        );
-        assert_eq!(settled.len(), 2);
+        assert_eq!(stages.take_settled(), [(Token(2), Ok(()))]);
+        // Never released; the connection breaks before it is known why.
+        stages.begin_again();
+        assert_eq!(stages.take_settled(), [(Token(3), Err(reason::UNSPECIFIED))]);
     }
 
     #[test]

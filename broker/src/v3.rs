@@ -25,6 +25,13 @@ use crate::{RemoteConfig, Transport};
 /// A client that speaks MQTT 3.1.1.
 pub(crate) struct V3(AsyncClient);
 
+/// Reads, writes, connects.
+pub(crate) struct Driver {
+    events: EventLoop,
+    /// What it shows its state to.
+    checkpoint: Arc<dyn SessionStore>,
+}
+
 /// The outcome of one request.
 pub(crate) enum Notice {
     Publish(PublishNotice),
@@ -33,25 +40,26 @@ pub(crate) enum Notice {
 }
 
 impl Mqtt for V3 {
-    type Driver = EventLoop;
+    type Driver = Driver;
     type Notice = Notice;
 
-    fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, EventLoop) {
+    fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, Driver) {
         let mut mqtt = mqtt_options(config, options);
         // The packet ids of an earlier life may be higher than today's window.
         let in_flight = config.in_flight.max(stages.highest_restored()).max(1);
         mqtt.set_inflight(in_flight);
         // Refused for an empty client id, which has no session to keep.
         let _ = mqtt.try_set_clean_session(false);
+        let checkpoint: Arc<dyn SessionStore> = Arc::new(Checkpoint {
+            options: mqtt.clone(),
+            stages: stages.clone(),
+            restores: !options.clean_start,
+        });
         if !options.clean_start || stages.are_kept() {
-            mqtt.set_session_store(Checkpoint {
-                options: mqtt.clone(),
-                stages: stages.clone(),
-                restores: !options.clean_start,
-            });
+            mqtt.set_session_store_arc(checkpoint.clone());
         }
-        let (client, driver) = open(config, mqtt);
-        (V3(client), driver)
+        let (client, events) = open(config, mqtt);
+        (V3(client), Driver { events, checkpoint })
     }
 
     /// MQTT 3.1.1 §3.1.2.4: clean session 1 ends the session with the connection too. So one connection discards the
@@ -74,8 +82,8 @@ impl Mqtt for V3 {
         }
     }
 
-    async fn poll(driver: &mut EventLoop) -> Result<Happening, Broken> {
-        match driver.poll().await.map_err(broken)? {
+    async fn poll(driver: &mut Driver) -> Result<Happening, Broken> {
+        match driver.events.poll().await.map_err(broken)? {
             Event::Incoming(Packet::ConnAck(connack)) => Ok(Happening::Connected(Terms {
                 session_present: connack.session_present,
                 receive_maximum: u16::MAX,
@@ -89,9 +97,17 @@ impl Mqtt for V3 {
         }
     }
 
-    fn start_over(driver: &mut EventLoop) {
-        driver.clean();
-        driver.reset_session_state();
+    fn show_state(driver: &mut Driver, shows: bool) {
+        let options = &mut driver.events.mqtt_options;
+        match shows {
+            true => options.set_session_store_arc(driver.checkpoint.clone()),
+            false => options.clear_session_store(),
+        };
+    }
+
+    fn start_over(driver: &mut Driver) {
+        driver.events.clean();
+        driver.events.reset_session_state();
     }
 
     fn publish(
@@ -240,7 +256,7 @@ impl SessionStore for Checkpoint {
             if !self.restores {
                 return Ok(None);
             }
-            let received = self.stages.received().iter();
+            let received = self.stages.releases.received().into_iter();
             Ok(Some(PersistedSession {
                 format_version: 1,
                 client_id: self.options.client_id(),
@@ -251,7 +267,7 @@ impl SessionStore for Checkpoint {
                 last_puback: 0,
                 replay: self.stages.restored().into_iter().map(request).collect(),
                 incoming_qos2: received
-                    .map(|pkid| PersistedIncomingQos2 { pkid: *pkid })
+                    .map(|pkid| PersistedIncomingQos2 { pkid })
                     .collect(),
             }))
         })
@@ -263,13 +279,18 @@ impl SessionStore for Checkpoint {
                 let in_flight = session.replay.iter().filter_map(in_flight).collect();
                 self.stages.save(in_flight).await;
             }
+            let received = session.incoming_qos2.iter().map(|received| received.pkid);
+            self.stages.releases.save(received).await;
             Ok(())
         })
     }
 
     fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, ()> {
         // The port learns that the session is gone, and the core stores what follows.
-        Box::pin(async { Ok(()) })
+        Box::pin(async {
+            self.stages.releases.lose();
+            Ok(())
+        })
     }
 }
 

@@ -30,8 +30,8 @@ pub(crate) struct V5(AsyncClient);
 /// Reads, writes, connects.
 pub(crate) struct Driver {
     events: EventLoop,
-    /// It shows what is in flight before every packet; else only what was is of interest, and that once.
-    keeps_stages: bool,
+    /// What it shows its state to.
+    checkpoint: Arc<dyn SessionStore>,
 }
 
 /// The outcome of one request.
@@ -50,16 +50,16 @@ impl Mqtt for V5 {
         // The packet ids of an earlier life may be higher than today's window.
         let in_flight = config.in_flight.max(stages.highest_restored()).max(1);
         mqtt.set_outgoing_inflight_upper_limit(in_flight);
+        let checkpoint: Arc<dyn SessionStore> = Arc::new(Checkpoint {
+            options: mqtt.clone(),
+            stages: stages.clone(),
+        });
         if !options.clean_start || stages.are_kept() {
-            mqtt.set_session_store(Checkpoint {
-                options: mqtt.clone(),
-                stages: stages.clone(),
-            });
+            mqtt.set_session_store_arc(checkpoint.clone());
         }
         // The channel to the event loop needs no bound: the core's credit is one.
         let (client, events) = AsyncClient::builder(mqtt).unbounded().build();
-        let keeps_stages = stages.are_kept();
-        (V5(client), Driver { events, keeps_stages })
+        (V5(client), Driver { events, checkpoint })
     }
 
     async fn discard_session(_: &RemoteConfig, _: &ConnectOptions) -> Result<(), Loss> {
@@ -71,15 +71,23 @@ impl Mqtt for V5 {
         match driver.events.poll().await.map_err(broken)? {
             Event::Incoming(Packet::ConnAck(connack)) => {
                 driver.events.options.set_clean_start(false);
-                if !driver.keeps_stages {
-                    driver.events.options.clear_session_store();
-                }
                 Ok(Happening::Connected(terms(&connack)))
             }
             Event::Incoming(Packet::Publish(publish)) => Ok(Happening::Message(message(publish))),
             Event::Incoming(Packet::PubRel(pubrel)) => Ok(Happening::Released(pubrel.pkid)),
+            Event::Incoming(Packet::PubRec(pubrec)) if pubrec.reason as u8 >= 0x80 => {
+                Ok(Happening::Refused(pubrec.pkid, Refusal(pubrec.reason as u8)))
+            }
             Event::Incoming(_) | Event::Outgoing(_) | Event::Auth(_) => Ok(Happening::Progress),
         }
+    }
+
+    fn show_state(driver: &mut Driver, shows: bool) {
+        let options = &mut driver.events.options;
+        match shows {
+            true => options.set_session_store_arc(driver.checkpoint.clone()),
+            false => options.clear_session_store(),
+        };
     }
 
     fn start_over(driver: &mut Driver) {
@@ -246,7 +254,7 @@ type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> +
 impl SessionStore for Checkpoint {
     fn load<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, Option<PersistedSession>> {
         Box::pin(async {
-            let received = self.stages.received().iter();
+            let received = self.stages.releases.received().into_iter();
             Ok(Some(PersistedSession {
                 format_version: 1,
                 client_id: self.options.client_id(),
@@ -258,7 +266,7 @@ impl SessionStore for Checkpoint {
                 last_puback: 0,
                 replay: self.stages.restored().into_iter().map(request).collect(),
                 incoming_qos2: received
-                    .map(|pkid| PersistedIncomingQos2 { pkid: *pkid })
+                    .map(|pkid| PersistedIncomingQos2 { pkid })
                     .collect(),
             }))
         })
@@ -270,13 +278,18 @@ impl SessionStore for Checkpoint {
                 let in_flight = session.replay.iter().filter_map(in_flight).collect();
                 self.stages.save(in_flight).await;
             }
+            let received = session.incoming_qos2.iter().map(|received| received.pkid);
+            self.stages.releases.save(received).await;
             Ok(())
         })
     }
 
     fn clear<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, ()> {
         // The port learns that the session is gone, and the core stores what follows.
-        Box::pin(async { Ok(()) })
+        Box::pin(async {
+            self.stages.releases.lose();
+            Ok(())
+        })
     }
 }
 

@@ -730,6 +730,52 @@ fn with_restored(packet_id: u16) -> ConnectOptions {
     }
 }
 
+/// The broker releases a QoS 2 delivery, and hears PUBCOMP only when the core is ready to see its packet id again.
+#[tokio::test]
+async fn pubcomp_waits_until_a_later_life_would_know_of_the_release() {
+    for (protocol, clean_start) in [(V3, true), (V3, false), (V5, true), (V5, false)] {
+        let broker = FakeBroker::start().await;
+        let mut core = Core::with_journal(config(broker.port, protocol), Some(Journal::new(|_, done| done())));
+        let exact = DeliveryId(1 << 16 | 9);
+        core.send(BrokerRequest::Open {
+            conn: CONN,
+            options: ConnectOptions {
+                clean_start,
+                holds_pubcomp: true,
+                received: if clean_start { vec![] } else { vec![exact] },
+                ..options("port-under-test")
+            },
+        });
+        let flags = u8::from(!clean_start);
+        let connack: &[u8] = if protocol == V5 { &[flags, 0, 0] } else { &[flags, 0] };
+        if (protocol, clean_start) == (V3, true) {
+            // The session of before is discarded by a connection of its own.
+            let (mut connection, _) = broker.accept(connack).await;
+            assert_eq!(connection.read().await.unwrap().0, 0xE0);
+        }
+        let (mut connection, _) = broker.accept(connack).await;
+        core.expect_up(!clean_start).await;
+        let mut publish = vec![0, 1, b't', 0, 9];
+        publish.extend((protocol == V5).then_some(0));
+        // Twice: what is shown of the first exchange does not stand for the second.
+        for round in 0..2 {
+            let mut delivery = exact;
+            if clean_start || round > 0 {
+                connection.write(0x34, &publish).await;
+                delivery = received(&mut core).await.delivery.unwrap();
+                ack(&mut core, delivery);
+                assert_eq!(connection.read().await.unwrap(), (0x50, vec![0, 9]));
+            }
+            connection.write(0x62, &[0, 9]).await;
+            assert_eq!(core.event().await, BrokerEvent::Released { conn: CONN, delivery });
+            let early = timeout(Duration::from_millis(50), connection.read()).await;
+            assert!(early.is_err(), "{protocol:?}: {early:?}");
+            core.send(BrokerRequest::Complete { conn: CONN, delivery });
+            assert_eq!(connection.read().await.unwrap(), (0x70, vec![0, 9]));
+        }
+    }
+}
+
 #[tokio::test]
 async fn packet_id_of_an_earlier_life_goes_on_although_the_window_is_smaller_now() {
     let broker = FakeBroker::start().await;
@@ -784,8 +830,7 @@ async fn refusal_of_what_an_earlier_life_had_in_flight_is_a_refusal() {
     core.expect_up(true).await;
     connection.read().await.unwrap();
     connection.write(0x50, &[0, 3, 0x97]).await;
-    // Which reason it was is not kept.
-    assert_eq!(core.event().await, refused(1, 0x80));
+    assert_eq!(core.event().await, refused(1, 0x97));
 }
 
 #[tokio::test]

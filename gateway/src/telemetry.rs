@@ -147,8 +147,11 @@ impl Visit for LogfmtVisitor<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Notices {
     radios: Vec<String>,
-    kinds: [Kind; 22],
+    kinds: [Kind; KINDS],
 }
+
+/// Kinds of notices, each with a limit of its own.
+const KINDS: usize = 23;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -162,7 +165,7 @@ impl Notices {
     pub(crate) fn new(radios: Vec<String>) -> Self {
         Notices {
             radios,
-            kinds: [Kind::default(); 22],
+            kinds: [Kind::default(); KINDS],
         }
     }
 
@@ -196,6 +199,7 @@ impl Notices {
             Notice::Delivered { .. } => (19, "delivered"),
             Notice::Dropped { .. } => (20, "dropped"),
             Notice::AddressChanged { .. } => (21, "address changed"),
+            Notice::StandBy { .. } => (22, "stand by"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -321,6 +325,18 @@ impl Notices {
             } => {
                 let radio = self.radio(link);
                 warn!(target: "radio", radio, %addr, gateway_id, "another gateway has our id: give each a gateway.id of its own");
+            }
+            Notice::StandBy {
+                link,
+                gateway_id,
+                missed,
+            } => {
+                let radio = self.radio(link);
+                if missed {
+                    warn!(target: "radio", radio, gateway_id, "missed the gateway that this one stands by for: takes its place");
+                } else {
+                    info!(target: "radio", radio, gateway_id, "the gateway that this one stands by for is back: gives it its place");
+                }
             }
             Notice::AnswerTooLarge {
                 link,

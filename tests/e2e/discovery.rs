@@ -223,3 +223,37 @@ fn a_second_gateway_with_the_same_id_is_told_of() {
     first.stop();
     second.stop();
 }
+
+#[test]
+fn a_stand_by_gateway_leaves_searches_to_the_other_until_it_is_missed() {
+    let broker = Broker::mosquitto();
+    let group = own_group();
+    let first = setup(&broker, 1, group);
+    let second = setup(&broker, 2, group).toml(
+        "gateway.stand_by_for = 1\nbroker.client_id = 'another-gateway'\ngateway.advertise_interval = '2s'",
+    );
+    let (first_port, second_port) = (first.port(), second.port());
+    let second = second.start();
+    let first = first.toml("gateway.advertise_interval = '2s'").start();
+    poll_until("the second hears the first", PATIENCE, || {
+        (second.metric("snipe_gateways_heard_total") > 0).then_some(())
+    });
+    let searcher = Searcher::new(group);
+    searcher.search();
+    assert_eq!(searcher.found(), (1, (Ipv4Addr::LOCALHOST, first_port).into()));
+    poll_until("the second leaves the search to the first", PATIENCE, || {
+        (second.metric("snipe_stand_by_searches_total") > 0).then_some(())
+    });
+
+    first.kill();
+    assert_eq!(
+        Packet::decode(&searcher.overhears(second_port)),
+        Ok(Packet::Advertise(Advertise {
+            gw_id: 2,
+            duration: 2
+        }))
+    );
+    searcher.search();
+    assert_eq!(searcher.found(), (2, (Ipv4Addr::LOCALHOST, second_port).into()));
+    second.stop();
+}

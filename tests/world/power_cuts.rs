@@ -5,7 +5,7 @@ use std::time::Duration;
 use gateway_core::config::{Durability, GatewayConfig, UpstreamConfig, WhenDown};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use sn_codec::QoS;
-use snipe_sim::sim_broker::Origin;
+use snipe_sim::sim_broker::{BrokerConfig, Origin};
 use snipe_sim::sim_client::{ClientConfig, Outcome};
 use snipe_sim::sim_store::End;
 use snipe_sim::{ClientIx, World, WorldConfig};
@@ -47,8 +47,22 @@ impl Row {
 
 #[test]
 fn a_thousand_power_cuts_lose_nothing_and_double_no_qos_2() {
+    campaign(false);
+}
+
+/// Such a broker may give a packet id to another message as soon as it has PUBCOMP.
+#[test]
+fn a_thousand_power_cuts_before_a_broker_that_uses_packet_ids_again_at_once() {
+    campaign(true);
+}
+
+fn campaign(lowest_packet_ids: bool) {
     let mut world = World::new(WorldConfig {
         gateway: durable(Durability::default()),
+        broker: BrokerConfig {
+            lowest_packet_ids,
+            ..BrokerConfig::default()
+        },
         ..WorldConfig::default()
     });
     let rng = &mut SmallRng::seed_from_u64(2026);

@@ -155,6 +155,8 @@ impl Local {
                     });
                 }
                 BrokerRequest::Ack { conn, delivery } => self.acknowledge(now, router, conn, delivery),
+                // What is released here is forgotten with this process.
+                BrokerRequest::Complete { .. } => {}
             }
         }
     }

@@ -148,6 +148,7 @@ impl Taker {
                 BrokerEvent::Released { delivery, .. } => {
                     let acknowledged = self.open.remove(&delivery);
                     assert_eq!(acknowledged, Some(true), "the broker was told of another");
+                    core.send(BrokerRequest::Complete { conn: CONN, delivery });
                 }
                 BrokerEvent::Up { session_present, .. } => assert!(session_present),
                 BrokerEvent::Down { .. } | BrokerEvent::Credit { .. } => {}

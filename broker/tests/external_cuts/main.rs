@@ -89,6 +89,7 @@ async fn open(
         options: ConnectOptions {
             clean_start: session == Session::Clean,
             exactly_once,
+            holds_pubcomp: true,
             ..options(CLIENT_ID)
         },
     });

@@ -14,6 +14,9 @@ pub struct GatewayConfig {
     pub gateway_id: u8,
     /// Time between two ADVERTISEs on links that can broadcast; `None` switches them off (§7.2).
     pub advertise_interval: Option<Duration>,
+    /// The gateway in whose place this one stands ready: while its ADVERTISE is heard on a link, this one neither
+    /// advertises nor answers searches there (§6.1, reading A80).
+    pub stand_by_for: Option<u8>,
     /// Whom GWINFO is sent to (reading A79).
     pub search_reply: SearchReply,
     /// Time between two answers to the SEARCHGWs of one peer, and between two GWINFOs broadcast on a link.
@@ -92,6 +95,7 @@ impl Default for GatewayConfig {
         GatewayConfig {
             gateway_id: 1,
             advertise_interval: Some(Duration::from_secs(960)),
+            stand_by_for: None,
             search_reply: SearchReply::Unicast,
             search_reply_interval: Duration::from_secs(1),
             upstream: UpstreamConfig::default(),

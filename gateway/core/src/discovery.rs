@@ -20,6 +20,12 @@ const ADVERTISE_LEAST: Duration = Duration::from_secs(60);
 /// What is heard on one link within this time of its sending on another may be its echo; taste.
 const ECHO: Duration = Duration::from_secs(2);
 
+/// How often others are expected to advertise if nothing says so (§7.2).
+const ADVERTISE_USUAL: Duration = Duration::from_secs(960);
+
+/// A stand-by gateway misses this many of the other's ADVERTISEs before it takes its place: "a couple" (§6.1).
+const MISSED: u32 = 2;
+
 /// Between two notices of a link about another gateway with our id; taste.
 const SAME_ID_NOTICE: Duration = Duration::from_secs(600);
 
@@ -36,6 +42,8 @@ pub(crate) struct Beacons {
     last_gw_info: Option<Instant>,
     last_sent: Option<Instant>,
     same_id: Seldom,
+    /// A stand-by gateway keeps silent until then.
+    stands_by: Option<Instant>,
 }
 
 impl Default for Beacons {
@@ -48,6 +56,7 @@ impl Default for Beacons {
             last_gw_info: None,
             last_sent: None,
             same_id: Seldom::new(SAME_ID_NOTICE),
+            stands_by: None,
         }
     }
 }
@@ -66,6 +75,23 @@ impl Beacons {
         self.gw_info |= !advertise;
     }
 
+    /// The gateway in whose place this one stands ready is there, or may be, and says so again within `interval`: nothing
+    /// is broadcast until it has been missed. Half an interval is left for a broadcast that comes late.
+    fn stand_by(&mut self, now: Instant, interval: Duration) {
+        let until = now + interval * MISSED + interval / 2;
+        self.stands_by = Some(until);
+        self.advertise = false;
+        self.gw_info = false;
+        if let Some(next) = &mut self.next_advertise {
+            *next = until;
+        }
+    }
+
+    /// True while it is another gateway's turn to be found here.
+    fn silent(&self, now: Instant) -> bool {
+        self.stands_by.is_some_and(|until| now < until)
+    }
+
     /// Beacons that are to be sent.
     pub(crate) fn waiting(&self) -> u64 {
         u64::from(self.advertise) + u64::from(self.gw_info)
@@ -76,6 +102,15 @@ impl Gateway {
     /// SEARCHGW is answered at once and to its sender, through a forwarder with the radius of the search (reading A79);
     /// if so configured, everyone else is told too.
     pub(crate) fn on_search_gw(&mut self, now: Instant, via: Via, radius: u8) {
+        if self
+            .cx
+            .links
+            .get(via.link)
+            .is_some_and(|link| link.beacons.silent(now))
+        {
+            self.cx.metrics.stand_by_searches_total += 1;
+            return;
+        }
         let peer_hash = self.clients.peer_hash(Peer::from(&via));
         if !self.cx.searches.allow(now, peer_hash) {
             self.cx.metrics.rate_limited_total += 1;
@@ -126,6 +161,45 @@ impl Gateway {
         }
     }
 
+    /// A stand-by gateway hears the one whose place it would take. One that says nothing of its next ADVERTISE is expected
+    /// as often as this one would send its own.
+    pub(crate) fn on_advertise(&mut self, now: Instant, link: LinkId, from: &LinkAddr, heard: Advertise) {
+        self.on_other_gateway(now, link, from, heard.gw_id);
+        if self.cx.config.stand_by_for != Some(heard.gw_id) {
+            return;
+        }
+        let interval = match heard.duration {
+            0 => self.own_interval(),
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        let Some(beacons) = self.cx.links.get_mut(link).map(|link| &mut link.beacons) else {
+            return;
+        };
+        let back = beacons.stands_by.is_none();
+        beacons.stand_by(now, interval);
+        if back {
+            self.cx.notice(Notice::StandBy {
+                link,
+                gateway_id: heard.gw_id,
+                missed: false,
+            });
+        }
+    }
+
+    fn own_interval(&self) -> Duration {
+        self.cx.config.advertise_interval.unwrap_or(ADVERTISE_USUAL)
+    }
+
+    /// A stand-by gateway listens first.
+    pub(crate) fn listen_first(&mut self, now: Instant, link: LinkId) {
+        let interval = self.own_interval();
+        if self.cx.config.stand_by_for.is_some()
+            && let Some(link) = self.cx.links.get_mut(link)
+        {
+            link.beacons.stand_by(now, interval);
+        }
+    }
+
     /// True if it may well be ours, sent on one link and heard on another of the same network. Adapters leave out what
     /// came from their own link.
     fn was_sent_on_another(&self, now: Instant, link: LinkId) -> bool {
@@ -146,7 +220,7 @@ impl Gateway {
         if let Some(link) = self.cx.links.get_mut(link).filter(|link| link.can_broadcast()) {
             let last = link.beacons.last_advertise;
             let first = last.map_or(now, |last| now.max(last + ADVERTISE_LEAST));
-            link.beacons.next_advertise = Some(first);
+            link.beacons.next_advertise = Some(first.max(link.beacons.stands_by.unwrap_or(first)));
         }
         self.advertise_due(now);
     }
@@ -162,9 +236,18 @@ impl Gateway {
                 continue;
             };
             let beacons = &mut link.beacons;
-            if beacons.next_advertise.is_some_and(|at| at <= now) {
-                beacons.advertise = reachable;
-                beacons.next_advertise = Some(now + interval);
+            if beacons.next_advertise.is_none_or(|at| now < at) {
+                continue;
+            }
+            beacons.advertise = reachable;
+            beacons.next_advertise = Some(now + interval);
+            let missed = beacons.stands_by.take().and(self.cx.config.stand_by_for);
+            if let Some(gateway_id) = missed {
+                self.cx.notice(Notice::StandBy {
+                    link: id,
+                    gateway_id,
+                    missed: true,
+                });
             }
         }
     }

@@ -124,6 +124,9 @@ impl Gateway {
         if outage.lost {
             self.cx.notice(Notice::AirtimeLost { link });
         }
+        if outage.first {
+            self.listen_first(now, link);
+        }
         self.start_advertising(now, link);
         if !outage.first && outage.after.is_none() {
             return; // Another profile, and no outage.
@@ -248,7 +251,7 @@ impl Gateway {
             Packet::SearchGw(search) => return self.on_search_gw(now, via(), search.radius),
             Packet::Advertise(heard) => {
                 let from = via();
-                return self.on_other_gateway(now, from.link, &from.route.addr, heard.gw_id);
+                return self.on_advertise(now, from.link, &from.route.addr, heard);
             }
             Packet::GwInfo(heard) if heard.gw_add.is_empty() => {
                 let from = via();
@@ -497,7 +500,14 @@ impl Gateway {
             BrokerEvent::Settled { token, result } => self.on_settled(now, token, result),
             BrokerEvent::Lost { token } => self.on_lost(token),
             BrokerEvent::Delivered { token } => self.cx.upstream.delivered(&mut self.cx.journal, token),
-            BrokerEvent::Released { conn, delivery } => self.cx.journal.release(conn, delivery),
+            BrokerEvent::Released { conn, delivery } => {
+                let released = self.cx.journal.release(conn, delivery);
+                let waiting = Waiting::Complete { conn, delivery };
+                let waits = released && self.cx.journal.wait(waiting).is_none();
+                if !waits && self.cx.journal.is_on() {
+                    self.cx.upstream.complete(conn, delivery);
+                }
+            }
             BrokerEvent::Message {
                 conn,
                 delivery,
@@ -861,6 +871,7 @@ impl Gateway {
     fn on_durable(&mut self, now: Instant, waiting: Waiting) {
         let (ix, serial) = match waiting {
             Waiting::Ack { conn, delivery } => return self.cx.upstream.acknowledge(conn, delivery),
+            Waiting::Complete { conn, delivery } => return self.cx.upstream.complete(conn, delivery),
             Waiting::Subscription(token) => return self.cx.upstream.release_subscription(token),
             Waiting::Uplink(token) => {
                 if let Some(Settled::Publish { origin, topic, .. }) = self.cx.upstream.on_durable(token) {

@@ -240,6 +240,9 @@ pub struct ConnectOptions {
     pub received: Vec<DeliveryId>,
     /// Its QoS 2 publishes are to be sent exactly once, also if this process ends: the port stores their stages.
     pub exactly_once: bool,
+    /// PUBCOMP for a QoS 2 delivery waits for [`BrokerRequest::Complete`]: with it the broker may give the packet id to
+    /// another message, which a later life would take for the old one.
+    pub holds_pubcomp: bool,
     /// Of publishes in the store those with numbers up to this one are of an earlier life.
     pub stored_until: u64,
 }
@@ -342,6 +345,14 @@ pub enum BrokerRequest {
     },
     /// A delivery was taken: acknowledge it to the broker.
     Ack {
+        /// The connection.
+        conn: ConnId,
+        /// Which delivery.
+        delivery: DeliveryId,
+    },
+    /// A later life knows that a delivery is released: PUBCOMP may leave. Answers [`BrokerEvent::Released`] where
+    /// [`ConnectOptions::holds_pubcomp`] says so.
+    Complete {
         /// The connection.
         conn: ConnId,
         /// Which delivery.
@@ -467,7 +478,8 @@ pub struct Ticket(pub u64);
 /// What the core wants of the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreRequest {
-    /// Carry out these changes, each for itself whole or not at all, in this order.
+    /// Carry out these changes in this order: after a power cut all are there or none, and none without those of earlier
+    /// requests.
     Write {
         /// The changes.
         changes: Vec<StoreChange>,
@@ -757,6 +769,15 @@ pub enum Notice {
         addr: LinkAddr,
         /// The id.
         gateway_id: u8,
+    },
+    /// A stand-by gateway takes the place of another on a link, or gives it back.
+    StandBy {
+        /// Where.
+        link: LinkId,
+        /// The other gateway.
+        gateway_id: u8,
+        /// True if it was missed, false if it is there again.
+        missed: bool,
     },
 }
 

@@ -145,7 +145,9 @@ metrics! {
     rate_limited_total,
     /// ADVERTISEs and GWINFOs of other gateways.
     gateways_heard_total,
-    /// Those of them that carry our gateway id.
+    /// Searches that were left to the gateway in whose place this one stands ready.
+    stand_by_searches_total,
+    /// ADVERTISEs and GWINFOs of others that carry our gateway id.
     same_gateway_id_total,
     /// Subscriptions held at the broker.
     filters,

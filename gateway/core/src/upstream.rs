@@ -86,9 +86,18 @@ struct Connection {
     backlog_next: bool,
     /// Subscriptions and unsubscriptions not sent yet.
     subscriptions: VecDeque<usize>,
-    acks: VecDeque<DeliveryId>,
+    acks: VecDeque<(Ack, DeliveryId)>,
     /// Publishes of a lost session that the port has not reported yet: nothing overtakes them.
     unreported: u32,
+}
+
+/// How far a delivery is.
+#[derive(Debug, Clone, Copy)]
+enum Ack {
+    /// The core has it.
+    Taken,
+    /// QoS 2: a later life knows that the broker has forgotten it.
+    Released,
 }
 
 #[derive(Debug)]
@@ -232,6 +241,7 @@ impl Upstream {
             client_id: format!("{}-exact", config.client_id).into(),
             clean_start: true,
             exactly_once: true,
+            holds_pubcomp: true,
             ..ConnectOptions::default()
         });
         let name = |conn: u32| match conn {
@@ -265,6 +275,7 @@ impl Upstream {
                     options: ConnectOptions {
                         client_id: name(conn).into(),
                         clean_start: true,
+                        holds_pubcomp: durable,
                         ..ConnectOptions::default()
                     },
                 })
@@ -880,7 +891,14 @@ impl Upstream {
     /// A delivery was taken.
     pub(crate) fn acknowledge(&mut self, conn: ConnId, delivery: DeliveryId) {
         if let Some(connection) = self.connections.get_mut(conn.0 as usize) {
-            connection.acks.push_back(delivery);
+            connection.acks.push_back((Ack::Taken, delivery));
+        }
+    }
+
+    /// A later life knows that a delivery is released.
+    pub(crate) fn complete(&mut self, conn: ConnId, delivery: DeliveryId) {
+        if let Some(connection) = self.connections.get_mut(conn.0 as usize) {
+            connection.acks.push_back((Ack::Released, delivery));
         }
     }
 
@@ -1064,9 +1082,12 @@ impl Upstream {
                 continue;
             }
             let conn = ConnId(at as u32);
-            if let Some(delivery) = connection.acks.pop_front() {
+            if let Some((ack, delivery)) = connection.acks.pop_front() {
                 connection.credit -= 1;
-                return Some(BrokerRequest::Ack { conn, delivery });
+                return Some(match ack {
+                    Ack::Taken => BrokerRequest::Ack { conn, delivery },
+                    Ack::Released => BrokerRequest::Complete { conn, delivery },
+                });
             }
             if let Some(key) = connection.subscriptions.front().copied()
                 && !waits_for_disk(&self.requests, key)

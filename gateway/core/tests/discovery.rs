@@ -303,3 +303,111 @@ fn client_that_searches_or_tells_others_of_us_is_not_silent() {
     bench.pass(seconds(1));
     assert_eq!(bench.gateway.metrics().clients_active, 0);
 }
+
+/// ADVERTISE of the gateway that others stand by for.
+fn primary(bench: &mut Bench, duration: u16) {
+    bench.packet(A, Packet::Advertise(Advertise { gw_id: 7, duration }));
+}
+
+fn standing_by() -> Bench {
+    let config = GatewayConfig {
+        stand_by_for: Some(7),
+        ..GatewayConfig::default()
+    };
+    let mut bench = broadcasting(config);
+    bench.broker_up(false);
+    bench
+}
+
+fn stand_by_notices(bench: &mut Bench) -> Vec<bool> {
+    let missed = |notice| match notice {
+        Notice::StandBy {
+            link: LINK,
+            gateway_id: 7,
+            missed,
+        } => Some(missed),
+        _ => None,
+    };
+    bench.notices.drain(..).filter_map(missed).collect()
+}
+
+#[test]
+fn stand_by_gateway_is_silent_while_it_hears_the_other() {
+    let mut bench = standing_by();
+    for _ in 0..20 {
+        bench.pass(seconds(600));
+        primary(&mut bench, 600);
+        bench.packet(A, SEARCH);
+    }
+    assert!(bench.sent.is_empty());
+    assert_eq!(bench.gateway.metrics().stand_by_searches_total, 20);
+    assert_eq!(stand_by_notices(&mut bench), []);
+}
+
+#[test]
+fn stand_by_gateway_takes_the_place_of_one_it_misses_twice_and_gives_it_back() {
+    let mut bench = standing_by();
+    primary(&mut bench, 600);
+    bench.pass(seconds(1499));
+    bench.packet(A, SEARCH);
+    assert!(bench.sent.is_empty());
+    bench.pass(seconds(1));
+    bench.expect(EVERYONE, &[advertise()]);
+    assert_eq!(stand_by_notices(&mut bench), [true]);
+    bench.packet(A, SEARCH);
+    bench.expect(A, &[gw_info()]);
+    bench.pass(seconds(960));
+    bench.expect(EVERYONE, &[advertise()]);
+
+    primary(&mut bench, 600);
+    assert_eq!(stand_by_notices(&mut bench), [false]);
+    bench.pass(seconds(1499));
+    bench.packet(A, SEARCH);
+    assert!(bench.sent.is_empty());
+}
+
+#[test]
+fn stand_by_gateway_listens_first() {
+    let mut bench = standing_by();
+    bench.pass(seconds(2399));
+    bench.packet(A, SEARCH);
+    assert!(bench.sent.is_empty());
+    bench.pass(seconds(1));
+    bench.expect(EVERYONE, &[advertise()]);
+}
+
+#[test]
+fn stand_by_gateway_serves_who_connects() {
+    let mut bench = standing_by();
+    bench.connect_with(A, common::connect("a", true, 60));
+    assert_eq!(bench.gateway.metrics().clients_active, 1);
+}
+
+#[test]
+fn outage_of_a_link_does_not_silence_a_stand_by_gateway_that_took_over() {
+    let mut bench = standing_by();
+    bench.pass(seconds(2400));
+    bench.expect(EVERYONE, &[advertise()]);
+    link(&mut bench, LinkEvent::Down);
+    bench.pass(seconds(100));
+    link(&mut bench, LinkEvent::Up(profile(true)));
+    bench.expect(EVERYONE, &[advertise()]);
+}
+
+#[test]
+fn another_gateway_than_the_one_stood_by_for_changes_nothing() {
+    let mut bench = standing_by();
+    for _ in 0..3 {
+        bench.pass(seconds(799));
+        bench.packet(
+            A,
+            Packet::Advertise(Advertise {
+                gw_id: 8,
+                duration: 900,
+            }),
+        );
+    }
+    assert!(bench.sent.is_empty());
+    bench.pass(seconds(3));
+    bench.expect(EVERYONE, &[advertise()]);
+}

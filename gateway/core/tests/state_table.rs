@@ -509,6 +509,7 @@ fn heard(request: &BrokerRequest) -> &'static str {
         BrokerRequest::Open { .. } => "open",
         BrokerRequest::Close { .. } => "close",
         BrokerRequest::Ack { .. } => "ack",
+        BrokerRequest::Complete { .. } => "complete",
     }
 }
 

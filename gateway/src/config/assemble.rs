@@ -59,6 +59,7 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             advertise_interval: root
                 .duration("gateway.advertise_interval")
                 .filter(|interval| !interval.is_zero()),
+            stand_by_for: root.integer("gateway.stand_by_for").map(to),
             search_reply: match root.text("gateway.search_reply") {
                 Some("both") => SearchReply::UnicastAndBroadcast,
                 _ => SearchReply::Unicast,

@@ -130,6 +130,7 @@ fn gateway(root: &Table, reports: &mut Vec<Report>) {
     }
     whole_seconds(root, "gateway.advertise_interval", reports);
     search_reply(root, reports);
+    stand_by(root, reports);
     if let (Some(interval), Some(node)) = (
         root.duration("gateway.advertise_interval"),
         root.node("gateway.advertise_interval"),
@@ -156,6 +157,34 @@ fn search_reply(root: &Table, reports: &mut Vec<Report>) {
         let help = "add multicast = [\"225.1.1.1:1883\"] to a [[radio]]";
         reports.push(Report::warning("no-effect", title, &node.place, "no effect").help(help));
     }
+}
+
+/// Standing by is about another gateway, and taking its place is advertising.
+fn stand_by(root: &Table, reports: &mut Vec<Report>) {
+    let (Some(other), Some(node)) = (
+        root.integer("gateway.stand_by_for"),
+        root.node("gateway.stand_by_for"),
+    ) else {
+        return;
+    };
+    let own = root.integer("gateway.id").unwrap_or(1);
+    let quiet = root
+        .duration("gateway.advertise_interval")
+        .is_some_and(|interval| interval.is_zero());
+    let (title, help) = if other == own {
+        (
+            "gateway.stand_by_for is our own gateway.id",
+            "each gateway needs an id of its own; name that of the other",
+        )
+    } else if quiet {
+        (
+            "gateway.stand_by_for needs ADVERTISE",
+            "take advertise_interval = \"0s\" away: to take another's place is to advertise",
+        )
+    } else {
+        return;
+    };
+    reports.push(Report::error("invalid-value", title, &node.place, "cannot work").help(help));
 }
 
 /// Times that travel in a field of two octets, in seconds.

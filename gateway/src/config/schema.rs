@@ -290,6 +290,12 @@ static GATEWAY: Shape = Shape::table(&[
     )
     .default("\"16m\""),
     key(
+        "stand_by_for",
+        Kind::Integer(1, 255),
+        "id of a gateway: silent in discovery while that one advertises",
+    )
+    .example("2"),
+    key(
         "search_reply",
         Kind::Choice(&["unicast", "both"]),
         "unicast: to who searches | both: to the groups as well",

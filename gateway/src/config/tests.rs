@@ -1114,6 +1114,11 @@ const BAD: &[(&str, &str)] = &[
         "gateway_name",
         "[gateway]\nname = \"green/house\"\n[[radio]]\nname = \"\"\nkind = \"udp\"\n",
     ),
+    ("stands_by_for_itself", "[gateway]\nid = 2\nstand_by_for = 2\n"),
+    (
+        "stands_by_without_advertise",
+        "[gateway]\nstand_by_for = 2\nadvertise_interval = \"0s\"\n",
+    ),
     (
         "parts_of_seconds",
         "[gateway]\nadvertise_interval = \"16m 1ms\"\n[broker]\nkeep_alive = \"500ms\"\ntopic_prefix = \"{gateway}/\"\n",

@@ -1,4 +1,4 @@
-//! One change as octets, and how changes are found again among damage.
+//! Changes as octets, and how changes are found again among damage.
 //!
 //! ```text
 //! offset  octets
@@ -6,13 +6,15 @@
 //!      2       4  length of the value
 //!      6       4  CRC-32C of everything that follows, the length first; begun with the segment's nonce
 //!     10       8  sequence number
-//!     18       1  1 put, 2 delete
+//!     18       1  1 put, 2 delete, 3 a batch begins; 0x80 more: one of a batch
 //!     19       1  kind of the key
-//!     20       8  id of the key
+//!     20       8  id of the key; of a batch, the octets of its records, which follow
 //!     28       …  value
 //! ```
-//! Numbers are big endian. The nonce is random and stands in the name of the file, so that no value, wherever it comes
+//! Changes that are committed together are a batch, unless it is one alone. Numbers are big endian. The nonce is random and stands in the name of the file, so that no value, wherever it comes
 //! from, can hold octets that count as a record when the record around it is damaged.
+
+use core::ops::Range;
 
 use bytes::Bytes;
 use crc::{CRC_32_ISCSI, Crc, Table};
@@ -28,18 +30,30 @@ pub const OVERHEAD: usize = 28;
 const MARK: [u8; 2] = [0xA5, 0x5E];
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+const BATCH: u8 = 3;
+const IN_BATCH: u8 = 0x80;
 
 static CRC: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 
 /// Appends a record.
 ///
 /// A value that is longer than [`VALUE_MAX`] cannot be found again; callers check.
-pub fn encode(nonce: u32, sequence: u64, change: &Change, buf: &mut Vec<u8>) {
+pub fn encode(nonce: u32, sequence: u64, change: &Change, in_batch: bool, buf: &mut Vec<u8>) {
     let (operation, value) = match change {
         Change::Put(_, value) => (PUT, &value[..]),
         Change::Delete(_) => (DELETE, &[][..]),
     };
-    let key = change.key();
+    let flag = if in_batch { IN_BATCH } else { 0 };
+    append(nonce, sequence, operation | flag, change.key(), value, buf);
+}
+
+/// Appends what begins a batch: its records follow and have so many octets altogether.
+pub fn encode_batch(nonce: u32, sequence: u64, len: usize, buf: &mut Vec<u8>) {
+    let id = len as u64;
+    append(nonce, sequence, BATCH, Key { kind: 0, id }, &[], buf);
+}
+
+fn append(nonce: u32, sequence: u64, operation: u8, key: Key, value: &[u8], buf: &mut Vec<u8>) {
     let start = buf.len();
     buf.extend_from_slice(&MARK);
     buf.extend_from_slice(&(value.len() as u32).to_be_bytes());
@@ -64,6 +78,8 @@ pub struct Record {
     pub offset: usize,
     /// Its length.
     pub len: usize,
+    /// It counts together with others.
+    pub in_batch: bool,
 }
 
 /// What [`Scan`] finds.
@@ -71,6 +87,13 @@ pub struct Record {
 pub enum Found {
     /// A record.
     Record(Record),
+    /// What begins a batch.
+    Batch {
+        /// Where it begins.
+        offset: usize,
+        /// Octets of its records, which follow.
+        len: usize,
+    },
     /// Octets that are no record, followed by one.
     Damage {
         /// Where they begin.
@@ -88,13 +111,25 @@ pub enum Found {
     },
 }
 
+impl Found {
+    /// Where it is; of a batch, only its beginning.
+    pub fn octets(&self) -> Range<usize> {
+        let (offset, len) = match self {
+            Found::Record(record) => (record.offset, record.len),
+            Found::Batch { offset, .. } => (*offset, OVERHEAD),
+            Found::Damage { offset, len } | Found::Tail { offset, len } => (*offset, *len),
+        };
+        offset..offset + len
+    }
+}
+
 /// Walks through a segment.
 #[derive(Debug)]
 pub struct Scan<'a> {
     nonce: u32,
     octets: &'a Bytes,
     at: usize,
-    next: Option<Record>,
+    next: Option<Found>,
     /// The tail was found: nothing follows.
     done: bool,
 }
@@ -116,9 +151,9 @@ impl<'a> Scan<'a> {
         self.at
     }
 
-    fn take(&mut self, record: Record) -> Found {
-        self.at = record.offset + record.len;
-        Found::Record(record)
+    fn take(&mut self, whole: Found) -> Found {
+        self.at = whole.octets().end;
+        whole
     }
 }
 
@@ -129,11 +164,11 @@ impl Iterator for Scan<'_> {
         if self.done {
             return None;
         }
-        if let Some(record) = self.next.take() {
-            return Some(self.take(record));
+        if let Some(whole) = self.next.take() {
+            return Some(self.take(whole));
         }
-        if let Some(record) = decode(self.nonce, self.octets, self.at) {
-            return Some(self.take(record));
+        if let Some(whole) = decode(self.nonce, self.octets, self.at) {
+            return Some(self.take(whole));
         }
         let offset = self.at;
         let rest = &self.octets[offset..];
@@ -145,9 +180,9 @@ impl Iterator for Scan<'_> {
                 .flatten()
         });
         match whole {
-            Some(record) => {
-                let len = record.offset - offset;
-                self.next = Some(record);
+            Some(whole) => {
+                let len = whole.octets().start - offset;
+                self.next = Some(whole);
                 Some(Found::Damage { offset, len })
             }
             None => {
@@ -158,8 +193,8 @@ impl Iterator for Scan<'_> {
     }
 }
 
-/// The record that begins here, if one does and is whole.
-fn decode(nonce: u32, octets: &Bytes, offset: usize) -> Option<Record> {
+/// The record or batch that begins here, if one does and is whole.
+fn decode(nonce: u32, octets: &Bytes, offset: usize) -> Option<Found> {
     let header = octets.get(offset..)?.first_chunk::<OVERHEAD>()?;
     if header[..2] != MARK {
         return None;
@@ -177,17 +212,23 @@ fn decode(nonce: u32, octets: &Bytes, offset: usize) -> Option<Record> {
         kind: header[19],
         id: u64::from_be_bytes(*header[20..].first_chunk()?),
     };
-    let change = match header[18] {
+    let change = match header[18] & !IN_BATCH {
+        BATCH if value_len == 0 => {
+            let len = usize::try_from(key.id).ok()?;
+            // More than a segment can hold is none of ours.
+            return (len < u32::MAX as usize).then_some(Found::Batch { offset, len });
+        }
         PUT => Change::Put(key, octets.slice(offset + OVERHEAD..end)),
         DELETE if value_len == 0 => Change::Delete(key),
         _ => return None,
     };
-    Some(Record {
+    Some(Found::Record(Record {
         sequence: u64::from_be_bytes(*header[10..].first_chunk()?),
         change,
         offset,
         len: OVERHEAD + value_len,
-    })
+        in_batch: header[18] & IN_BATCH != 0,
+    }))
 }
 
 fn checksum(nonce: u32, len: &[u8], rest: &[u8]) -> u32 {
@@ -211,6 +252,7 @@ mod tests {
                 NONCE,
                 at as u64,
                 &Change::Put(KEY, Bytes::from_static(value)),
+                false,
                 &mut octets,
             );
         }
@@ -284,9 +326,9 @@ mod tests {
     #[test]
     fn a_value_that_looks_like_a_record_is_none_when_its_own_is_damaged() {
         let mut forged = Vec::new();
-        encode(0, 99, &Change::Delete(KEY), &mut forged);
+        encode(0, 99, &Change::Delete(KEY), false, &mut forged);
         let mut octets = Vec::new();
-        encode(NONCE, 1, &Change::Put(KEY, forged.into()), &mut octets);
+        encode(NONCE, 1, &Change::Put(KEY, forged.into()), false, &mut octets);
         octets[3] ^= 1;
         assert_eq!(values(&scan(octets)).len(), 0);
     }

@@ -8,9 +8,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::disk::{Disk, DiskFile};
-
-/// The unit that a disk writes whole or not at all.
-const SECTOR: usize = 512;
+use crate::segment::SECTOR;
 
 /// A simulated disk; clones are the same disk. What was not synced when the power went is lost in part, in any order
 /// and cut at sectors.

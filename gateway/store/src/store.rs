@@ -9,8 +9,9 @@ use rand::rngs::SmallRng;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::disk::{Disk, DiskFile};
-use crate::record::{self, Found, OVERHEAD, Record, Scan, VALUE_MAX};
-use crate::{Change, Key};
+use crate::record::{self, Found, OVERHEAD, Scan, VALUE_MAX};
+use crate::segment::{self, Contents};
+use crate::{Change, Key, OWN_KIND};
 
 /// A page of the system and a block of most file systems: what a sync writes at least.
 const PAGE: u64 = 4096;
@@ -161,16 +162,17 @@ impl<D: Disk> Store<D> {
             ..Recovered::default()
         };
         let mut values: FxHashMap<Key, (u64, Bytes)> = FxHashMap::default();
-        let mut end = None;
+        let mut last_contents = None;
         for segment in segments {
-            end = store.read_segment(segment, &mut values, &mut recovered.damage);
+            last_contents = store.read_segment(segment, &mut values, &mut recovered.damage);
         }
-        if let (Some(end), Some(last)) = (end, store.segments.back().copied()) {
+        if let (Some(contents), Some(last)) = (last_contents, store.segments.back().copied()) {
             // What a process wrote that was killed before it synced counts from now on, so it must not go with the
             // power later. It is written once more, since a sync that failed in that process may have left it in the
             // system's memory alone, where nothing tells it from what is on the disk. If the file cannot be written
             // to, the first commit begins another.
-            match store.make_durable(last, end) {
+            let end = contents.end;
+            match store.make_durable(last, &contents) {
                 Ok(file) => store.active = Some(Active { file, end }),
                 Err(_) => store.write_again(last),
             }
@@ -181,13 +183,13 @@ impl<D: Disk> Store<D> {
         Ok((store, recovered))
     }
 
-    /// Reads one segment; returns where its records end.
+    /// Reads one segment; returns what else is known of it.
     fn read_segment(
         &mut self,
         mut segment: Segment,
         values: &mut FxHashMap<Key, (u64, Bytes)>,
         damage: &mut Vec<Damage>,
-    ) -> Option<usize> {
+    ) -> Option<Contents> {
         let file = segment.name();
         let octets = match self.disk.read(&file) {
             Ok(octets) => Bytes::from(octets),
@@ -205,12 +207,13 @@ impl<D: Disk> Store<D> {
         segment.bytes = octets.len();
         self.usage.file_bytes += octets.len() as u64;
         self.segments.push_back(segment);
-        let mut scan = Scan::new(segment.nonce, &octets);
-        for found in scan.by_ref() {
+        let mut contents = segment::read(segment.nonce, &octets);
+        for found in core::mem::take(&mut contents.found) {
             let (offset, len, tail) = match found {
+                Found::Batch { .. } => continue,
                 Found::Record(found) => {
                     self.sequence = self.sequence.max(found.sequence + 1);
-                    self.place(segment.number, &found);
+                    self.place(segment.number, &found.change, found.offset, found.len);
                     match found.change {
                         // A copy of its own: the segment is not kept in memory for the sake of a few values.
                         Change::Put(key, value) => {
@@ -232,15 +235,20 @@ impl<D: Disk> Store<D> {
                 tail,
             });
         }
-        Some(scan.end())
+        Some(contents)
     }
 
-    /// Writes what a segment says, up to where its records end, and syncs.
-    fn make_durable(&mut self, segment: Segment, end: usize) -> io::Result<D::File> {
+    /// Writes what a segment says, up to where its records end, without a commit that was cut off, and syncs.
+    fn make_durable(&mut self, segment: Segment, contents: &Contents) -> io::Result<D::File> {
         let name = segment.name();
-        let octets = self.disk.read(&name)?;
+        let mut octets = self.disk.read(&name)?;
+        let end = contents.end.max(contents.cut_off.end);
+        octets.truncate(end);
+        if let Some(cut_off) = octets.get_mut(contents.cut_off.clone()) {
+            cut_off.fill(0);
+        }
         let mut file = self.disk.open(&name)?;
-        file.write_at(0, octets.get(..end).unwrap_or_default())?;
+        file.write_at(0, &octets)?;
         file.sync()?;
         self.usage.written_bytes += (end as u64).div_ceil(PAGE) * PAGE;
         self.usage.syncs += 1;
@@ -250,7 +258,7 @@ impl<D: Disk> Store<D> {
     /// What a segment says is not durable for certain: it is written again with the next commit.
     fn write_again(&mut self, segment: Segment) {
         let octets = Bytes::from(self.disk.read(&segment.name()).unwrap_or_default());
-        for found in Scan::new(segment.nonce, &octets) {
+        for found in segment::read(segment.nonce, &octets).found {
             if let Found::Record(record) = found {
                 self.uncertain.insert(record.change.key());
                 self.pending.push((record.sequence, record.change));
@@ -284,7 +292,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Makes every change durable that was taken so far.
+    /// Makes every change durable that was taken so far: all of them together, or after a power cut none.
     ///
     /// # Errors
     /// The disk does not work or is full. The changes are kept, the last of each key, and written by the next commit,
@@ -294,7 +302,9 @@ impl<D: Disk> Store<D> {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let pending = core::mem::take(&mut self.pending);
+        let mut pending = core::mem::take(&mut self.pending);
+        // Nothing depends on the store's own values: they stand alone, before what belongs together.
+        pending.sort_by_key(|(_, change)| change.key().kind != OWN_KIND);
         let written = self.write(&pending, sync);
         if let Err(error) = written {
             self.uncertain
@@ -343,7 +353,10 @@ impl<D: Disk> Store<D> {
             Change::Put(_, value) => value.len(),
             Change::Delete(_) => 0,
         };
-        let len: usize = changes.iter().map(|(_, change)| OVERHEAD + value(change)).sum();
+        let records: usize = changes.iter().map(|(_, change)| OVERHEAD + value(change)).sum();
+        let own = changes.partition_point(|(_, change)| change.key().kind == OWN_KIND);
+        let batch = changes.len() - own > 1;
+        let len = records + if batch { OVERHEAD } else { 0 };
         let room = match (&self.active, self.segments.back()) {
             (Some(active), Some(segment)) => segment.bytes.saturating_sub(active.end),
             _ => 0,
@@ -355,43 +368,43 @@ impl<D: Disk> Store<D> {
             return Err(io::ErrorKind::NotConnected.into());
         };
         self.buf.clear();
-        for (sequence, change) in changes {
-            record::encode(segment.nonce, *sequence, change, &mut self.buf);
+        let mut places = Vec::with_capacity(changes.len());
+        for (at, (sequence, change)) in changes.iter().enumerate() {
+            if batch && at == own {
+                let before = self.buf.len();
+                let records = len - OVERHEAD - before;
+                record::encode_batch(segment.nonce, *sequence, records, &mut self.buf);
+            }
+            places.push(active.end + self.buf.len());
+            let in_batch = batch && at >= own;
+            record::encode(segment.nonce, *sequence, change, in_batch, &mut self.buf);
         }
         active.file.write_at(active.end as u64, &self.buf)?;
         if sync {
             active.file.sync()?;
             self.usage.syncs += 1;
         }
-        let mut offset = active.end;
+        let begin = active.end as u64;
         active.end += self.buf.len();
-        let pages = (active.end as u64).div_ceil(PAGE) - offset as u64 / PAGE;
+        let pages = (active.end as u64).div_ceil(PAGE) - begin / PAGE;
         self.usage.written_bytes += pages * PAGE;
-        for (sequence, change) in changes {
-            let len = OVERHEAD + value(change);
-            let record = Record {
-                sequence: *sequence,
-                change: change.clone(),
-                offset,
-                len,
-            };
-            self.place(segment.number, &record);
-            offset += len;
+        for ((_, change), offset) in changes.iter().zip(places) {
+            self.place(segment.number, change, offset, OVERHEAD + value(change));
         }
         Ok(())
     }
 
     /// Notes where the value of a key is now.
-    fn place(&mut self, segment: u64, record: &Record) {
-        let before = match &record.change {
+    fn place(&mut self, segment: u64, change: &Change, offset: usize, len: usize) {
+        let before = match change {
             Change::Put(key, _) => {
-                self.usage.live_bytes += record.len as u64;
+                self.usage.live_bytes += len as u64;
                 self.index.insert(
                     *key,
                     Place {
                         segment,
-                        offset: record.offset as u32,
-                        len: record.len as u32,
+                        offset: offset as u32,
+                        len: len as u32,
                     },
                 )
             }

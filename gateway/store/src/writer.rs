@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::store::{Store, Usage};
-use crate::{Change, Key};
+use crate::{Change, Key, OWN_KIND};
 
 /// Octets gathered that end the wait for more.
 const GROUP_BYTES: usize = 64 << 10;
@@ -25,8 +25,8 @@ const LAZY: Duration = Duration::from_secs(600);
 /// Over the day's budget, changes are gathered for this long.
 const FRUGAL: Duration = Duration::from_secs(1);
 
-/// The counter of the day: its kind is reserved.
-pub(crate) const BUDGET: Key = Key { kind: 0, id: 0 };
+/// The counter of the day.
+const BUDGET: Key = Key { kind: OWN_KIND, id: 0 };
 
 /// When changes are synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

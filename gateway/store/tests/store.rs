@@ -13,6 +13,11 @@ use proptest::prelude::*;
 
 const SMALL: Options = Options { segment_bytes: 2048 };
 
+/// Room for several commits of several sectors.
+const MIDDLE: Options = Options {
+    segment_bytes: 64 << 10,
+};
+
 fn key(id: u64) -> Key {
     Key { kind: 1, id }
 }
@@ -248,6 +253,55 @@ fn each_truncation_costs_only_what_was_cut_off() {
             }
         }
     }
+}
+
+/// Whatever sectors a power cut leaves, and however many changes are committed together.
+#[test]
+fn a_commit_is_there_as_a_whole_or_not_at_all() {
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..600 {
+        let disk = SimDisk::new(seed, usize::MAX);
+        let (mut store, _) = Store::open(disk.clone(), MIDDLE).unwrap();
+        let sizes = 1 + seed % 40;
+        for (round, syncs) in [(0, true), (1, true), (2, false)] {
+            for id in 0..=seed % 6 {
+                let value = format!("{round}{}", "x".repeat((sizes * (id + 7) * 11 % 900) as usize));
+                store.apply(put(id, &value));
+            }
+            if round == 2 {
+                store.apply(Change::Delete(key(0)));
+                store.apply(put(1, "2"));
+            }
+            store.commit(syncs).unwrap();
+        }
+        disk.lose_power();
+        for life in 0..3 {
+            let (mut store, recovered) = Store::open(disk.clone(), MIDDLE).unwrap();
+            let values: BTreeMap<Key, Bytes> = recovered.values.into_iter().collect();
+            let mut rounds: BTreeSet<u8> = (1..=seed % 6)
+                .filter_map(|id| values.get(&key(id)).map(|value| value[0] - b'0'))
+                .collect();
+            rounds.insert(if values.contains_key(&key(0)) { 1 } else { 2 });
+            assert_eq!(rounds.len(), 1, "seed {seed}, life {life}: {rounds:?}");
+            outcomes.extend(rounds);
+            // What was cut off does not count once something follows it.
+            store.apply(put(100 + life, "after"));
+            store.commit(true).unwrap();
+            disk.lose_power();
+        }
+    }
+    assert_eq!(outcomes, BTreeSet::from([1, 2]));
+}
+
+#[test]
+fn a_change_alone_costs_nothing_for_being_atomic() {
+    let disk = disk();
+    let (mut store, _) = open(&disk);
+    store.apply(put(1, "one"));
+    store.commit(true).unwrap();
+    let octets = disk.read(&newest(&disk)).unwrap();
+    let used = octets.iter().rposition(|octet| *octet != 0).unwrap() + 1;
+    assert_eq!(used, gateway_store::record::OVERHEAD + 3);
 }
 
 #[derive(Debug, Clone)]

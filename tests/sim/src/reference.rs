@@ -185,6 +185,8 @@ struct ClientModel {
     stray: Option<Address>,
     /// PUBLISHes received, by message id.
     up: BTreeMap<MsgId, UpExchange>,
+    /// How often each message that a clean session gave up is still to be handed to the broker.
+    abandoned: FxHashMap<Bytes, u32>,
     last_finished: Option<(MsgId, Bytes)>,
     /// Answers that requests allow, by type of the answer.
     due: BTreeMap<(MsgType, MsgId), u32>,
@@ -344,6 +346,8 @@ struct Started {
     released: bool,
     /// The client did not know its topic id, so it came again under another message id (A41).
     unknown_topic: bool,
+    /// That topic's name.
+    refused_as: String,
     /// It was on its way when the client began a clean session that looked like the repeat of its last CONNECT (A18).
     resumed: bool,
 }
@@ -599,9 +603,12 @@ impl Reference {
             .filter_map(|value| Some(SavedUplink::decode(value)?.payload))
             .collect();
         for uplink in self.uplinks.values_mut() {
-            // What is in the store may be sent again, and what was not acknowledged comes again from its client.
+            // What is in the store may be sent again.
             uplink.allowed = uplink.allowed.saturating_mul(2);
-            if !uplink.answered {
+        }
+        for (payload, uplink) in &mut self.uplinks {
+            // What is not there and was not acknowledged comes again from its client.
+            if !uplink.answered && !spooled.contains(payload) {
                 uplink.order = None;
             }
         }
@@ -1032,7 +1039,10 @@ impl Reference {
             BrokerRequest::Unsubscribe { conn, filter, .. } => {
                 self.conns.entry(conn).or_default().subscribed.remove(&filter);
             }
-            BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => {}
+            BrokerRequest::Open { .. }
+            | BrokerRequest::Close { .. }
+            | BrokerRequest::Ack { .. }
+            | BrokerRequest::Complete { .. } => {}
         }
     }
 
@@ -1535,9 +1545,8 @@ impl Reference {
             );
         };
         let settled = |payload: &Bytes| {
-            self.uplinks
-                .get(payload)
-                .is_some_and(|uplink| uplink.settled_ok > 0)
+            let uplink = self.uplinks.get(payload);
+            uplink.is_some_and(|uplink| uplink.settled_ok > 0) || self.spooled.contains(payload)
         };
         let late = exchange.previous.iter().any(settled);
         let unclear = late && (exchange.qos != QoS::AtLeastOnce || !settled(&exchange.payload));
@@ -1813,7 +1822,7 @@ impl Reference {
                 self.unacknowledged.remove(&(*conn, *delivery));
                 Ok(())
             }
-            BrokerRequest::Close { .. } => Ok(()),
+            BrokerRequest::Close { .. } | BrokerRequest::Complete { .. } => Ok(()),
         }
     }
 
@@ -1996,7 +2005,8 @@ impl Reference {
             | Notice::LinkDown { .. }
             | Notice::DutyCycle { .. }
             | Notice::AirtimeLost { .. }
-            | Notice::AirtimeNotStored { .. } => Ok(()),
+            | Notice::AirtimeNotStored { .. }
+            | Notice::StandBy { .. } => Ok(()),
         }
     }
 
@@ -2236,6 +2246,7 @@ impl ClientModel {
             late_goodbye: false,
             stray: None,
             up: BTreeMap::new(),
+            abandoned: FxHashMap::default(),
             last_finished: None,
             due: BTreeMap::new(),
             registers: BTreeMap::new(),
@@ -2269,6 +2280,10 @@ impl ClientModel {
 
     /// The oldest PUBLISH with this payload that was not handed to the broker.
     fn next_unsent(&mut self, payload: &Bytes) -> Option<MsgId> {
+        if let Some(count) = self.abandoned.get_mut(payload).filter(|count| **count > 0) {
+            *count -= 1;
+            return None;
+        }
         let unsent = |e: &UpExchange| e.payload == *payload && !e.finished && !e.sent;
         let (msg_id, exchange) = self.up.iter_mut().find(|(_, exchange)| unsent(exchange))?;
         exchange.sent = true;
@@ -2388,7 +2403,11 @@ impl ClientModel {
         self.subs.clear();
         self.maybe.clear();
         self.owed.clear();
-        self.up.clear();
+        for exchange in core::mem::take(&mut self.up).into_values() {
+            if !exchange.sent && !exchange.finished {
+                *self.abandoned.entry(exchange.payload).or_default() += 1;
+            }
+        }
         self.confirmed.clear();
         self.told.clear();
         if let Some(down) = &mut self.down {
@@ -2430,6 +2449,7 @@ impl ClientModel {
     /// Everything the gateway knew is gone.
     fn restart(&mut self) {
         self.record_gone();
+        self.abandoned.clear();
         self.stale_names.append(&mut self.names);
         self.bound = None;
         self.challenge = None;
@@ -2534,6 +2554,7 @@ impl ClientModel {
         self.due.retain(|(kind, _), _| *kind == MsgType::Puback);
         self.registers.clear();
         self.subscribes.clear();
+        self.abandoned.clear();
         self.up.retain(|_, exchange| exchange.qos == QoS::ExactlyOnce);
         self.up.values_mut().for_each(|exchange| exchange.sent = false);
         self.interrupt();
@@ -2749,13 +2770,14 @@ impl ClientModel {
                 // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy
                 // of one that was refused for its topic id since (A41).
                 let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
-                let refused = earlier.is_some_and(|(_, s)| s.unknown_topic);
+                let refused = earlier.filter(|(_, s)| s.unknown_topic && !s.released);
+                let refused_as = refused.map(|(_, s)| s.refused_as.clone());
                 let earlier = earlier.map(|(payload, _)| payload.clone());
-                if let Some(down) = self
-                    .down
-                    .as_mut()
-                    .filter(|d| (d.msg_id == msg_id || refused) && d.kind == DownKind::Register && !d.closed)
-                {
+                let continues = |d: &&mut DownExchange| {
+                    let same = d.msg_id == msg_id || refused_as.as_ref() == Some(&d.topic);
+                    same && d.kind == DownKind::Register && !d.closed
+                };
+                if let Some(down) = self.down.as_mut().filter(continues) {
                     (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
                     down.payload = earlier;
                     self.acknowledged();
@@ -2835,7 +2857,16 @@ impl ClientModel {
             }
             return;
         };
-        let DownKind::Publish(qos) = down.kind else { return };
+        let DownKind::Publish(qos) = down.kind else {
+            // Late, for a PUBLISH of an earlier connection whose REGISTER in this one was sent: if that is not under way
+            // any more, the message is done with.
+            if puback.return_code == ReturnCode::Accepted && down.kind == DownKind::Register {
+                let is = |(_, started): &(&Bytes, &Started)| started.msg_id == Some(puback.msg_id);
+                let earlier = self.started.iter().find(is).map(|(payload, _)| payload.clone());
+                earlier.and_then(|payload| self.owed.remove(&payload));
+            }
+            return;
+        };
         match puback.return_code {
             ReturnCode::Accepted if qos == QoS::AtLeastOnce => {
                 self.acknowledged();
@@ -2848,6 +2879,7 @@ impl ClientModel {
                 if !down.stale {
                     self.confirmed.remove(&puback.topic_id);
                 }
+                let topic = down.topic.clone();
                 if let Some(payload) = down.payload.clone() {
                     let started = self.started.entry(payload.clone()).or_default();
                     // The second time it is dropped.
@@ -2855,6 +2887,7 @@ impl ClientModel {
                         self.owed.remove(&payload);
                     }
                     started.unknown_topic = true;
+                    started.refused_as = topic;
                 }
                 self.interrupt();
             }

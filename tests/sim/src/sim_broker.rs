@@ -208,6 +208,8 @@ struct Conn {
     deliveries: BTreeMap<u16, Arrived>,
     /// Counts the port's connections.
     connection: u32,
+    /// PUBCOMP waits for the gateway.
+    holds_pubcomp: bool,
 }
 
 /// A publish of QoS 2 whose stages the port stores.
@@ -238,6 +240,8 @@ struct Arrived {
     acknowledged: bool,
     /// PUBLISH was seen in this connection.
     here: bool,
+    /// The broker has forgotten it: PUBCOMP leaves when the gateway would know in another life.
+    releasing: bool,
 }
 
 #[derive(Debug)]
@@ -584,6 +588,15 @@ impl SimBroker {
             // From now on the port answers by itself, whatever becomes of this connection.
             arrived.acknowledged = true;
         }
+        if let BrokerRequest::Complete { delivery, .. } = &request {
+            // From now on as well.
+            let packet_id = delivery.0 as u16;
+            let arrived = conn.deliveries.get(&packet_id);
+            if !arrived.is_some_and(|arrived| arrived.delivery == *delivery && arrived.releasing) {
+                return Err(format!("nothing waits for this: {request:?}"));
+            }
+            conn.deliveries.remove(&packet_id);
+        }
         if matches!(request, BrokerRequest::Publish { stored: Some(_), .. }) {
             // The port stores that it will send it as soon as it has it.
             self.begin(conn_id, request);
@@ -671,6 +684,9 @@ impl SimBroker {
                 self.answer(now, conn_id, token, Ok(None), rng);
             }
             BrokerRequest::Ack { delivery, .. } => self.acknowledged(now, conn_id, delivery, rng),
+            BrokerRequest::Complete { delivery, .. } => {
+                self.send_delivery(now, conn_id, delivery.0 as u16, Packet::Pubcomp, rng);
+            }
             BrokerRequest::Open { .. } | BrokerRequest::Close { .. } => {}
         }
         if paid {
@@ -902,6 +918,7 @@ impl SimBroker {
                         delivery: delivery_id(conn.connection, QoS::ExactlyOnce, packet_id),
                         acknowledged: false,
                         here: true,
+                        releasing: false,
                     };
                     name = Some(arrived.delivery);
                     conn.deliveries.insert(packet_id, arrived);
@@ -975,6 +992,7 @@ impl SimBroker {
                             delivery: name,
                             acknowledged: false,
                             here: true,
+                            releasing: false,
                         };
                         conn.deliveries.insert(packet_id, arrived);
                         self.tell_message(conn_id, Some(name), delivery);
@@ -988,9 +1006,20 @@ impl SimBroker {
                 }
             }
             Packet::Pubrel => {
-                if let Some(arrived) = conn.deliveries.remove(&packet_id) {
-                    let (conn, delivery) = (conn_id, arrived.delivery);
-                    self.tell(BrokerEvent::Released { conn, delivery });
+                let holds = conn.holds_pubcomp;
+                if let Some(arrived) = conn.deliveries.get_mut(&packet_id) {
+                    let delivery = arrived.delivery;
+                    let told = core::mem::replace(&mut arrived.releasing, true);
+                    if !holds {
+                        conn.deliveries.remove(&packet_id);
+                    }
+                    if !told {
+                        let conn = conn_id;
+                        self.tell(BrokerEvent::Released { conn, delivery });
+                    }
+                    if holds {
+                        return;
+                    }
                 }
                 self.send_delivery(now, conn_id, packet_id, Packet::Pubcomp, rng);
             }
@@ -1280,6 +1309,7 @@ impl SimBroker {
 impl Conn {
     /// A new process opens the connection: what it was told of an earlier one goes on.
     fn open(&mut self, conn: ConnId, options: ConnectOptions) {
+        self.holds_pubcomp = options.holds_pubcomp;
         for restored in options.restored {
             self.accepted += 1;
             let entry = Unsettled {
@@ -1310,6 +1340,7 @@ impl Conn {
                 delivery,
                 acknowledged: true,
                 here: false,
+                releasing: false,
             };
             self.deliveries.insert(delivery.0 as u16, arrived);
         }
@@ -1342,7 +1373,8 @@ fn conn_of(request: &BrokerRequest) -> ConnId {
         | BrokerRequest::Publish { conn, .. }
         | BrokerRequest::Subscribe { conn, .. }
         | BrokerRequest::Unsubscribe { conn, .. }
-        | BrokerRequest::Ack { conn, .. } => *conn,
+        | BrokerRequest::Ack { conn, .. }
+        | BrokerRequest::Complete { conn, .. } => *conn,
     }
 }
 
@@ -1351,6 +1383,9 @@ pub(crate) fn token_of(request: &BrokerRequest) -> Option<Token> {
     match request {
         BrokerRequest::Publish { token, .. } => *token,
         BrokerRequest::Subscribe { token, .. } | BrokerRequest::Unsubscribe { token, .. } => Some(*token),
-        BrokerRequest::Open { .. } | BrokerRequest::Close { .. } | BrokerRequest::Ack { .. } => None,
+        BrokerRequest::Open { .. }
+        | BrokerRequest::Close { .. }
+        | BrokerRequest::Ack { .. }
+        | BrokerRequest::Complete { .. } => None,
     }
 }

@@ -1,8 +1,8 @@
 //! What must survive the end of the process, as changes of the store, and who waits until they are durable.
 //!
-//! A change is written whole or not at all, but of several changes any part may be there after a power cut. So what
-//! must change together stands in one value, and where two depend on each other the second is asked for when the first
-//! is durable.
+//! The changes of one request are there after a power cut together or not at all, and never without those of earlier
+//! requests, be they of the core or of a broker's port. So what must change together is asked for in one drain, and what
+//! somebody outside is promised waits until it is durable.
 
 pub(crate) mod records;
 pub(crate) mod restore;
@@ -104,6 +104,8 @@ pub(crate) enum Waiting {
     Subscription(Token),
     /// A delivery is acknowledged to the broker.
     Ack { conn: ConnId, delivery: DeliveryId },
+    /// The broker is told that its delivery is released: its packet id may be another's from then on.
+    Complete { conn: ConnId, delivery: DeliveryId },
     /// A message for the broker may be sent, or its client answered.
     Uplink(Token),
     /// A value is not needed any more, and after it the next.
@@ -121,6 +123,7 @@ impl Waiting {
             | Waiting::Suback { .. }
             | Waiting::Pubrel { .. }
             | Waiting::Message(..)
+            | Waiting::Complete { .. }
             | Waiting::Subscription(_) => true,
             Waiting::Ack { .. } | Waiting::Uplink(_) | Waiting::Forget(..) | Waiting::ForgetProgress(..) => {
                 false
@@ -299,10 +302,10 @@ impl Journal {
         }
     }
 
-    /// The broker has forgotten the delivery: so does the store, if everybody has the message.
-    pub(crate) fn release(&mut self, conn: ConnId, delivery: DeliveryId) {
+    /// The broker has forgotten the delivery: so does the store, if everybody has the message. False if it did before.
+    pub(crate) fn release(&mut self, conn: ConnId, delivery: DeliveryId) -> bool {
         let Some(received) = self.received.remove(&(conn, delivery)) else {
-            return;
+            return false;
         };
         match received.done {
             true => self.delete(message_key(received.message)),
@@ -310,6 +313,7 @@ impl Journal {
             false => self.put(released_key(received.message), Bytes::from_static(&[1])),
         }
         self.hurry();
+        true
     }
 
     /// The broker lost the session: its deliveries begin anew.
