@@ -166,7 +166,9 @@ impl Stages {
             ..
         } = &mut *state;
         // The connection broke before the reason was seen.
-        let refusals = refused.drain().map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
+        let refusals = refused
+            .drain()
+            .map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
         settled.extend(refusals);
         for open in open.values_mut() {
             open.orphan = open.orphan.or(open.token);

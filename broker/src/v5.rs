@@ -265,9 +265,7 @@ impl SessionStore for Checkpoint {
                 last_pkid: self.stages.highest_restored(),
                 last_puback: 0,
                 replay: self.stages.restored().into_iter().map(request).collect(),
-                incoming_qos2: received
-                    .map(|pkid| PersistedIncomingQos2 { pkid })
-                    .collect(),
+                incoming_qos2: received.map(|pkid| PersistedIncomingQos2 { pkid }).collect(),
             }))
         })
     }

@@ -735,7 +735,10 @@ fn with_restored(packet_id: u16) -> ConnectOptions {
 async fn pubcomp_waits_until_a_later_life_would_know_of_the_release() {
     for (protocol, clean_start) in [(V3, true), (V3, false), (V5, true), (V5, false)] {
         let broker = FakeBroker::start().await;
-        let mut core = Core::with_journal(config(broker.port, protocol), Some(Journal::new(|_, done| done())));
+        let mut core = Core::with_journal(
+            config(broker.port, protocol),
+            Some(Journal::new(|_, done| done())),
+        );
         let exact = DeliveryId(1 << 16 | 9);
         core.send(BrokerRequest::Open {
             conn: CONN,
@@ -747,7 +750,11 @@ async fn pubcomp_waits_until_a_later_life_would_know_of_the_release() {
             },
         });
         let flags = u8::from(!clean_start);
-        let connack: &[u8] = if protocol == V5 { &[flags, 0, 0] } else { &[flags, 0] };
+        let connack: &[u8] = if protocol == V5 {
+            &[flags, 0, 0]
+        } else {
+            &[flags, 0]
+        };
         if (protocol, clean_start) == (V3, true) {
             // The session of before is discarded by a connection of its own.
             let (mut connection, _) = broker.accept(connack).await;

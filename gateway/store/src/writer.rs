@@ -26,7 +26,10 @@ const LAZY: Duration = Duration::from_secs(600);
 const FRUGAL: Duration = Duration::from_secs(1);
 
 /// The counter of the day.
-const BUDGET: Key = Key { kind: OWN_KIND, id: 0 };
+const BUDGET: Key = Key {
+    kind: OWN_KIND,
+    id: 0,
+};
 
 /// When changes are synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
