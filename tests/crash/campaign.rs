@@ -12,13 +12,13 @@ use std::{
 };
 
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-use system_tests::{Broker, BrokerKind, PATIENCE, Process, Signal, free_port, poll_until, repository, snipe};
+use system_tests::{Broker, BrokerKind, PATIENCE, Process, Signal, free_port, repository, snipe};
 use tempfile::TempDir;
 
 use crate::ledger::{Ledger, Tail};
 
 /// How long a gateway that is alive may bring no message forward before the rest counts as lost.
-const NO_PROGRESS: Duration = Duration::from_secs(15);
+const NO_PROGRESS: Duration = Duration::from_secs(30);
 
 /// How long a message that comes once too often has to show up in the end.
 const REPEATS: Duration = Duration::from_secs(2);
@@ -316,12 +316,21 @@ impl Programs {
     fn pause(&mut self, ledger: &mut Ledger) {
         self.go_on();
         let mut quiet = 0;
+        let mut progress = (usize::MAX, Instant::now());
         // For a while: the last packets of an exchange are behind the last entry.
-        poll_until("what is under way to arrive", PATIENCE * 3, || {
+        while quiet < 10 {
+            thread::sleep(Duration::from_millis(20));
             self.read(ledger);
-            quiet = if ledger.is_quiet() { quiet + 1 } else { 0 };
-            (quiet >= 10).then_some(())
-        });
+            let left = ledger.under_way();
+            quiet = if left == 0 { quiet + 1 } else { 0 };
+            if left < progress.0 {
+                progress = (left, Instant::now());
+            }
+            assert!(
+                left == 0 || progress.1.elapsed() < NO_PROGRESS,
+                "{left} messages under way stay there"
+            );
+        }
     }
 
     /// Has them go on; SIGUSR2 is for both.

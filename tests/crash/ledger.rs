@@ -33,6 +33,8 @@ pub(crate) struct Direction {
     acked: BTreeSet<Key>,
     /// How often each arrived.
     arrived: BTreeMap<Key, u64>,
+    /// How many are acknowledged and have not arrived: counted, since that is asked often.
+    owed: usize,
     /// The number that arrived last for the first time, by client and QoS.
     newest: BTreeMap<(String, u8), u64>,
     /// First arrivals that came after a later message.
@@ -72,7 +74,7 @@ impl Ledger {
         }
         match event {
             "sent" => direction.sent.insert(key),
-            "acked" => direction.acked.insert(key),
+            "acked" => direction.acknowledge(key),
             "arrived" => direction.arrive(key),
             _ => return Err(bad(line)),
         };
@@ -81,18 +83,13 @@ impl Ledger {
 
     /// What was promised and is not there yet.
     pub(crate) fn outstanding(&self) -> usize {
-        [&self.up, &self.down]
-            .map(|direction| direction.missing().count())
-            .iter()
-            .sum()
+        self.up.owed + self.down.owed
     }
 
-    /// Everything that was begun is acknowledged and has arrived.
-    pub(crate) fn is_quiet(&self) -> bool {
-        let acked = [&self.up, &self.down]
-            .iter()
-            .all(|way| way.sent.len() == way.acked.len());
-        acked && self.outstanding() == 0
+    /// What was begun and is not acknowledged, or has not arrived.
+    pub(crate) fn under_way(&self) -> usize {
+        let unacknowledged = |way: &Direction| way.sent.len() - way.acked.len();
+        unacknowledged(&self.up) + unacknowledged(&self.down) + self.outstanding()
     }
 
     /// What went wrong; empty is what a campaign is for.
@@ -127,12 +124,20 @@ impl Direction {
         self.acked.len()
     }
 
+    fn acknowledge(&mut self, key: Key) -> bool {
+        let arrived = self.arrived.contains_key(&key);
+        let first = self.acked.insert(key);
+        self.owed += usize::from(first && !arrived);
+        first
+    }
+
     fn arrive(&mut self, key: Key) -> bool {
         let count = self.arrived.entry(key.clone()).or_default();
         *count += 1;
         if *count > 1 {
             return false;
         }
+        self.owed -= usize::from(self.acked.contains(&key));
         let newest = self.newest.entry((key.0.clone(), key.1)).or_default();
         if key.2 < *newest {
             self.late.push(key.clone());
@@ -308,6 +313,11 @@ mod verdict {
         // QoS 1 may come again, and what nobody acknowledged need not arrive.
         expect("", &[]);
         assert_eq!(ledger(GOOD).outstanding(), 0);
+        let mut owing = ledger(&format!("{GOOD}down-acked sleeper1 1 2\ndown-acked sleeper1 1 2"));
+        assert_eq!((owing.outstanding(), owing.down.missing().count()), (1, 1));
+        owing.enter("down-arrived sleeper1 1 2").expect("an entry");
+        owing.enter("down-arrived sleeper1 1 2").expect("an entry");
+        assert_eq!((owing.outstanding(), owing.under_way()), (0, 1));
         assert_eq!(
             ledger(GOOD).up.to_string(),
             "3 sent, 2 acknowledged, 3 arrived, arrived again: 1 of QoS 1, 0 of QoS 2"

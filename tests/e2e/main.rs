@@ -1,6 +1,7 @@
 //! The whole gateway from outside: the real binary, real sockets, a real mosquitto or the broker inside.
 
 mod configuration;
+mod connections;
 mod discovery;
 mod durable;
 mod forwarders;

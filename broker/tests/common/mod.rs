@@ -90,7 +90,7 @@ impl Mosquitto {
         Self::with(free_port(), "allow_anonymous true\n").await
     }
 
-    /// It keeps its state in a file over [`Mosquitto::stop`].
+    /// It keeps its state in a file over [`Mosquitto::stop_and_start`].
     pub(crate) async fn persistent() -> Self {
         Self::with(
             free_port(),
@@ -116,6 +116,15 @@ impl Mosquitto {
     /// Kills it and starts it again: sessions are gone.
     pub(crate) async fn restart(&mut self) {
         self.kill().await;
+        self.process = Self::launch(self.directory.path(), self.port, &self.settings, &self.log).await;
+    }
+
+    /// Ends it in good order and starts it again.
+    pub(crate) async fn stop_and_start(&mut self) {
+        let process = self.process.id().unwrap().to_string();
+        let status = Command::new("kill").arg(process).status().await.unwrap();
+        assert!(status.success());
+        timeout(PATIENCE, self.process.wait()).await.unwrap().unwrap();
         self.process = Self::launch(self.directory.path(), self.port, &self.settings, &self.log).await;
     }
 

@@ -1,6 +1,7 @@
 //! Publishes.
 
 use std::collections::HashSet;
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -9,10 +10,12 @@ use broker::Protocol::{self, V3, V5};
 use bytes::Bytes;
 use gateway_core::io::{BrokerEvent, BrokerRequest, StoreKey, StoredUplink, Token};
 use sn_codec::QoS::{self, AtLeastOnce, ExactlyOnce};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::Session::{self, Clean, Resumed};
-use super::common::{CONN, Core, Mosquitto, PATIENCE, Proxy, Subscriber, publish};
+use super::common::{CONN, Core, Mosquitto, PATIENCE, Proxy, Subscriber, leave_session, publish};
 use super::{CLIENT_ID, Cutter, check, messages, open, pause, relay_to};
 
 for_each_exchange!(through_cuts);
@@ -46,6 +49,70 @@ async fn through_cuts(protocol: Protocol, session: Session, qos: QoS) {
         "up, {protocol:?} {session:?} {qos:?}: {messages} messages, {cuts} cuts, {repeats} repeats, {seconds:.1} s"
     );
     assert!(cuts > 3, "only {cuts} cuts");
+}
+
+#[tokio::test]
+async fn qos_1_is_whole_although_the_broker_stops_and_starts_v3() {
+    with_broker_restarts(V3).await;
+}
+
+#[tokio::test]
+async fn qos_1_is_whole_although_the_broker_stops_and_starts_v5() {
+    with_broker_restarts(V5).await;
+}
+
+/// Besides, mosquitto ends in good order and begins again with what it kept, three times. Of QoS 2 it does not keep how
+/// far it is, and the order of what waits for a client that comes back is its own.
+async fn with_broker_restarts(protocol: Protocol) {
+    let messages = messages(3_000);
+    let mut broker = Mosquitto::persistent().await;
+    leave_session(broker.port, V3, "observer", "up").await;
+    let relay = relay_to(broker.port).await;
+    let mut core = open(broker.port, &relay, protocol, Resumed, "nothing", None).await;
+    core.expect_up(true).await;
+
+    let cutter = Cutter::start(&relay);
+    let mut publisher = Publisher::new(AtLeastOnce, messages);
+    for quarter in 1..=3 {
+        while publisher.next < messages * quarter / 4 {
+            publisher.step(&mut core).await;
+        }
+        assert!(!publisher.open.is_empty(), "nothing is under way");
+        broker.stop_and_start().await;
+    }
+    while !publisher.is_done() {
+        publisher.step(&mut core).await;
+    }
+    assert!(publisher.lost.is_empty(), "lost although the session stands");
+    let cuts = cutter.cuts();
+    drop(cutter);
+    assert!(cuts > 3, "only {cuts} cuts");
+    expect_waiting(broker.port, messages).await;
+}
+
+/// Each of `0..messages` waits at the broker for the observer.
+async fn expect_waiting(broker: u16, messages: u64) {
+    let mut process = Command::new("stdbuf")
+        .args([
+            "-oL",
+            "mosquitto_sub",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &broker.to_string(),
+        ])
+        .args(["-c", "-i", "observer", "-V", "311", "-q", "1", "-t", "up"])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("these tests need mosquitto_sub");
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut missing: HashSet<u64> = (0..messages).collect();
+    while !missing.is_empty() {
+        let line = timeout(PATIENCE, lines.next_line()).await;
+        let line = line.unwrap_or_else(|_| panic!("{} missing: {missing:?}", missing.len()));
+        missing.remove(&line.unwrap().unwrap().parse().unwrap());
+    }
 }
 
 #[tokio::test]

@@ -817,13 +817,27 @@ fn a_spooled_qos_2_publish_goes_out_after_a_restart_without_another() {
 
     let mut bench = bench.restart(config());
     let opened = bench.requests.iter().find_map(|request| match request {
-        BrokerRequest::Open { conn: EXACT, options } => Some(options.clean_start),
+        BrokerRequest::Open { conn: EXACT, options } => Some(options.clone()),
         _ => None,
     });
-    assert_eq!(opened, Some(true), "the broker knows no packet id of it");
+    let opened = opened.expect("there is something to publish");
+    assert!(opened.clean_start, "the broker knows no packet id of it");
     bench.requests.clear();
     exact_up(&mut bench, false);
     assert_eq!(payloads(&mut bench), [b"x"]);
+    // What this life stores has higher numbers than what the last one did.
+    bench.packet(A, publish2(id, 8, b"y"));
+    bench.commit();
+    let numbers = bench.stored.keys().filter(|key| key.kind == 2).map(|key| key.id);
+    let numbers: Vec<u64> = numbers.collect();
+    assert_eq!(numbers.len(), 2);
+    assert_eq!(
+        numbers
+            .iter()
+            .filter(|number| **number <= opened.stored_until)
+            .count(),
+        1
+    );
 }
 
 #[test]
