@@ -31,7 +31,7 @@ pub use directory::{Directory, OpenError};
 pub use disk::{Disk, DiskFile};
 pub use sim_disk::SimDisk;
 pub use store::{Damage, Options, Recovered, Store, Usage};
-pub use writer::{Done, Event, Handle, Sync, Writer};
+pub use writer::{Done, Event, Handle, Sync, SyncTimes, Writer};
 
 /// Names a value. The kind tells what it is, the id which one; neither means anything to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1987,6 +1987,9 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
+            | Notice::UnheardRefused { .. }
+            | Notice::SpoolDropped { .. }
+            | Notice::StatusRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }
