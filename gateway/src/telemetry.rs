@@ -608,17 +608,22 @@ pub(crate) fn store_rows(usage: &Usage, today: u64, budget: u64) -> Vec<(String,
 
 /// How long syncs took: the buckets of a histogram with their number, and its sum.
 pub(crate) fn sync_rows(times: &SyncTimes) -> (Vec<(String, u64)>, (String, f64)) {
-    const NAME: &str = "snipe_spool_sync_seconds";
     let mut below = 0;
     let mut rows = Vec::with_capacity(times.counts.len() + 1);
     for (at, count) in times.counts.iter().enumerate() {
         below += count;
         let bound = SyncTimes::BOUNDS.get(at);
         let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
-        rows.push((format!("{NAME}_bucket{{le=\"{bound}\"}}"), below));
+        rows.push((
+            format!("snipe_spool_sync_seconds_bucket{{le=\"{bound}\"}}"),
+            below,
+        ));
     }
-    rows.push((format!("{NAME}_count"), below));
-    (rows, (format!("{NAME}_sum"), times.sum.as_secs_f64()))
+    rows.push(("snipe_spool_sync_seconds_count".to_owned(), below));
+    (
+        rows,
+        ("snipe_spool_sync_seconds_sum".to_owned(), times.sum.as_secs_f64()),
+    )
 }
 
 /// What the embedded broker counted, with exported names.

@@ -121,6 +121,8 @@ struct Shown {
     said: Option<Said>,
     in_line: bool,
     whole: bool,
+    /// The broker may retain something of it.
+    retained: bool,
 }
 
 /// Topics of clients that an earlier life left, and nobody is here to correct.
@@ -368,10 +370,14 @@ impl On {
         let level = topic
             .strip_prefix(&*self.config.topic)
             .and_then(|rest| rest.strip_prefix("/clients/"));
-        if let Some(id) = level.and_then(name)
-            && self.line_up(&id.into(), false)
-        {
+        let Some(id) = level.and_then(name).map(Arc::from) else {
+            return;
+        };
+        if self.line_up(&id, false) {
             self.look_soon(now);
+        }
+        if let Some(shown) = self.clients.get_mut(&id) {
+            shown.retained = true;
         }
     }
 
@@ -612,9 +618,10 @@ impl Gateway {
             let found = self.clients.by_id(&id).and_then(|ix| self.clients.get(ix));
             let Some(client) = found else {
                 // Gone for good: so is what is retained.
-                on.clients.remove(&id);
-                on.publish(on.client_topic(&id), Bytes::new());
-                left -= 1;
+                if on.clients.remove(&id).is_some_and(|shown| shown.retained) {
+                    on.publish(on.client_topic(&id), Bytes::new());
+                    left -= 1;
+                }
                 continue;
             };
             let Some(shown) = on.clients.get_mut(&id) else {
@@ -624,6 +631,7 @@ impl Gateway {
             let whole = core::mem::take(&mut shown.whole);
             let payload = payload::client(&on.config, on.clock.as_ref(), client);
             if let Some(payload) = payload.and_then(|payload| news(&mut shown.said, whole, payload)) {
+                shown.retained = true;
                 on.publish(on.client_topic(&id), payload);
                 left -= 1;
             }

@@ -245,7 +245,10 @@ impl Object {
         for c in text.chars() {
             match c {
                 '"' | '\\' => object.0.extend(['\\', c]),
-                '\0'..='\x1F' => drop(write!(object.0, "\\u{:04x}", u32::from(c))),
+                '\0'..='\x1F' => {
+                    // Writing to a string does not fail.
+                    let _ = write!(object.0, "\\u{:04x}", u32::from(c));
+                }
                 c => object.0.push(c),
             }
         }
