@@ -59,7 +59,7 @@ fn a_client_that_sleeps_and_one_that_is_gone_for_good_are_told(kind: BrokerKind)
     assert_eq!(asleep["sleep"], 3600);
 
     // It asks for a clean session when it connects, and then leaves.
-    client.connect_again();
+    client.connect();
     wait_for(&mut observer, topic, "state", "active");
     client.disconnect();
     let mut last = observer.receive();

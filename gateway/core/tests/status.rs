@@ -473,10 +473,19 @@ fn broker_that_refuses_is_asked_no_more_and_that_is_told_once() {
     });
     bench.requests.clear();
 
-    bench.broker(BrokerEvent::Settled {
+    // It ends the connection at once, and the port connects again before it hears of our Close.
+    let refusal = BrokerEvent::Settled {
         token: token.unwrap(),
         result: Err(Refusal(0x87)),
-    });
+    };
+    bench.gateway.handle_broker(bench.now, refusal);
+    let down = BrokerEvent::Down {
+        conn: STATUS,
+        reason: "test".into(),
+    };
+    bench.gateway.handle_broker(bench.now, down);
+    bench.status_up();
+    bench.pass(SECOND);
 
     let refused = Notice::StatusRefused {
         topic: "snipe/barn/state".into(),

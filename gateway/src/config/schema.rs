@@ -1133,7 +1133,12 @@ static METRICS: Shape = Shape::table(&[
 ]);
 
 static MQTT_STATUS: Shape = Shape::table(&[
-    key("enabled", Kind::Bool, "").default("true"),
+    key(
+        "enabled",
+        Kind::Bool,
+        "false: nothing is told, and no connection made for it",
+    )
+    .default("true"),
     key(
         "topic",
         Kind::Text,
