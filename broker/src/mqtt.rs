@@ -150,6 +150,8 @@ pub(crate) enum Remedy {
     ClientId,
     /// The broker does not know us.
     Login,
+    /// It does not take the will.
+    Will,
 }
 
 impl Remedy {
@@ -161,6 +163,7 @@ impl Remedy {
                  broker.client_id of its own"
             }
             Remedy::Login => "see broker.username and broker.password_file",
+            Remedy::Will => "the broker must allow retained messages and wills with QoS 1",
         }
     }
 }

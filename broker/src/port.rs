@@ -274,6 +274,10 @@ impl<M: Mqtt> Port<M> {
                     while let Some(Some(event)) = notices.next().now_or_never() {
                         self.on_outcome(event);
                     }
+                    if self.is_unwanted(&loss) {
+                        self.give_up(loss.reason);
+                        break 'connection;
+                    }
                     if self.stages.are_kept() && !discard_session {
                         let again;
                         (driver, again) = self.begin_again();
@@ -391,6 +395,7 @@ impl<M: Mqtt> Port<M> {
             url = %Url(&self.config),
             error = %reason,
             retry_in = format_args!("{:.1}s", wait.as_secs_f32()),
+            spooling = self.options.spools,
             client_id = hint.map(|_| &*self.options.client_id),
             hint = hint.map(Remedy::words),
             "link down"
@@ -435,6 +440,25 @@ impl<M: Mqtt> Port<M> {
         if !self.on_released(packet_id) {
             self.stages.releases.complete(packet_id);
         }
+    }
+
+    /// The broker refused a connection that need not be.
+    fn is_unwanted(&self, loss: &Loss) -> bool {
+        self.options.optional && loss.remedy.is_some() && matches!(self.link, Link::Down { .. })
+    }
+
+    fn give_up(&mut self, reason: String) {
+        warn!(
+            target: "broker", conn = self.conn.0,
+            url = %Url(&self.config),
+            error = %reason,
+            client_id = %self.options.client_id,
+            "the broker does not take this connection: it is left out until the gateway is restarted"
+        );
+        self.events.push(BrokerEvent::Down {
+            conn: self.conn,
+            reason,
+        });
     }
 
     fn on_outcome(&mut self, event: BrokerEvent) {

@@ -423,6 +423,11 @@ fn broken(error: ConnectionError) -> Broken {
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => Some(Remedy::Login),
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::TopicNameInvalid
+            | ConnectReturnCode::RetainNotSupported
+            | ConnectReturnCode::QoSNotSupported,
+        ) => Some(Remedy::Will),
         _ => None,
     };
     let reason = match error {

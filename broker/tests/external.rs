@@ -940,6 +940,39 @@ async fn broker_that_accepts_and_hangs_up_is_not_hammered() {
 }
 
 #[tokio::test]
+async fn connection_that_need_not_be_is_not_tried_again_once_it_is_refused() {
+    // Not authorized, client identifier not valid, retain not supported.
+    for (reason, optional) in [(0x87, true), (0x85, true), (0x9A, true), (0x87, false)] {
+        let broker = FakeBroker::start().await;
+        let reconnect = Reconnect {
+            first: Duration::from_millis(50),
+            max: Duration::from_millis(50),
+            jitter: 0.0,
+        };
+        let mut core = Core::new(RemoteConfig {
+            reconnect,
+            ..config(broker.port, V5)
+        });
+        core.send(BrokerRequest::Open {
+            conn: CONN,
+            options: ConnectOptions {
+                optional,
+                ..options("optional")
+            },
+        });
+
+        broker.accept(&[0, reason, 0]).await;
+
+        let said = core.expect_down().await;
+        assert!(said.starts_with("refused by the broker"), "{said}");
+        match optional {
+            true => broker.expect_nobody().await,
+            false => drop(broker.accept(ACCEPTED).await),
+        }
+    }
+}
+
+#[tokio::test]
 async fn silent_broker_runs_into_the_connect_timeout() {
     for protocol in [V3, V5] {
         let broker = FakeBroker::start().await;

@@ -246,6 +246,11 @@ impl Durable {
         telemetry::store_rows(&usage, today, self.budget)
     }
 
+    /// How long it waited for the disk, with exported names.
+    pub(crate) fn sync_rows(&self) -> (Vec<(String, u64)>, (String, f64)) {
+        telemetry::sync_rows(&self.handle.sync_times())
+    }
+
     /// For the broker: the same store.
     pub(crate) fn journal(&self) -> Journal {
         let handle = self.handle.clone();
@@ -310,20 +315,18 @@ impl Spooling {
     }
 
     /// Notes what happens; true if there is something to tell once the core has been told.
-    pub(crate) fn before(&mut self, event: &BrokerEvent) -> bool {
-        if !self.spools {
+    /// `other` is a connection that nothing is spooled for.
+    pub(crate) fn before(&mut self, event: &BrokerEvent, other: Option<ConnId>) -> bool {
+        let (BrokerEvent::Up { conn, .. } | BrokerEvent::Down { conn, .. }) = event else {
+            return false;
+        };
+        if !self.spools || Some(*conn) == other {
             return false;
         }
         let was_up = !self.up.is_empty();
         match event {
-            BrokerEvent::Up { conn, .. } => self.up.insert(*conn),
-            BrokerEvent::Down { conn, .. } => self.up.remove(conn),
-            BrokerEvent::Credit { .. }
-            | BrokerEvent::Settled { .. }
-            | BrokerEvent::Lost { .. }
-            | BrokerEvent::Delivered { .. }
-            | BrokerEvent::Released { .. }
-            | BrokerEvent::Message { .. } => return false,
+            BrokerEvent::Up { .. } => self.up.insert(*conn),
+            _ => self.up.remove(conn),
         };
         was_up == self.up.is_empty()
     }

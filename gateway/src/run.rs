@@ -207,6 +207,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     let now = instant(start);
     let spools = durable.is_some() && settings.gateway.upstream.when_down == WhenDown::Spool;
     let mut gateway = Gateway::new(settings.gateway, seed, now);
+    gateway.handle_clock(now, unix_micros() / 1000);
     if durable.is_some() {
         let restored = gateway.restore(now, unix_micros() / 1000, found.values);
         durable::tell_restored(&restored, found.damaged);
@@ -400,6 +401,7 @@ async fn core_loop(
             () = &mut timer, if deadline.is_some() => {
                 armed = None;
                 let now = instant(shell.start);
+                shell.gateway.handle_clock(now, unix_micros() / 1000);
                 shell.gateway.handle_timeout(now);
                 shell.drain(now);
             }
@@ -463,7 +465,7 @@ impl Shell {
                 let is_message = |event: &&BrokerEvent| matches!(event, BrokerEvent::Message { .. });
                 let messages = events.iter().filter(is_message).count();
                 for event in events {
-                    let told = self.spooling.before(&event);
+                    let told = self.spooling.before(&event, self.gateway.status_connection());
                     self.gateway.handle_broker(now, event);
                     if told {
                         self.spooling.tell(self.gateway.metrics());
@@ -567,7 +569,12 @@ impl Shell {
             if let Some(stats) = self.broker.embedded_stats() {
                 rows.extend(telemetry::broker_rows(&stats));
             }
-            rows.extend(self.durable.iter().flat_map(Durable::rows));
+            if let Some(durable) = &self.durable {
+                rows.extend(durable.rows());
+                let (syncs, sum) = durable.sync_rows();
+                rows.extend(syncs);
+                answer.fractions.push(sum);
+            }
             for (at, link) in self.links.iter().enumerate() {
                 match &link.stats {
                     Stats::Udp(stats) => rows.extend(telemetry::udp_rows(&link.name, stats)),

@@ -8,11 +8,12 @@ use std::sync::Mutex;
 
 use anyhow::Context as _;
 use broker::EmbeddedStats;
+use gateway_core::SpoolDrop;
 use gateway_core::io::{ForwarderRefusal, Notice};
 use gateway_core::link_metrics::{Class, LinkMetrics, NotSent};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
-use gateway_store::Usage;
+use gateway_store::{SyncTimes, Usage};
 use radio_adapters::driver::{DropReason, Recovery};
 use radio_adapters::stats::RadioStats;
 use radio_adapters::udp::UdpStats;
@@ -151,7 +152,7 @@ pub(crate) struct Notices {
 }
 
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 24;
+const KINDS: usize = 26;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -200,7 +201,9 @@ impl Notices {
             Notice::Dropped { .. } => (20, "dropped"),
             Notice::AddressChanged { .. } => (21, "address changed"),
             Notice::StandBy { .. } => (22, "stand by"),
-            Notice::UplinkRefused { .. } => (23, "message refused"),
+            Notice::UnheardRefused { .. } => (23, "message lost"),
+            Notice::SpoolDropped { .. } => (24, "messages dropped"),
+            Notice::StatusRefused { .. } => (25, "status refused"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -285,8 +288,24 @@ impl Notices {
             } => {
                 warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
             }
-            Notice::UplinkRefused { topic, refusal } => {
-                warn!(target: "broker", %topic, %refusal, "message dropped that its client or a will left here: refused by the broker; check what it allows this gateway");
+            Notice::UnheardRefused { topic, refusal } => {
+                warn!(target: "spool", %topic, %refusal, "message lost: the broker refused it after its client had its answer; check what the broker allows this gateway");
+            }
+            Notice::SpoolDropped {
+                reason,
+                messages,
+                topic,
+            } => {
+                let key = match reason {
+                    SpoolDrop::Age => "spool.max_age",
+                    SpoolDrop::Full | SpoolDrop::Command | SpoolDrop::Refused => {
+                        "spool.max_messages and spool.max_bytes"
+                    }
+                };
+                warn!(target: "spool", reason = reason.name(), messages, last = %topic, "acknowledged messages dropped: see {key}");
+            }
+            Notice::StatusRefused { topic, refusal } => {
+                warn!(target: "broker", %topic, %refusal, "status refused: nothing more is told until the gateway is restarted; allow it that topic, or set mqtt_status.enabled = false");
             }
             Notice::UnknownTopic {
                 client,
@@ -603,6 +622,26 @@ pub(crate) fn store_rows(usage: &Usage, today: u64, budget: u64) -> Vec<(String,
     ]
 }
 
+/// How long syncs took: the buckets of a histogram with their number, and its sum.
+pub(crate) fn sync_rows(times: &SyncTimes) -> (Vec<(String, u64)>, (String, f64)) {
+    let mut below = 0;
+    let mut rows = Vec::with_capacity(times.counts.len() + 1);
+    for (at, count) in times.counts.iter().enumerate() {
+        below += count;
+        let bound = SyncTimes::BOUNDS.get(at);
+        let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| bound.as_secs_f64().to_string());
+        rows.push((
+            format!("snipe_spool_sync_seconds_bucket{{le=\"{bound}\"}}"),
+            below,
+        ));
+    }
+    rows.push(("snipe_spool_sync_seconds_count".to_owned(), below));
+    (
+        rows,
+        ("snipe_spool_sync_seconds_sum".to_owned(), times.sum.as_secs_f64()),
+    )
+}
+
 /// What the embedded broker counted, with exported names.
 pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
     let row = |name: &str, value: u64| (format!("snipe_broker_{name}"), value);
@@ -826,6 +865,27 @@ mod tests {
                 ("snipe_radio_snr_db_count{radio=\"r\"}", 7),
             ]
         );
+    }
+
+    #[test]
+    fn syncs_are_told_as_a_histogram_in_seconds() {
+        let mut times = SyncTimes {
+            sum: Duration::from_millis(1_007),
+            ..SyncTimes::default()
+        };
+        times.counts[1] = 2;
+        times.counts[9] = 1;
+        let (rows, sum) = sync_rows(&times);
+        let of = |le: &str| {
+            let name = format!("snipe_spool_sync_seconds_bucket{{le=\"{le}\"}}");
+            rows.iter().find(|(row, _)| *row == name).unwrap().1
+        };
+        assert_eq!([of("0.001"), of("0.0025"), of("2.5"), of("+Inf")], [0, 2, 2, 3]);
+        assert_eq!(
+            rows.last().unwrap(),
+            &("snipe_spool_sync_seconds_count".to_owned(), 3)
+        );
+        assert_eq!(sum, ("snipe_spool_sync_seconds_sum".to_owned(), 1.007));
     }
 
     #[test]

@@ -163,6 +163,22 @@ impl Broker {
         self
     }
 
+    /// Has mosquitto allow nothing but what these lines of an ACL file do.
+    ///
+    /// # Panics
+    /// If it is the broker inside the gateway.
+    #[must_use]
+    pub fn with_acl(self, lines: &str) -> Broker {
+        let Place::Mosquitto { dir, .. } = &self.place else {
+            panic!("the broker inside the gateway has no configuration of its own")
+        };
+        let (file, acl) = (dir.path().join("mosquitto.conf"), dir.path().join("acl"));
+        fs::write(&acl, lines).expect("the directory is ours");
+        let config = fs::read_to_string(&file).expect("it was written by us");
+        fs::write(file, format!("{config}acl_file {}\n", acl.display())).expect("the directory is ours");
+        self
+    }
+
     /// Starts it, on the same port as always.
     ///
     /// # Panics

@@ -88,6 +88,8 @@ impl Setup {
             required = true
             bind = ["127.0.0.1:{port}", "[::1]:{port}"]
             multicast = []
+            [mqtt_status]
+            enabled = false
             [broker]
             client_id = "snipe"
             reconnect = {{ first = "100ms", max = "500ms" }}
@@ -108,6 +110,8 @@ impl Setup {
             ..setup
         };
         setup.args(&[
+            "--set",
+            "mqtt_status.enabled=false",
             "--set",
             &bind,
             "--set",
@@ -131,6 +135,17 @@ impl Setup {
     /// Adds command-line arguments after `snipe run`.
     pub fn args(mut self, arguments: &[&str]) -> Setup {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// What the gateway tells of itself is as the binary has it: tests see only what clients publish otherwise.
+    ///
+    /// # Panics
+    /// Without a configuration of the test's own.
+    #[must_use]
+    pub fn with_status(mut self) -> Setup {
+        let config = self.config.as_mut().expect("a configuration of our own");
+        config.remove("mqtt_status");
         self
     }
 

@@ -588,6 +588,12 @@ impl FakeBroker {
         connection.write(0x20, connack).await;
         (connection, connect)
     }
+
+    /// Checks that nobody connects for a while.
+    pub(crate) async fn expect_nobody(&self) {
+        let accepted = timeout(Duration::from_millis(500), self.listener.accept()).await;
+        assert!(accepted.is_err(), "somebody connected");
+    }
 }
 
 impl FakeConnection {

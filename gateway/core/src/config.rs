@@ -49,6 +49,32 @@ pub struct GatewayConfig {
     pub durability: Option<Durability>,
     /// What a peer without a session meets (reading A13).
     pub unknown_sender: UnknownSender,
+    /// What the gateway tells of itself at the broker; `None` is nothing.
+    pub status: Option<StatusConfig>,
+}
+
+/// State of the gateway, its radios, clients and broker connections as retained messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusConfig {
+    /// All topics begin with this and a slash: a topic name, without one at its end.
+    pub topic: String,
+    /// What is not worth telling at once is told that often, if it changed.
+    pub interval: Duration,
+    /// Clients that have a topic of their own.
+    pub clients: usize,
+    /// The radios, by [`LinkId`].
+    pub radios: Vec<StatusRadio>,
+    /// The version of the gateway.
+    pub version: String,
+}
+
+/// What a radio is called in status messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusRadio {
+    /// Its name.
+    pub name: String,
+    /// Its kind: `udp`, `lora`.
+    pub kind: String,
 }
 
 /// What survives the end of the process, and how much may wait for the broker on disk.
@@ -111,6 +137,7 @@ impl Default for GatewayConfig {
             address_change: AddressChange::Open,
             durability: None,
             unknown_sender: UnknownSender::Disconnect,
+            status: None,
         }
     }
 }

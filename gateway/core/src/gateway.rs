@@ -29,10 +29,11 @@ use crate::io::{
 use crate::limiter::{RateLimit, SearchLimit, Seldom, StrangerLimit};
 use crate::link_metrics::LinkMetrics;
 use crate::links::{Links, Via};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SpoolDrop};
 use crate::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use crate::registry::{IdTrails, Names, Predefined};
 use crate::sources::Sources;
+use crate::status::Status;
 use crate::subscriptions::{Arrival, Asker, FilterKey, Pending, Subscriptions};
 use crate::time::Instant;
 use crate::timers::Timers;
@@ -57,6 +58,7 @@ const LAZY: Duration = Duration::from_secs(600);
 pub struct Gateway {
     pub(crate) clients: ClientTable,
     pub(crate) cx: Context,
+    pub(crate) status: Status,
     /// Kept for its memory.
     recipients: Vec<(ClientIx, QoS)>,
     /// The link that may send next.
@@ -65,7 +67,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// A gateway without clients. The same seed and the same inputs give the same outputs.
-    pub fn new(config: GatewayConfig, seed: u64, _now: Instant) -> Self {
+    pub fn new(config: GatewayConfig, seed: u64, now: Instant) -> Self {
         let cx = Context {
             predefined: Predefined::new(&config.predefined, &config.clients),
             id_trails: IdTrails::default(),
@@ -96,6 +98,12 @@ impl Gateway {
                 seed,
                 Forwarders::new(&cx.config.forwarders),
                 Sources::new(cx.config.limits.per_source_sessions),
+            ),
+            status: Status::new(
+                cx.config.status.as_ref(),
+                cx.upstream.spare_connection(),
+                &cx.config.upstream.client_id,
+                now,
             ),
             cx,
             recipients: Vec::new(),
@@ -133,6 +141,7 @@ impl Gateway {
         }
         let after = outage.after;
         self.cx.notice(Notice::LinkUp { link, after });
+        self.status.changed(now);
         let Some(after) = after else { return };
         // Who lost its address meanwhile was on some link that is down.
         let mut clients = self
@@ -181,6 +190,7 @@ impl Gateway {
             link,
             clients: clients.len(),
         });
+        self.status.changed(now);
         for ix in clients {
             if let Some(client) = self.clients.get_mut(ix) {
                 client.on_link_down();
@@ -488,6 +498,9 @@ impl Gateway {
     /// A broker port reports.
     pub fn handle_broker(&mut self, now: Instant, event: BrokerEvent) {
         self.cx.links.now = now;
+        if self.on_status_event(now, &event) {
+            return;
+        }
         match event {
             BrokerEvent::Up {
                 conn,
@@ -614,8 +627,11 @@ impl Gateway {
                     Err(_) => self.cx.metrics.publish_refused_total += 1,
                 }
                 if let (Err(refusal), Origin::Gateway) = (result, origin) {
+                    if stored.is_some() {
+                        self.cx.upstream.count_dropped(SpoolDrop::Refused, topic.clone());
+                    }
                     let topic = topic.clone();
-                    self.cx.notice(Notice::UplinkRefused { topic, refusal });
+                    self.cx.notice(Notice::UnheardRefused { topic, refusal });
                 }
                 self.answer_publisher(now, origin, topic, result.map(|_| ()));
                 if let (Some(stored), true) = (stored, done) {
@@ -776,6 +792,7 @@ impl Gateway {
             retain,
             digest: NonZeroU32::MIN | hasher.finish() as u32,
             qos,
+            is_status: self.status.is_own_topic(topic),
         };
         let mut recipients = core::mem::take(&mut self.recipients);
         self.cx.subscriptions.recipients(now, arrival, &mut recipients);
@@ -856,12 +873,14 @@ impl Gateway {
                 }
             }
             StoreEvent::Failed => {
+                self.status.changed(now);
                 for waiting in self.cx.journal.fail() {
                     self.on_durable(now, waiting);
                 }
                 self.cx.upstream.on_store_failed();
             }
             StoreEvent::Works => {
+                self.status.changed(now);
                 self.cx.journal.recover();
                 self.cx.upstream.on_store_works(&mut self.cx.journal, now);
             }
@@ -959,6 +978,7 @@ impl Gateway {
             self.cx.journal.hurry();
         }
         self.advertise_due(now);
+        self.look_at_status(now);
     }
 
     /// Before a commit: what had time goes with it.
@@ -1003,6 +1023,7 @@ impl Gateway {
             self.after(now, ix);
         }
         self.cx.upstream.close();
+        self.status.stop();
     }
 
     /// Answers a question, or does as it is told.
@@ -1103,10 +1124,20 @@ impl Gateway {
                 return Some(Output::Store(request));
             }
         }
+        if let Some((reason, messages, topic)) = self.cx.upstream.take_untold_drops() {
+            return Some(Output::Notice(Notice::SpoolDropped {
+                reason,
+                messages,
+                topic,
+            }));
+        }
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
         if let Some(request) = self.cx.upstream.poll(&mut self.cx.journal, &mut self.cx.metrics) {
+            return Some(Output::Broker(request));
+        }
+        if let Some(request) = self.status.poll() {
             return Some(Output::Broker(request));
         }
         self.cx.links.poll_store().map(Output::Store)
@@ -1121,6 +1152,7 @@ impl Gateway {
             self.lazy_at(),
             spool,
             self.cx.links.next_wake(),
+            self.status.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -1163,6 +1195,7 @@ impl Gateway {
                 client.forget_requests(&mut self.cx);
                 client.forget_saved(&mut self.cx);
                 self.cx.id_trails.end(client.author.0, &client.topics);
+                self.status.client_changed(now, &client.id);
                 self.clients.remove(ix);
                 return;
             }
@@ -1175,6 +1208,9 @@ impl Gateway {
         let Some(client) = self.clients.get_mut(ix) else {
             return;
         };
+        if recount {
+            self.status.client_changed(now, &client.id);
+        }
         if client.unsaved > Unsaved::No {
             client.save_if_due(&mut self.cx, now);
         }

@@ -11,6 +11,7 @@ use sn_codec::QoS;
 
 use crate::airtime::Airtime;
 use crate::budget::Share;
+use crate::metrics::SpoolDrop;
 use crate::peer::{LinkAddr, LinkId, PeerAddr, Route};
 
 /// Everything that can happen outside the core, as one ordered stream.
@@ -245,6 +246,10 @@ pub struct ConnectOptions {
     pub holds_pubcomp: bool,
     /// Of publishes in the store those with numbers up to this one are of an earlier life.
     pub stored_until: u64,
+    /// The gateway works without it: if the broker refuses it, the port says so once and does not try again.
+    pub optional: bool,
+    /// While it is down, what is published waits on disk; for the log.
+    pub spools: bool,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.
@@ -670,9 +675,25 @@ pub enum Notice {
         /// The broker's reason.
         refusal: Refusal,
     },
-    /// The broker refused a message that no client waits for: a will, or one that was acknowledged from the disk and is
-    /// dropped now.
-    UplinkRefused {
+    /// A publish was refused by the broker, and is lost, that nobody waits for any more: it was spooled and its client
+    /// had its answer, or it is a will.
+    UnheardRefused {
+        /// The topic.
+        topic: Arc<str>,
+        /// The broker's reason.
+        refusal: Refusal,
+    },
+    /// Publishes whose clients had their answers were dropped by a bound of the spool.
+    SpoolDropped {
+        /// Why.
+        reason: SpoolDrop,
+        /// How many at once.
+        messages: u64,
+        /// The topic of the last of them.
+        topic: Arc<str>,
+    },
+    /// The broker refuses what the gateway tells of itself: it is silent from now on.
+    StatusRefused {
         /// The topic.
         topic: Arc<str>,
         /// The broker's reason.

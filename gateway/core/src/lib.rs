@@ -36,6 +36,7 @@ pub mod peer;
 mod registry;
 mod schedule;
 mod sources;
+mod status;
 mod subscribers;
 mod subscriptions;
 pub mod time;

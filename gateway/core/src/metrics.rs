@@ -166,11 +166,18 @@ pub enum SpoolDrop {
     Age,
     /// A person said so.
     Command,
+    /// The broker refused it after its client had its answer.
+    Refused,
 }
 
 impl SpoolDrop {
     /// Every reason, in declaration order: `reason as usize` is its index here.
-    pub const ALL: [SpoolDrop; 3] = [SpoolDrop::Full, SpoolDrop::Age, SpoolDrop::Command];
+    pub const ALL: [SpoolDrop; 4] = [
+        SpoolDrop::Full,
+        SpoolDrop::Age,
+        SpoolDrop::Command,
+        SpoolDrop::Refused,
+    ];
 
     /// The stable name used in counters.
     pub fn name(self) -> &'static str {
@@ -178,6 +185,7 @@ impl SpoolDrop {
             SpoolDrop::Full => "full",
             SpoolDrop::Age => "age",
             SpoolDrop::Command => "command",
+            SpoolDrop::Refused => "refused",
         }
     }
 }

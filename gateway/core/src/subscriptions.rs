@@ -105,6 +105,9 @@ pub(crate) struct Arrival<'a> {
     /// Almost surely another one for another topic or payload.
     pub(crate) digest: NonZeroU32,
     pub(crate) qos: QoS,
+    /// The gateway tells of itself: filters that begin with a wildcard do not match, as with topics of the broker's own
+    /// (MQTT 5 §4.7.2), so that who subscribes to everything is not sent that over the air.
+    pub(crate) is_status: bool,
 }
 
 /// A SUBSCRIBE of a client that waits for its SUBACK.
@@ -209,6 +212,11 @@ impl Filter {
             let mut asking = core::mem::take(&mut busy.asking);
             busy.asking_next.append(&mut asking);
         }
+    }
+
+    /// What stands for everything, the first level included.
+    fn begins_with_wildcard(&self) -> bool {
+        self.name.starts_with(['#', '+'])
     }
 
     /// The client is to be given retained messages.
@@ -444,6 +452,7 @@ impl Subscriptions {
             topic: name,
             retain,
             digest,
+            is_status,
             ..
         } = arrival;
         into.clear();
@@ -460,7 +469,11 @@ impl Subscriptions {
         if ids.len() == 1 && !retain && self.filters.len() > 1 {
             self.matching(name, &mut matching);
         }
+        if is_status {
+            matching.retain(|key| !self.filters[*key as usize].begins_with_wildcard());
+        }
         for &key in &keys {
+            let hidden = is_status && self.filters[key as usize].begins_with_wildcard();
             if !retain {
                 let filter = &mut self.filters[key as usize];
                 filter.pass_live(name, now);
@@ -493,7 +506,7 @@ impl Subscriptions {
                 } else {
                     matching.len() < 2 || self.best_filter(client, &matching, key, digest) == key
                 };
-                if wanted {
+                if wanted && !hidden {
                     into.push((client, granted));
                 }
             }

@@ -62,6 +62,8 @@ pub(crate) struct Upstream {
     held: BTreeMap<u64, usize>,
     /// Spooled messages dropped, by [`SpoolDrop`].
     dropped: [u64; SpoolDrop::ALL.len()],
+    /// Those that nobody was told of yet: why, how many, the topic of the last.
+    untold_drops: Vec<(SpoolDrop, u64, Arc<str>)>,
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -236,12 +238,15 @@ pub(crate) struct Full;
 
 impl Upstream {
     pub(crate) fn new(config: &UpstreamConfig, limits: &Limits, durable: bool) -> Self {
+        let spools = durable && config.when_down == WhenDown::Spool;
         let count = config.connections.clamp(1, 64);
         let exact = durable.then(|| ConnectOptions {
             client_id: format!("{}-exact", config.client_id).into(),
             clean_start: true,
             exactly_once: true,
             holds_pubcomp: true,
+            // Whatever becomes of QoS 1.
+            spools: durable,
             ..ConnectOptions::default()
         });
         let name = |conn: u32| match conn {
@@ -268,6 +273,7 @@ impl Upstream {
             exactly_once: FxHashMap::default(),
             held: BTreeMap::new(),
             dropped: [0; SpoolDrop::ALL.len()],
+            untold_drops: Vec::new(),
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -276,6 +282,7 @@ impl Upstream {
                         client_id: name(conn).into(),
                         clean_start: true,
                         holds_pubcomp: durable,
+                        spools,
                         ..ConnectOptions::default()
                     },
                 })
@@ -295,6 +302,25 @@ impl Upstream {
         self.connections
             .get(conn.0 as usize)
             .is_some_and(|connection| connection.up)
+    }
+
+    /// The number of a connection that is none of these.
+    pub(crate) fn spare_connection(&self) -> ConnId {
+        ConnId(self.connections.len() as u32)
+    }
+
+    /// Connections that are open, whether they work or not.
+    pub(crate) fn opened(&self) -> u64 {
+        self.connections.len() as u64 - u64::from(self.exact.is_some())
+    }
+
+    /// Publishes wait although their connection works.
+    pub(crate) fn is_busy(&self) -> bool {
+        let waits =
+            |connection: &Connection| !connection.waiting.is_empty() || !connection.backlog.is_empty();
+        self.connections
+            .iter()
+            .any(|connection| connection.up && waits(connection))
     }
 
     pub(crate) fn any_up(&self) -> bool {
@@ -460,11 +486,12 @@ impl Upstream {
         };
         for at in 0..self.connections.len() {
             while let Some(key) = self.connections[at].backlog.front().copied()
-                && let RequestKind::Publish { since, .. } = &self.requests[key].kind
+                && let RequestKind::Publish { since, message, .. } = &self.requests[key].kind
                 && now >= *since + age
             {
+                let topic = message.topic.clone();
                 self.drop_spooled(journal, key);
-                self.dropped[SpoolDrop::Age as usize] += 1;
+                self.count_dropped(SpoolDrop::Age, topic);
             }
         }
     }

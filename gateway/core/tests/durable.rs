@@ -1099,7 +1099,7 @@ fn a_message_that_was_acknowledged_and_is_refused_later_is_told() {
         result: Err(refusal),
     });
     let topic = "t".into();
-    assert_eq!(bench.notices, [Notice::UplinkRefused { topic, refusal }]);
+    assert_eq!(bench.notices, [Notice::UnheardRefused { topic, refusal }]);
 }
 
 #[test]

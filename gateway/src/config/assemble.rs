@@ -11,8 +11,8 @@ use std::{
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, Reconnect, RemoteConfig, Transport};
 use gateway_core::config::{
     AddressChange, ClientRule, Durability, ForwarderRule, GatewayConfig, Limits, PeerMatch, PredefinedTopic,
-    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, SpoolFull, Timers, UnknownSender, UpstreamConfig,
-    WhenDown, WhenFull,
+    QosMinusOneRule, SearchReply, SleepQos0, SleepRules, SpoolFull, StatusConfig, StatusRadio, Timers,
+    UnknownSender, UpstreamConfig, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
 use gateway_store::Sync;
@@ -24,7 +24,7 @@ use super::{
     layers::Surroundings,
     radio_settings::{links, radio},
     report::Report,
-    rules::base_directory,
+    rules::{self, base_directory},
     settings::{Broker, LogFormat, LogSettings, Radio, Settings, StoreSettings},
     source::Place,
     tree::{Table, Value},
@@ -87,6 +87,7 @@ pub(super) fn settings(root: &Table, around: &Surroundings, reports: &mut Vec<Re
             },
             sleep,
             durability: Some(durability(root, &radios)),
+            status: status(root, &name, &radios),
         },
         name,
         state_dir: state_dir(root, around),
@@ -137,6 +138,28 @@ fn upstream(root: &Table, name: &str) -> UpstreamConfig {
             _ => WhenDown::Spool,
         },
     }
+}
+
+fn status(root: &Table, name: &str, radios: &[Radio]) -> Option<StatusConfig> {
+    root.bool("mqtt_status.enabled").filter(|enabled| *enabled)?;
+    let entries = root.tables("radio");
+    let kind = |name: &str| {
+        entries
+            .iter()
+            .find(|entry| entry.text("name") == Some(name))?
+            .text("kind")
+    };
+    let radio = |radio: &Radio| StatusRadio {
+        name: radio.name.clone(),
+        kind: kind(&radio.name).unwrap_or_default().to_owned(),
+    };
+    Some(StatusConfig {
+        topic: root.text("mqtt_status.topic")?.replace(rules::GATEWAY, name),
+        interval: root.duration("mqtt_status.interval")?,
+        clients: root.integer("mqtt_status.clients_max").map_or(0, to),
+        radios: radios.iter().map(radio).collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
 }
 
 fn durability(root: &Table, radios: &[Radio]) -> Durability {

@@ -71,6 +71,8 @@ pub(super) struct Merged {
     pub(super) root: Table,
     /// The files that were read.
     pub(super) files: Vec<String>,
+    /// What else was given, as a person would name it.
+    pub(super) overrides: Vec<&'static str>,
 }
 
 /// Reads and merges every layer.
@@ -95,9 +97,23 @@ pub(super) fn read(args: &SourceArgs, around: &Surroundings, reports: &mut Vec<R
     }
     let mut root = layers.root;
     root.fill(&ROOT);
+    let is_ours = |name: &OsString| name.to_string_lossy().starts_with(ENVIRONMENT_PREFIX);
+    let given = [
+        (
+            around.variables.iter().any(|(name, _)| is_ours(name)),
+            "SNIPE__… variables",
+        ),
+        (!args.set.is_empty(), "--set"),
+        (args.broker.is_some(), "--broker"),
+    ];
     Merged {
         root,
         files: files.iter().map(|file| file.display().to_string()).collect(),
+        overrides: given
+            .into_iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, name)| name)
+            .collect(),
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct Loaded {
     pub(crate) settings: Settings,
     /// What deserves a look.
     pub(crate) warnings: Vec<Warning>,
-    /// The files that were read, or `built-in defaults`.
+    /// The files that were read, or `built-in defaults`, and what else was given.
     pub(crate) origin: String,
 }
 
@@ -92,11 +92,15 @@ fn load_tree(args: &SourceArgs, around: &Surroundings) -> Result<LoadedTree, Con
         settings.gateway.durability = None;
     }
     let warnings = report::settle(reports)?;
-    let origin = if merged.files.is_empty() {
+    let mut origin = if merged.files.is_empty() {
         "built-in defaults".into()
     } else {
         merged.files.join(", ")
     };
+    for given in merged.overrides {
+        origin.push_str(" + ");
+        origin.push_str(given);
+    }
     Ok(LoadedTree {
         loaded: Loaded {
             settings,

@@ -28,6 +28,7 @@ pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
     radio_rules::check(root, reports);
     broker(root, reports);
     embedded(root, reports);
+    mqtt_status(root, reports);
     topics(root, reports);
     clients(root, reports);
     forwarders(root, reports);
@@ -383,6 +384,45 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
         ));
     }
 }
+
+/// What stands for the gateway's name in the topic of its status.
+pub(super) const GATEWAY: &str = "{gateway}";
+
+fn mqtt_status(root: &Table, reports: &mut Vec<Report>) {
+    let (Some(topic), Some(node)) = (root.text("mqtt_status.topic"), root.node("mqtt_status.topic")) else {
+        return;
+    };
+    if topic.is_empty() {
+        let title = "mqtt_status.topic is empty";
+        let help = "mqtt_status.enabled = false switches it off";
+        reports.push(Report::error("empty", title, &node.place, "here").help(help));
+        return;
+    }
+    let rest = topic.replace(GATEWAY, "");
+    let wrong = rest
+        .chars()
+        .find(|c| matches!(c, '+' | '#' | '{' | '}') || c.is_control());
+    if let Some(wrong) = wrong {
+        let title = format!("mqtt_status.topic cannot contain {wrong:?}");
+        let label = "every topic of it begins with this";
+        let help = "{gateway} is filled in, nothing else";
+        reports.push(Report::error("bad-topic", title, &node.place, label).help(help));
+    }
+    let edge = match topic {
+        _ if topic.starts_with('$') => Some("begin with `$`: such topics are the broker's own"),
+        _ if topic.starts_with('/') || topic.ends_with('/') => Some("begin or end with a slash"),
+        _ if topic.len() > STATUS_TOPIC_MAX => Some("be longer than 1,000 octets"),
+        _ => None,
+    };
+    if let Some(what) = edge {
+        let title = format!("mqtt_status.topic cannot {what}");
+        let help = "for example topic = \"snipe/{gateway}\"";
+        reports.push(Report::error("bad-topic", title, &node.place, "here").help(help));
+    }
+}
+
+/// A client id of 255 octets, escaped, still fits the 65,535 of a topic, whatever the gateway is called; taste.
+const STATUS_TOPIC_MAX: usize = 1000;
 
 /// Less is used up by two segments of the store and some thousand messages: then it is no budget but a brake.
 const SENSIBLE_BUDGET: u64 = 16 << 20;

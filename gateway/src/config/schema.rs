@@ -269,7 +269,11 @@ pub(super) static ROOT: Shape = Shape::table(&[
     key("log", Kind::Table(&LOG), "what is logged, and where"),
     later("web", Kind::Table(&WEB)),
     later("metrics", Kind::Table(&METRICS)),
-    later("mqtt_status", Kind::Table(&MQTT_STATUS)),
+    key(
+        "mqtt_status",
+        Kind::Table(&MQTT_STATUS),
+        "state of gateway, radios and clients as retained messages",
+    ),
     later("home_assistant", Kind::Table(&HOME_ASSISTANT)),
     later("trace", Kind::Table(&TRACE)),
 ]);
@@ -1135,9 +1139,30 @@ static METRICS: Shape = Shape::table(&[
 ]);
 
 static MQTT_STATUS: Shape = Shape::table(&[
-    later("enabled", Kind::Bool),
-    later("topic", Kind::Text),
-    later("interval", ANY_TIME),
+    key(
+        "enabled",
+        Kind::Bool,
+        "false: nothing is told, and no connection made for it",
+    )
+    .default("true"),
+    key(
+        "topic",
+        Kind::Text,
+        "{gateway} is its name, or its id: /state (with a will), /broker, /spool, /radios/NAME, /clients/ID",
+    )
+    .default("\"snipe/{gateway}\""),
+    key(
+        "interval",
+        Kind::Duration(SECOND, DAY),
+        "up and down, asleep and awake are told at once, the rest that often, if it changed",
+    )
+    .default("\"30s\""),
+    key(
+        "clients_max",
+        Kind::Integer(0, 100_000),
+        "clients with a topic of their own; a retained message each",
+    )
+    .default("1000"),
 ]);
 
 static HOME_ASSISTANT: Shape = Shape::table(&[

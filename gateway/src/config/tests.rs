@@ -9,7 +9,7 @@ use std::{
 use broker::{EmbeddedConfig, EmbeddedLimits, Protocol, RemoteConfig, Transport};
 use gateway_core::config::{
     AddressChange, Durability, ForwarderRule, GatewayConfig, PeerMatch, QosMinusOneRule, SearchReply,
-    SleepQos0, SleepRules, UnknownSender, WhenDown, WhenFull,
+    SleepQos0, SleepRules, StatusConfig, StatusRadio, UnknownSender, WhenDown, WhenFull,
 };
 use gateway_core::peer::LinkId;
 use proptest::prelude::*;
@@ -23,6 +23,28 @@ mod radios;
 mod spool;
 
 #[test]
+fn status_topic_has_the_gateways_name_and_can_be_switched_off() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[gateway]\nname = \"barn\"\n[mqtt_status]\ntopic = \"{gateway}/status\"\nclients_max = 5\n",
+    );
+    let status = |set: &[&str]| dir.load_with(&[&file], set).unwrap().settings.gateway.status;
+    let on = status(&[]).unwrap();
+    assert_eq!((&*on.topic, on.clients), ("barn/status", 5));
+    assert_eq!(status(&["mqtt_status.enabled=false"]), None);
+}
+
+#[test]
+fn start_names_what_was_given_beside_the_files() {
+    let mut dir = Dir::new();
+    let origin = |dir: &Dir, set: &[&str]| dir.load_with(&[], set).unwrap().origin;
+    assert_eq!(origin(&dir, &["gateway.id=7"]), "built-in defaults + --set");
+    dir.environment("SNIPE__GATEWAY__ID", "7");
+    assert_eq!(origin(&dir, &[]), "built-in defaults + SNIPE__… variables");
+}
+
+#[test]
 fn nothing_configured_is_the_core_s_own_default() {
     let loaded = Dir::new().load(&[]).unwrap();
 
@@ -34,6 +56,16 @@ fn nothing_configured_is_the_core_s_own_default() {
         links: vec!["udp0".into()],
         spool_messages: 100_000,
         ..Durability::default()
+    });
+    expected.status = Some(StatusConfig {
+        topic: "snipe/1".into(),
+        interval: Duration::from_secs(30),
+        clients: 1000,
+        radios: vec![StatusRadio {
+            name: "udp0".into(),
+            kind: "udp".into(),
+        }],
+        version: env!("CARGO_PKG_VERSION").into(),
     });
     assert_eq!(loaded.settings.gateway, expected);
     assert_eq!(loaded.settings.name, "1");
@@ -1143,6 +1175,16 @@ const BAD: &[(&str, &str)] = &[
         "[spool]\nmax_messages = 0\nmax_bytes = \"0 B\"\nmax_age = \"0s\"\nwhen_full = \"drop\"\nsync = \"always\"\nqos0 = 1\n\
          daily_write_budget = 5\n",
     ),
+    ("status_empty", "[mqtt_status]\ntopic = \"\"\n"),
+    (
+        "status_wildcard",
+        "[mqtt_status]\ntopic = \"snipe/+/{gateway}\"\ninterval = \"0s\"\nclients_max = 1_000_000\n",
+    ),
+    ("status_slash", "[mqtt_status]\ntopic = \"snipe/{gateway}/\"\n"),
+    (
+        "status_of_the_broker",
+        "[mqtt_status]\ntopic = \"$SYS/{client_id}\"\n",
+    ),
     ("transparent", "[gateway]\nmode = \"transparent\"\n"),
     (
         "embedded_beyond_loopback",
@@ -1223,10 +1265,16 @@ impl Dir {
     }
 
     fn load(&self, files: &[&Path]) -> Result<Loaded, ConfigErrors> {
+        self.load_with(files, &[])
+    }
+
+    /// The same with `--set` options.
+    fn load_with(&self, files: &[&Path], set: &[&str]) -> Result<Loaded, ConfigErrors> {
         let config = files.iter().map(|file| file.to_path_buf()).collect();
         load_tree(
             &SourceArgs {
                 config,
+                set: set.iter().map(|set| (*set).to_owned()).collect(),
                 ..SourceArgs::default()
             },
             &self.around,

@@ -37,7 +37,7 @@ pub use directory::{Directory, OpenError};
 pub use disk::{Disk, DiskFile};
 pub use sim_disk::SimDisk;
 pub use store::{Damage, Options, Recovered, Store, Usage};
-pub use writer::{Done, Event, Handle, Sync, Writer};
+pub use writer::{Done, Event, Handle, Sync, SyncTimes, Writer};
 
 /// The kind of the store's own values.
 const OWN_KIND: u8 = 0;

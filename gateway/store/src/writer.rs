@@ -68,6 +68,37 @@ pub struct Handle {
 struct Seen {
     usage: Usage,
     today: u64,
+    syncs: SyncTimes,
+}
+
+/// How long it took to make changes durable: writing them and the sync, all that came together as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyncTimes {
+    /// How many took up to each of [`SyncTimes::BOUNDS`] and longer than the one before; the last took longer than all.
+    pub counts: [u64; SyncTimes::BOUNDS.len() + 1],
+    /// All of them together.
+    pub sum: Duration,
+}
+
+impl SyncTimes {
+    /// Upper bounds, included: from a fast disk to a card that cleans up.
+    pub const BOUNDS: [Duration; 9] = [
+        Duration::from_millis(1),
+        Duration::from_micros(2_500),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(25),
+        Duration::from_millis(50),
+        Duration::from_millis(100),
+        Duration::from_millis(500),
+        Duration::from_millis(2_500),
+    ];
+
+    fn add(&mut self, took: Duration) {
+        let at = SyncTimes::BOUNDS.partition_point(|bound| *bound < took);
+        self.counts[at] += 1;
+        self.sum += took;
+    }
 }
 
 struct Command {
@@ -87,6 +118,12 @@ impl Handle {
     pub fn usage(&self) -> (Usage, u64) {
         let seen = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         (seen.usage, seen.today)
+    }
+
+    /// How long syncs took that worked, since the start.
+    pub fn sync_times(&self) -> SyncTimes {
+        let seen = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.syncs
     }
 }
 
@@ -121,6 +158,7 @@ impl Writer {
             store,
             sync,
             budget: Budget::new(day_budget, stored.map(|(_, value)| value)),
+            syncs: SyncTimes::default(),
             seen: usage.clone(),
             on_event: Box::new(on_event),
             waiting: Vec::new(),
@@ -146,6 +184,7 @@ struct Task<D: Disk> {
     store: Store<D>,
     sync: Sync,
     budget: Budget,
+    syncs: SyncTimes,
     /// Octets written when the budget was last told.
     base: u64,
     seen: Arc<Mutex<Seen>>,
@@ -243,8 +282,12 @@ impl<D: Disk> Task<D> {
         if let Some(change) = self.budget.record() {
             self.store.apply(change);
         }
+        let begin = Instant::now();
         match self.store.commit(self.sync != Sync::Never) {
             Ok(()) => {
+                if self.sync != Sync::Never {
+                    self.syncs.add(begin.elapsed());
+                }
                 self.gathered = 0;
                 self.lazy_since = None;
                 if self.failing.take().is_some() {
@@ -279,6 +322,7 @@ impl<D: Disk> Task<D> {
         *seen = Seen {
             usage,
             today: self.budget.written,
+            syncs: self.syncs,
         };
     }
 }
@@ -365,6 +409,16 @@ mod tests {
         assert!(budget.is_spent());
         assert_eq!(budget.add(2, 10), None);
         assert!(!budget.is_spent());
+    }
+
+    #[test]
+    fn sync_of_exactly_a_bound_counts_as_within_it() {
+        let mut times = SyncTimes::default();
+        for millis in [1, 2, 2_500, 2_501] {
+            times.add(Duration::from_millis(millis));
+        }
+        assert_eq!(times.counts, [1, 1, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(times.sum, Duration::from_millis(5_004));
     }
 
     #[test]

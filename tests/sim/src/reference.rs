@@ -2006,7 +2006,9 @@ impl Reference {
             | Notice::Refused { .. }
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
-            | Notice::UplinkRefused { .. }
+            | Notice::UnheardRefused { .. }
+            | Notice::SpoolDropped { .. }
+            | Notice::StatusRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
             | Notice::PublishMinusOneRefused { .. }

@@ -1,6 +1,7 @@
 //! What is spooled, seen from outside: listed, counted, and dropped by rule or by hand.
 
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
@@ -164,6 +165,12 @@ impl Upstream {
     }
 
     fn drop_stored(&mut self, journal: &mut Journal, key: usize, reason: SpoolDrop) {
+        if let RequestKind::Settled { message, .. } | RequestKind::Publish { message, .. } =
+            &self.requests[key].kind
+        {
+            let topic = message.topic.clone();
+            self.count_dropped(reason, topic);
+        }
         match &self.requests[key].kind {
             RequestKind::Settled { stored, .. } => {
                 let stored = *stored;
@@ -175,7 +182,28 @@ impl Upstream {
                 self.drop_spooled(journal, key);
             }
         }
+    }
+
+    /// A message is lost that its client had the answer for.
+    pub(crate) fn count_dropped(&mut self, reason: SpoolDrop, topic: Arc<str>) {
         self.dropped[reason as usize] += 1;
+        match reason {
+            // Who said so knows, and a refusal is told with what the broker said.
+            SpoolDrop::Command | SpoolDrop::Refused => return,
+            SpoolDrop::Full | SpoolDrop::Age => {}
+        }
+        match self.untold_drops.iter_mut().find(|(of, ..)| *of == reason) {
+            Some((_, count, last)) => {
+                *count += 1;
+                *last = topic;
+            }
+            None => self.untold_drops.push((reason, 1, topic)),
+        }
+    }
+
+    /// Drops that are to be told: why, how many, the topic of the last.
+    pub(crate) fn take_untold_drops(&mut self) -> Option<(SpoolDrop, u64, Arc<str>)> {
+        self.untold_drops.pop()
     }
 }
 
