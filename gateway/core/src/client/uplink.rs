@@ -1,5 +1,6 @@
 //! PUBLISH from the client, QoS −1, 0, 1 and 2 (§6.6, §6.8).
 
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -21,9 +22,14 @@ use crate::upstream::{Origin, Uplink};
 #[derive(Debug, Default)]
 pub(crate) struct OpenRequests {
     requests: Vec<OpenRequest>,
-    last_done: Option<(MsgId, u32)>,
+    /// Its id and digest. A digest of 0, one in four thousand million, is not remembered: so this takes 8 octets.
+    last_done: Option<(MsgId, NonZeroU32)>,
     /// The last QoS 2 publishes that were released: a late repeat of one is not another message (reading A46).
     released: Option<Box<ArrayVec<Released, RELEASED_MAX>>>,
+}
+
+fn done(msg_id: MsgId, digest: u32) -> Option<(MsgId, NonZeroU32)> {
+    Some((msg_id, NonZeroU32::new(digest)?))
 }
 
 /// How many released QoS 2 publishes are remembered; a client has one under way, Zephyr up to five.
@@ -149,7 +155,7 @@ impl OpenRequests {
         let msg_id = publish.msg_id;
         match publish.qos {
             PublishQoS::Level(QoS::AtLeastOnce)
-                if publish.dup && self.last_done == Some((msg_id, digest)) =>
+                if publish.dup && self.last_done.is_some() && self.last_done == done(msg_id, digest) =>
             {
                 let topic_id = echoed(publish.topic);
                 Some(Reply::Puback(topic_id, msg_id, ReturnCode::Accepted))
@@ -377,7 +383,7 @@ impl Client {
             }
             (Ok(()), _) => {
                 self.open.requests.remove(at);
-                self.open.last_done = Some((msg_id, digest));
+                self.open.last_done = done(msg_id, digest);
                 Reply::Puback(request.topic_id, msg_id, ReturnCode::Accepted)
             }
             (Err(refusal), _) => {
