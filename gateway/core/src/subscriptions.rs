@@ -549,9 +549,11 @@ impl Subscriptions {
             let proof = filter(key).proof.filter(|_| !filter(key).vague);
             proof.is_some_and(|proof| proof != digest)
         });
+        // Of several from an earlier life the oldest is not known. QoS 0 may overtake, so what came first says nothing
+        // there.
+        let restored = candidates().any(|(_, key)| filter(&key).stands_since == 0);
         let first = || {
-            // QoS 0 may overtake, so what came first says nothing there.
-            let surely = candidates().filter(|_| guaranteed);
+            let surely = candidates().filter(|_| guaranteed && restored);
             let seen = surely.filter_map(|(qos, key)| Some((filter(&key).seen?, (qos, key))));
             seen.min_by_key(|(seen, _)| *seen).map(|(_, it)| it)
         };
