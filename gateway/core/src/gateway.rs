@@ -554,6 +554,7 @@ impl Gateway {
         let first = !self.cx.upstream.any_up();
         self.cx.upstream.on_up(conn, session_present, window, forgets);
         if !session_present {
+            self.cx.upstream.forget_deliveries(conn);
             self.cx.journal.release_all(conn);
         }
         if first {
@@ -945,11 +946,14 @@ impl Gateway {
                 client.reply_promised(&mut self.cx, reply);
             }
             Waiting::Suback {
+                number,
                 filter,
                 msg_id,
                 granted,
                 ..
-            } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),
+            } if client.open.has_subscribe(number) => {
+                client.suback(&mut self.cx, filter, msg_id, Ok(granted))
+            }
             Waiting::Exchange { msg_id, .. } => client.release_exchange(msg_id),
             _ => {}
         }

@@ -41,6 +41,8 @@ pub(crate) struct Subscriptions {
     stands: u32,
     /// Counts filters that messages came for.
     seen: u32,
+    /// Counts what clients asked for.
+    asked: u64,
     /// When the retained messages of a filter are no longer told from others', in order of time.
     windows: VecDeque<(Instant, FilterKey)>,
 }
@@ -295,6 +297,12 @@ impl Subscriptions {
         self.by_name.find(self.hasher.hash_one(name), is).copied()
     }
 
+    /// The number of the next SUBSCRIBE.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.asked += 1;
+        self.asked
+    }
+
     /// Forgets who waited for retained messages that do not come any more.
     pub(crate) fn close_windows(&mut self, now: Instant) {
         while let Some(&(_, key)) = self.windows.front().filter(|(until, _)| *until <= now) {
@@ -530,9 +538,9 @@ impl Subscriptions {
     ///
     /// One that is being given back may get no copy any more, even if the client wants it again by now. Nor does one
     /// whose subscription is younger than the message, which may have waited at the broker. So until a filter has proved
-    /// that what comes now is younger than itself, and where the broker has not said yet what stands after a restart, the
-    /// one counts for which a message came first, and else the oldest. Where some filters guarantee delivery, it is one
-    /// of those.
+    /// that what comes now is younger than itself, the oldest counts. Where some are from an earlier life, neither their
+    /// age is known nor, before the broker's answer, whether they stand: then it is the one for which a message came
+    /// first. Where some filters guarantee delivery, it is one of those.
     fn best_filter(
         &self,
         client: ClientIx,
@@ -562,9 +570,11 @@ impl Subscriptions {
             let proof = filter(key).proof.filter(|_| !filter(key).vague);
             proof.is_some_and(|proof| proof != digest)
         });
+        // Of several from an earlier life the oldest is not known. QoS 0 may overtake, so what came first says nothing
+        // there.
+        let restored = candidates().any(|(_, key)| filter(&key).stands_since == 0);
         let first = || {
-            // QoS 0 may overtake, so what came first says nothing there.
-            let surely = candidates().filter(|_| guaranteed);
+            let surely = candidates().filter(|_| guaranteed && restored);
             let seen = surely.filter_map(|(qos, key)| Some((filter(&key).seen?, (qos, key))));
             seen.min_by_key(|(seen, _)| *seen).map(|(_, it)| it)
         };

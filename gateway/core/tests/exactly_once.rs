@@ -378,6 +378,33 @@ fn message_refused_for_its_topic_id_is_released_if_another_copy_was_taken() {
 }
 
 #[test]
+fn message_refused_for_its_topic_id_is_released_although_its_client_went_to_sleep() {
+    let (mut bench, filter) = subscribed();
+    bench.message(&[filter], "cmd", QOS2, false, b"go");
+    let message = bench.heard_publish(A);
+    let unknown = puback(
+        topic_id(message.topic),
+        message.msg_id.0,
+        ReturnCode::InvalidTopicId,
+    );
+    bench.packet(A, unknown);
+    assert!(matches!(bench.heard(A)[..], [Packet::Register(_)]));
+    bench.sleep(A, 600);
+    // The network doubled the PUBLISH, and behind the REGISTER the client took it.
+    bench.packet(A, Packet::Pubrec(message.msg_id));
+    bench.expect(A, &[Packet::Pubrel(message.msg_id)]);
+    bench.packet(A, Packet::Connect(connect("a", false, 3600)));
+    bench.expect(
+        A,
+        &[connack(ReturnCode::Accepted), Packet::Pubrel(message.msg_id)],
+    );
+    bench.packet(A, Packet::Pubcomp(message.msg_id));
+    bench.pass(seconds(600));
+    bench.expect(A, &[]);
+    assert_eq!(bench.gateway.metrics().delivered_total, 1);
+}
+
+#[test]
 fn publish_of_an_earlier_connection_is_answered_when_it_is_repeated() {
     for qos in [QOS1, QOS2] {
         let (mut bench, id) = connected();

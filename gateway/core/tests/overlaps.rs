@@ -7,7 +7,7 @@ use bytes::Bytes;
 use common::*;
 use gateway_core::config::{Durability, GatewayConfig};
 use gateway_core::io::{BrokerEvent, BrokerRequest, DeliveryId, FilterId, Token};
-use sn_codec::{MsgId, Packet, QoS, TopicFilter, Unsubscribe};
+use sn_codec::{MsgId, Packet, PublishQoS, QoS, TopicFilter, Unsubscribe};
 
 const A: u16 = 5001;
 const B: u16 = 5002;
@@ -114,6 +114,23 @@ fn copies_on_both_sides_of_the_first_answers_after_a_restart_are_delivered_once(
             assert_eq!(taken(&mut bench), [b"1", b"2", b"3", b"4"], "{first} {answered}");
         }
     }
+}
+
+#[test]
+fn first_message_comes_at_the_highest_qos_although_another_copy_comes_first() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    bench.connect(A, "a");
+    bench.register(A, "room/1");
+    let (_, room) = bench.subscribe(A, "room/+", QoS::ExactlyOnce);
+    let (_, all) = bench.subscribe(A, "#", QoS::AtLeastOnce);
+    for (filter, qos) in [(all, QoS::AtLeastOnce), (room, QoS::ExactlyOnce)] {
+        bench.message(&[filter], "room/1", qos, false, b"1");
+    }
+    let message = bench.heard_publish(A);
+    assert_eq!(message.qos, PublishQoS::Level(QoS::ExactlyOnce));
+    bench.packet(A, Packet::Pubrec(message.msg_id));
+    bench.packet(A, Packet::Pubcomp(message.msg_id));
+    assert!(matches!(bench.heard(A)[..], [Packet::Pubrel(_)]));
 }
 
 #[test]

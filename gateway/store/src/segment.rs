@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use bytes::Bytes;
 
+use crate::OWN_KIND;
 use crate::record::{Found, Scan};
 
 /// The unit that disks write whole or not at all.
@@ -24,6 +25,8 @@ pub(crate) struct Contents {
     pub(crate) end: usize,
     /// Octets of a commit that was cut off, to be overwritten before anything follows them: else they would count.
     pub(crate) cut_off: Range<usize>,
+    /// A commit of what was asked for stands there, and not the store's own values alone.
+    pub(crate) has_commit: bool,
 }
 
 /// Reads a segment.
@@ -43,7 +46,15 @@ pub(crate) fn read(nonce: u32, octets: &Bytes) -> Contents {
         });
     }
     found.retain(|found| !matches!(found, Found::Batch { .. }));
-    Contents { found, end, cut_off }
+    let has_commit = found
+        .iter()
+        .any(|found| matches!(found, Found::Record(record) if record.change.key().kind != OWN_KIND));
+    Contents {
+        found,
+        end,
+        cut_off,
+        has_commit,
+    }
 }
 
 /// Where the last commit begins, if it was cut off and anything of it would count.

@@ -162,19 +162,28 @@ impl<D: Disk> Store<D> {
             ..Recovered::default()
         };
         let mut values: FxHashMap<Key, (u64, Bytes)> = FxHashMap::default();
-        let mut last_contents = None;
+        let mut doubtful: Vec<(Segment, Contents)> = Vec::new();
         for segment in segments {
-            last_contents = store.read_segment(segment, &mut values, &mut recovered.damage);
+            let Some(contents) = store.read_segment(segment, &mut values, &mut recovered.damage) else {
+                continue;
+            };
+            if contents.has_commit {
+                // What could not be synced before stands in it as well.
+                doubtful.clear();
+            }
+            doubtful.extend(store.segments.back().map(|read| (*read, contents)));
         }
-        if let (Some(contents), Some(last)) = (last_contents, store.segments.back().copied()) {
+        let last = store.segments.back().map(|segment| segment.number);
+        for (segment, contents) in doubtful {
             // What a process wrote that was killed before it synced counts from now on, so it must not go with the
             // power later. It is written once more, since a sync that failed in that process may have left it in the
             // system's memory alone, where nothing tells it from what is on the disk. If the file cannot be written
             // to, the first commit begins another.
             let end = contents.end;
-            match store.make_durable(last, &contents) {
-                Ok(file) => store.active = Some(Active { file, end }),
-                Err(_) => store.write_again(last),
+            match store.make_durable(segment, &contents) {
+                Ok(file) if last == Some(segment.number) => store.active = Some(Active { file, end }),
+                Ok(_) => {}
+                Err(_) => store.write_again(segment),
             }
         }
         let mut values: Vec<(Key, (u64, Bytes))> = values.into_iter().collect();

@@ -149,6 +149,33 @@ fn what_is_read_from_a_disk_that_does_not_work_is_written_again() {
 }
 
 #[test]
+fn what_stands_before_segments_without_a_commit_is_durable_once_it_is_read_again() {
+    for healed in [false, true] {
+        let disk = disk();
+        let (mut store, _) = open(&disk);
+        store.apply(put(1, "before"));
+        store.commit(true).unwrap();
+        store.apply(put(2, "written, and not synced"));
+        disk.fail_after(1);
+        store.commit(true).unwrap_err();
+        // The next segment is begun, and nothing is written to it.
+        disk.fail_after(1);
+        store.commit(true).unwrap_err();
+        if healed {
+            disk.heal();
+        }
+        drop(store);
+        let (mut store, values) = open(&disk);
+        assert_eq!(values.len(), 2);
+        assert_eq!(store.has_pending(), !healed);
+        disk.heal();
+        store.commit(true).unwrap();
+        disk.lose_power();
+        assert_eq!(open(&disk).1.len(), 2, "healed before the end: {healed}");
+    }
+}
+
+#[test]
 fn a_disk_that_is_full_refuses_and_works_again_when_there_is_room() {
     let disk = SimDisk::new(1, 2048);
     let (mut store, _) = open(&disk);

@@ -27,7 +27,7 @@ use sn_codec::{
 
 use crate::admission::{Challenge, ForwarderLimits, Verdict};
 use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_from, message_payload};
-use crate::sim_broker::{Publication, as_request};
+use crate::sim_broker::{Publication, as_request, came_before};
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
 
@@ -253,6 +253,8 @@ struct SavedModel {
     maybe: BTreeSet<String>,
     names: BTreeMap<TopicId, String>,
     confirmed: BTreeSet<TopicId>,
+    ignores_register: bool,
+    no_dup: bool,
     losses: u32,
 }
 
@@ -539,6 +541,8 @@ impl Reference {
                 maybe: client.maybe.clone(),
                 names: client.names.clone(),
                 confirmed: client.confirmed.clone(),
+                ignores_register: client.ignores_register,
+                no_dup: client.no_dup,
                 losses: client.losses,
             };
             client.saved.insert(value.clone(), saved);
@@ -978,6 +982,14 @@ impl Reference {
                 payload,
             } => {
                 if let Some(delivery) = delivery {
+                    // With QoS 1 what comes again over another connection has another name.
+                    let before = |((of, name), known): (&(ConnId, DeliveryId), &Bytes)| {
+                        let earlier = of == conn && known == payload && came_before(*name, *delivery);
+                        earlier.then_some((*of, *name))
+                    };
+                    if let Some(before) = self.unacknowledged.iter().find_map(before) {
+                        self.unacknowledged.remove(&before);
+                    }
                     self.unacknowledged.insert((*conn, *delivery), payload.clone());
                 }
                 let again = self.orphans.remove(payload);
@@ -1485,6 +1497,10 @@ impl Reference {
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
+            if publications > 1 {
+                // What was released may have been another.
+                started.released = false;
+            }
         }
         Ok(())
     }
@@ -2554,13 +2570,20 @@ impl ClientModel {
         }
         self.maybe.extend(saved.maybe);
         self.confirmed.extend(saved.confirmed);
+        // What was learned of it, although the CONNECT that ended that connection may not be stored.
+        self.ignores_register |= saved.ignores_register;
+        self.no_dup |= saved.no_dup;
         if failed {
             // Ids that it was told while the disk did not work may come again for other names (A35).
             let stored = |id: &TopicId| saved.names.contains_key(id);
             let unsure = self.names.iter().filter(|(id, _)| !stored(id));
             let unsure = unsure.map(|(id, name)| (*id, name.clone()));
             self.stale_names.extend(unsure);
-            // Nor is it sure that the next life knows what was released.
+            // Nor is it sure that the next life knows what was sent: then it comes under another message id.
+            if let Some(down) = &mut self.down {
+                down.closed = true;
+            }
+            // Nor what was released.
             for started in self.started.values_mut() {
                 started.released = false;
             }
@@ -2809,6 +2832,11 @@ impl ClientModel {
                     (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
                     down.payload = earlier;
                     self.acknowledged();
+                } else if self.restored
+                    && let Some(payload) = earlier
+                {
+                    // It took what an earlier life sent, whether or not this one sends something else before.
+                    self.owed.remove(&payload);
                 }
                 // Each PUBREC is answered by a PUBREL at once.
                 if let Some(down) = self

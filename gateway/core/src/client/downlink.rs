@@ -337,7 +337,9 @@ impl Downlink {
         (work.pingresp_after, work.pings_put_off) = (None, 0);
         if let Some(exchange) = work.exchange.take() {
             let mut item = exchange.item;
-            item.msg_id = exchange.published.then_some(exchange.msg_id);
+            // An answer to a copy of what was refused may still come.
+            let known = exchange.published.then_some(exchange.msg_id);
+            item.msg_id = known.or(exchange.refused_id);
             item.received = exchange.step == Step::Pubrel;
             work.queue.push_front(item);
         }
