@@ -424,6 +424,10 @@ impl Gateway {
             }
             return;
         };
+        if !self.cx.may_publish(&name) {
+            self.cx.metrics.publish_refused_total += 1;
+            return;
+        }
         let message = Uplink {
             topic: self
                 .cx

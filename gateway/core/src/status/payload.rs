@@ -169,9 +169,7 @@ pub(super) fn client(config: &StatusConfig, clock: Option<&Clock>, client: &Clie
 pub(super) fn level(name: &str) -> String {
     let mut level = String::with_capacity(name.len());
     for c in name.chars() {
-        // MQTT 5 §1.5.4 has control characters and noncharacters among what a receiver may end a connection for.
-        let noncharacter = matches!(u32::from(c), 0xFDD0..=0xFDEF) || u32::from(c) & 0xFFFE == 0xFFFE;
-        if matches!(c, '/' | '+' | '#' | '%') || c.is_control() || noncharacter {
+        if matches!(c, '/' | '+' | '#' | '%') || !sn_codec::topic::is_carried(c) {
             for octet in c.encode_utf8(&mut [0; 4]).bytes() {
                 // Writing to a string does not fail.
                 let _ = write!(level, "%{octet:02X}");
