@@ -687,6 +687,8 @@ pub enum Notice {
     /// A publish was refused by the broker, and is lost, that nobody waits for any more: it was spooled and its client
     /// had its answer, or it is a will.
     UnheardRefused {
+        /// Who published it, if that is known.
+        client: Option<Arc<str>>,
         /// The topic.
         topic: Arc<str>,
         /// The broker's reason.
