@@ -1368,7 +1368,10 @@ impl Upstream {
             .iter()
             .map(|connection| u64::from(connection.in_flight))
             .sum();
-        metrics.broker_up = self.connections.iter().filter(|connection| connection.up).count() as u64;
+        let shared = self.connections.iter().take(self.shared as usize);
+        metrics.broker_up = u64::from(shared.fold(true, |all, connection| all & connection.up));
+        let up = self.connections.iter().filter(|connection| connection.up);
+        metrics.broker_connections_up = up.count() as u64;
     }
 
     /// Closes every connection in good order.

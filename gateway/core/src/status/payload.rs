@@ -67,7 +67,7 @@ pub(super) fn online(
 
 /// The connections that carry what clients publish.
 pub(super) fn broker(opened: u64, m: &Metrics) -> Payload {
-    let state = match m.broker_up {
+    let state = match m.broker_connections_up {
         0 => "down",
         up if up < opened => "partly up",
         _ => "up",
@@ -75,7 +75,7 @@ pub(super) fn broker(opened: u64, m: &Metrics) -> Payload {
     let object = Object::new()
         .text("state", state)
         .number("connections", opened)
-        .number("up", m.broker_up)
+        .number("up", m.broker_connections_up)
         .number("lost_total", m.broker_down_total)
         .number("in_flight", m.in_flight)
         .number("queue_messages", m.queue_messages)
