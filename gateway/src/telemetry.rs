@@ -288,8 +288,12 @@ impl Notices {
             } => {
                 warn!(target: "broker", %client, %topic, %refusal, "publish refused: check what the broker allows this gateway");
             }
-            Notice::UnheardRefused { topic, refusal } => {
-                warn!(target: "spool", %topic, %refusal, "message lost: the broker refused it after its client had its answer; check what the broker allows this gateway");
+            Notice::UnheardRefused {
+                client,
+                topic,
+                refusal,
+            } => {
+                warn!(target: "spool", client = client.as_deref(), %topic, %refusal, "message lost: the broker refused it after its client had its answer; check what the broker allows this gateway");
             }
             Notice::SpoolDropped {
                 reason,

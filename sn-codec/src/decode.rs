@@ -213,11 +213,23 @@ impl<'a> Fields<'a> {
         if self.octets.is_empty() {
             return Err(DecodeError::new(ErrorKind::EmptyTopic, self.start));
         }
-        let name = self.text()?;
+        let name = self.topic_text()?;
         match find(self.octets, topic::is_wildcard) {
             Some(at) => Err(DecodeError::new(ErrorKind::WildcardTopic, self.start + at)),
             None => Ok(name),
         }
+    }
+
+    /// What names and filters have in common: nothing that a broker may close the connection over.
+    fn topic_text(self) -> Result<&'a str, DecodeError> {
+        let text = self.text()?;
+        if let Some(at) = topic::find_uncarried(text) {
+            return Err(DecodeError::new(ErrorKind::InvalidUtf8, self.start + at));
+        }
+        if topic::has_too_many_levels(text) {
+            return Err(DecodeError::new(ErrorKind::ForbiddenTopic, self.start));
+        }
+        Ok(text)
     }
 
     /// All octets as a topic that can be subscribed to.
@@ -225,7 +237,7 @@ impl<'a> Fields<'a> {
         if self.octets.is_empty() {
             return Err(DecodeError::new(ErrorKind::EmptyTopic, self.start));
         }
-        let filter = self.text()?;
+        let filter = self.topic_text()?;
         if topic::is_valid_filter(filter) {
             Ok(filter)
         } else {
@@ -319,10 +331,14 @@ fn will_topic(body: Fields<'_>) -> Result<Option<WillTopic<'_>>, DecodeError> {
     let Some(qos) = level(flags) else {
         return Err(DecodeError::new(ErrorKind::InvalidQos, body.start));
     };
+    let name = topic.topic_name()?;
+    if !topic::is_open_to_clients(name) {
+        return Err(DecodeError::new(ErrorKind::ForbiddenTopic, topic.start));
+    }
     Ok(Some(WillTopic {
         qos,
         retain: flags & flags::RETAIN != 0,
-        topic: topic.topic_name()?,
+        topic: name,
     }))
 }
 

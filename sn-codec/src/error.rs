@@ -62,12 +62,14 @@ pub enum ErrorKind {
     BodyTooLong,
     #[error("the topic name is empty")]
     EmptyTopic,
-    #[error("the text is not UTF-8 or contains U+0000")]
+    #[error("the text is not UTF-8 or contains characters that MQTT does not carry")]
     InvalidUtf8,
     #[error("a wildcard where a topic name is needed")]
     WildcardTopic,
     #[error("the topic filter is malformed")]
     InvalidFilter,
+    #[error("the topic has more than 128 levels, or is the broker's own")]
+    ForbiddenTopic,
     #[error("topic ids 0x0000 and 0xFFFF are reserved")]
     InvalidTopicId,
     #[error("topic id type 0b11 is reserved")]
@@ -88,7 +90,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, in declaration order: `kind as usize` is its index here.
-    pub const ALL: [ErrorKind; 19] = [
+    pub const ALL: [ErrorKind; 20] = [
         ErrorKind::TruncatedHeader,
         ErrorKind::LengthTooSmall,
         ErrorKind::LengthMismatch,
@@ -100,6 +102,7 @@ impl ErrorKind {
         ErrorKind::InvalidUtf8,
         ErrorKind::WildcardTopic,
         ErrorKind::InvalidFilter,
+        ErrorKind::ForbiddenTopic,
         ErrorKind::InvalidTopicId,
         ErrorKind::ReservedTopicIdType,
         ErrorKind::InvalidQos,
@@ -124,6 +127,7 @@ impl ErrorKind {
             ErrorKind::InvalidUtf8 => "invalid_utf8",
             ErrorKind::WildcardTopic => "wildcard_topic",
             ErrorKind::InvalidFilter => "invalid_filter",
+            ErrorKind::ForbiddenTopic => "forbidden_topic",
             ErrorKind::InvalidTopicId => "invalid_topic_id",
             ErrorKind::ReservedTopicIdType => "reserved_topic_id_type",
             ErrorKind::InvalidQos => "invalid_qos",

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)] // The helpers are part of the tests.
 
 use sn_codec::{
-    Connack, DecodeError, ErrorKind, MsgId, MsgType, Packet, Puback, QoS, ReturnCode, ShortTopic, Suback,
-    Subscribe, TopicFilter, TopicId, decode_for_gateway, decode_message,
+    Connack, DecodeError, ErrorKind, MsgId, MsgType, Packet, Puback, QoS, Regack, ReturnCode, ShortTopic,
+    Suback, Subscribe, TopicFilter, TopicId, decode_for_gateway, decode_message,
 };
 
 #[test]
@@ -158,6 +158,45 @@ fn text_with_nul_is_refused_at_the_nul() {
 
     let pingreq = [4, 0x16, b'a', 0];
     assert_eq!(refusal(&pingreq), (ErrorKind::InvalidUtf8, 3, None));
+}
+
+#[test]
+fn topics_with_what_brokers_close_the_connection_over_are_refused_like_malformed_ones() {
+    let not_supported = ReturnCode::NotSupported;
+    let regack = Packet::Regack(Regack {
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(4),
+        return_code: not_supported,
+    });
+    let deep = "/".repeat(200);
+    for (topic, kind, at) in [
+        ("a\u{1}", ErrorKind::InvalidUtf8, 1),
+        ("ab\u{85}", ErrorKind::InvalidUtf8, 2),
+        ("\u{FFFE}", ErrorKind::InvalidUtf8, 0),
+        (&deep, ErrorKind::ForbiddenTopic, 0),
+    ] {
+        let message = |msg_type: u8, fields: &[u8]| {
+            let len = 2 + fields.len() + topic.len();
+            [&[u8::try_from(len).unwrap(), msg_type], fields, topic.as_bytes()].concat()
+        };
+        let register = message(0x0A, &[0, 0, 0, 4]);
+        assert_eq!(refusal(&register), (kind, 6 + at, Some(regack)), "{topic:?}");
+        let subscribe = message(0x12, &[0x20, 0, 4]);
+        let answer = suback(0, not_supported);
+        assert_eq!(refusal(&subscribe), (kind, 5 + at, Some(answer)), "{topic:?}");
+        let unsubscribe = message(0x14, &[0x00, 0, 4]);
+        let answer = Packet::Unsuback(MsgId(4));
+        assert_eq!(refusal(&unsubscribe), (kind, 5 + at, Some(answer)), "{topic:?}");
+        let will = message(0x1A, &[0x00]);
+        let answer = Packet::WillTopicResp(not_supported);
+        assert_eq!(refusal(&will), (kind, 3 + at, Some(answer)), "{topic:?}");
+    }
+    let share = [&[11, 0x12, 0x20, 0, 4][..], b"$share"].concat();
+    let answer = suback(0, not_supported);
+    assert_eq!(refusal(&share), (ErrorKind::InvalidFilter, 5, Some(answer)));
+    let will = [&[9, 0x1A, 0x00][..], b"$SYS/x"].concat();
+    let answer = Packet::WillTopicResp(not_supported);
+    assert_eq!(refusal(&will), (ErrorKind::ForbiddenTopic, 3, Some(answer)));
 }
 
 #[test]

@@ -334,7 +334,7 @@ fn text(min: usize) -> impl Strategy<Value = String> {
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "[a-zäß°€𝄞 ./-]{1,40}",
-        1 => "[a-z/]{250,260}",
+        1 => "([a-z]{0,9}/){26,30}[a-z]{230}",
     ]
 }
 

@@ -8,6 +8,7 @@ mod forwarders;
 mod malformed;
 mod network;
 mod outage;
+mod poison;
 mod own_broker;
 mod publish;
 mod radios;

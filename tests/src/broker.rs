@@ -163,6 +163,21 @@ impl Broker {
         self
     }
 
+    /// Has mosquitto take this line of configuration too.
+    ///
+    /// # Panics
+    /// If it is the broker inside the gateway.
+    #[must_use]
+    pub fn with_line(self, line: &str) -> Broker {
+        let Place::Mosquitto { dir, .. } = &self.place else {
+            panic!("the broker inside the gateway has no configuration of its own")
+        };
+        let file = dir.path().join("mosquitto.conf");
+        let config = fs::read_to_string(&file).expect("it was written by us");
+        fs::write(file, format!("{config}{line}\n")).expect("the directory is ours");
+        self
+    }
+
     /// Has mosquitto allow nothing but what these lines of an ACL file do.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 use rand::rngs::SmallRng;
+use sn_codec::topic;
 
 use crate::config::{AddressChange, GatewayConfig, SleepRules};
 use crate::durable::Journal;
@@ -97,6 +98,19 @@ impl Context {
     ) -> Result<Option<u64>, Full> {
         self.upstream
             .publish(&mut self.journal, now, author, origin, message)
+    }
+
+    /// True if every broker takes a publish to this name with the configured prefix, and none closes the connection over
+    /// it (reading A8).
+    pub(crate) fn may_publish(&self, name: &str) -> bool {
+        let prefix = &self.config.upstream.topic_prefix;
+        match prefix.is_empty() {
+            true => topic::is_open_to_clients(name),
+            false => {
+                let name = format!("{prefix}{name}");
+                topic::is_open_to_clients(&name) && topic::is_valid_name(&name)
+            }
+        }
     }
 
     /// Tells the shell something.

@@ -424,6 +424,10 @@ impl Gateway {
             }
             return;
         };
+        if !self.cx.may_publish(&name) {
+            self.cx.metrics.publish_refused_total += 1;
+            return;
+        }
         let message = Uplink {
             topic: self
                 .cx
@@ -510,7 +514,10 @@ impl Gateway {
             } => self.on_broker_up(now, conn, session_present, (window, forgets)),
             BrokerEvent::Down { conn, reason: _ } => self.on_broker_down(now, conn),
             BrokerEvent::Credit { conn, requests } => self.cx.upstream.on_credit(conn, requests),
-            BrokerEvent::Settled { token, result } => self.on_settled(now, token, result),
+            BrokerEvent::Settled { token, result } => {
+                self.cx.upstream.on_outcome(token);
+                self.on_settled(now, token, result);
+            }
             BrokerEvent::Lost { token } => self.on_lost(token),
             BrokerEvent::Delivered { token } => self.cx.upstream.delivered(&mut self.cx.journal, token),
             BrokerEvent::Released { conn, delivery } => {
@@ -552,7 +559,9 @@ impl Gateway {
         (window, forgets): (u16, bool),
     ) {
         let first = !self.cx.upstream.any_up();
-        self.cx.upstream.on_up(conn, session_present, window, forgets);
+        self.cx
+            .upstream
+            .on_up(now, conn, session_present, window, forgets);
         if !session_present {
             self.cx.upstream.forget_deliveries(conn);
             self.cx.journal.release_all(conn);
@@ -594,7 +603,9 @@ impl Gateway {
         if !self.cx.upstream.is_up(conn) {
             return;
         }
-        self.cx.upstream.on_down(conn);
+        if let Some(token) = self.cx.upstream.on_down(now, conn) {
+            self.on_settled(now, token, Err(Refusal::CONNECTION_CLOSED));
+        }
         self.cx.upstream.spool_unsettled(&mut self.cx.journal, now, conn);
         self.cx.metrics.broker_down_total += 1;
         if conn != SUBSCRIPTIONS {
@@ -619,6 +630,7 @@ impl Gateway {
         match self.cx.upstream.settle(token, result.is_err()) {
             Some(Settled::Publish {
                 origin,
+                author,
                 topic,
                 stored,
                 done,
@@ -632,7 +644,12 @@ impl Gateway {
                         self.cx.upstream.count_dropped(SpoolDrop::Refused, topic.clone());
                     }
                     let topic = topic.clone();
-                    self.cx.notice(Notice::UnheardRefused { topic, refusal });
+                    let client = self.client_of(author);
+                    self.cx.notice(Notice::UnheardRefused {
+                        client,
+                        topic,
+                        refusal,
+                    });
                 }
                 self.answer_publisher(now, origin, topic, result.map(|_| ()));
                 if let (Some(stored), true) = (stored, done) {
@@ -649,6 +666,13 @@ impl Gateway {
             }
             None => {}
         }
+    }
+
+    /// Who publishes in this order, if that client has a session.
+    fn client_of(&self, author: Author) -> Option<Arc<str>> {
+        let mut clients = self.clients.iter().map(|(_, client)| client);
+        let client = clients.find(|client| client.author == author)?;
+        Some(client.id.clone())
     }
 
     /// The outcome of a publish is known, or it is durable and the broker does not get it soon.
@@ -977,6 +1001,7 @@ impl Gateway {
             self.after(now, ix);
         }
         self.cx.subscriptions.close_windows(now);
+        self.cx.upstream.look_at_quarantine(now);
         self.cx.upstream.drop_expired(&mut self.cx.journal, now);
         if self.lazy_at().is_some_and(|at| now >= at) {
             self.cx.journal.hurry();
@@ -1114,14 +1139,14 @@ impl Gateway {
     ///
     /// For [`Output::Transmit`] the datagram was appended to `buf`.
     pub fn poll_output(&mut self, now: Instant, buf: &mut Vec<u8>) -> Option<Output> {
-        if let Some(output) = self.poll_others() {
+        if let Some(output) = self.poll_others(now) {
             return Some(output);
         }
         // What links could not send may be worth a notice.
-        self.poll_links(now, buf).or_else(|| self.poll_others())
+        self.poll_links(now, buf).or_else(|| self.poll_others(now))
     }
 
-    fn poll_others(&mut self) -> Option<Output> {
+    fn poll_others(&mut self, now: Instant) -> Option<Output> {
         if self.cx.journal.has_changes() {
             self.save_lazily_changed();
             if let Some(request) = self.cx.journal.poll() {
@@ -1138,7 +1163,13 @@ impl Gateway {
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
         }
-        if let Some(request) = self.cx.upstream.poll(&mut self.cx.journal, &mut self.cx.metrics) {
+        let Context {
+            upstream,
+            journal,
+            metrics,
+            ..
+        } = &mut self.cx;
+        if let Some(request) = upstream.poll(now, journal, metrics) {
             return Some(Output::Broker(request));
         }
         if let Some(request) = self.status.poll() {
@@ -1155,6 +1186,7 @@ impl Gateway {
             self.next_advertise(),
             self.lazy_at(),
             spool,
+            self.cx.upstream.quarantine_at(),
             self.cx.links.next_wake(),
             self.status.poll_timeout(),
         ]

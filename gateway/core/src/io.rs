@@ -443,13 +443,22 @@ pub enum BrokerEvent {
 pub struct Refusal(pub u8);
 
 impl Refusal {
+    /// 0x90: no broker takes this topic name.
+    pub const TOPIC_INVALID: Refusal = Refusal(0x90);
+
+    /// No reason of the broker: it closes the connection over the request, again and again (reading A84).
+    pub const CONNECTION_CLOSED: Refusal = Refusal(0);
+
     /// 0x97: the one reason that means "later".
     pub const QUOTA_EXCEEDED: Refusal = Refusal(0x97);
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "reason 0x{:02x}", self.0)
+        match *self {
+            Refusal::CONNECTION_CLOSED => write!(f, "the broker closes the connection over it"),
+            Refusal(reason) => write!(f, "reason 0x{reason:02x}"),
+        }
     }
 }
 
@@ -678,6 +687,8 @@ pub enum Notice {
     /// A publish was refused by the broker, and is lost, that nobody waits for any more: it was spooled and its client
     /// had its answer, or it is a will.
     UnheardRefused {
+        /// Who published it, if that is known.
+        client: Option<Arc<str>>,
         /// The topic.
         topic: Arc<str>,
         /// The broker's reason.

@@ -151,8 +151,10 @@ metrics! {
     same_gateway_id_total,
     /// Subscriptions held at the broker.
     filters,
-    /// Connections to the broker that are up.
+    /// 1 while all the connections are up that clients share, else 0.
     broker_up,
+    /// Connections to the broker that are up.
+    broker_connections_up,
     /// Connections to the broker that were lost.
     broker_down_total,
 }

@@ -9,6 +9,7 @@
 //! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
 //! when it is needed, since each of its steps waits for the disk.
 
+mod quarantine;
 pub(crate) mod spooled;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ use crate::io::{
 use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
+use crate::upstream::quarantine::{Breaks, Quarantine};
 
 /// The connection that carries all subscriptions.
 pub(crate) const SUBSCRIPTIONS: ConnId = ConnId(0);
@@ -42,6 +44,12 @@ pub(crate) struct Upstream {
     shared: u32,
     /// The connection for QoS 2 where that is to survive, the last one: how it is opened, until it is.
     exact: Option<ConnectOptions>,
+    /// How each connection is opened anew.
+    options: Vec<ConnectOptions>,
+    /// How often the connection broke with a request for a filter under way.
+    filter_breaks: FxHashMap<FilterKey, u8>,
+    /// The gateway stops.
+    closing: bool,
     requests: Slab<Request>,
     /// Counts up with every token, so that a late answer does not find another request.
     generation: u32,
@@ -91,6 +99,8 @@ struct Connection {
     acks: VecDeque<(Ack, DeliveryId)>,
     /// Publishes of a lost session that the port has not reported yet: nothing overtakes them.
     unreported: u32,
+    breaks: Breaks,
+    quarantine: Option<Box<Quarantine>>,
 }
 
 /// How far a delivery is.
@@ -107,6 +117,8 @@ struct Request {
     generation: u32,
     /// A subscription that must stand again before anything is published.
     restores: bool,
+    /// How often the connection broke with it under way.
+    breaks: u8,
     kind: RequestKind,
 }
 
@@ -218,6 +230,7 @@ pub(crate) enum Origin {
 pub(crate) enum Settled {
     Publish {
         origin: Origin,
+        author: Author,
         topic: Arc<str>,
         /// What is stored of it.
         stored: Option<Stored>,
@@ -253,6 +266,14 @@ impl Upstream {
             0 => config.client_id.clone(),
             conn => format!("{}-{conn}", config.client_id),
         };
+        let shared = (0..count).map(|conn| ConnectOptions {
+            client_id: name(conn).into(),
+            clean_start: true,
+            holds_pubcomp: durable,
+            spools,
+            ..ConnectOptions::default()
+        });
+        let options: Vec<ConnectOptions> = shared.chain(exact.clone()).collect();
         Upstream {
             connections: (0..count + u32::from(durable))
                 .map(|_| Connection::new())
@@ -278,15 +299,12 @@ impl Upstream {
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
                     conn: ConnId(conn),
-                    options: ConnectOptions {
-                        client_id: name(conn).into(),
-                        clean_start: true,
-                        holds_pubcomp: durable,
-                        spools,
-                        ..ConnectOptions::default()
-                    },
+                    options: options[conn as usize].clone(),
                 })
                 .collect(),
+            options,
+            filter_breaks: FxHashMap::default(),
+            closing: false,
         }
     }
 
@@ -522,11 +540,7 @@ impl Upstream {
         else {
             return;
         };
-        let line = self.line(conn, backlog);
-        match line.front() {
-            Some(front) if *front == key => drop(line.pop_front()),
-            _ => line.retain(|waiting| *waiting != key),
-        }
+        self.take_out(conn, backlog, key);
         if backlog {
             self.leave_backlog(conn, author);
         }
@@ -541,6 +555,15 @@ impl Upstream {
                 },
             ),
             None => self.forget_waiting(&message),
+        }
+    }
+
+    /// Takes a publish out of its line. It is nearly always the first.
+    fn take_out(&mut self, conn: ConnId, backlog: bool, key: usize) {
+        let line = self.line(conn, backlog);
+        match line.front() {
+            Some(front) if *front == key => drop(line.pop_front()),
+            _ => line.retain(|waiting| *waiting != key),
         }
     }
 
@@ -594,6 +617,7 @@ impl Upstream {
             stored,
             ready,
             backlog,
+            author,
             ..
         } = &mut self.requests[key].kind
         else {
@@ -612,6 +636,7 @@ impl Upstream {
         });
         Some(Settled::Publish {
             origin: core::mem::replace(origin, Origin::Gateway),
+            author: *author,
             topic: message.topic.clone(),
             stored,
             done: false,
@@ -835,6 +860,9 @@ impl Upstream {
 
     /// What is stored from now on has higher numbers.
     pub(crate) fn stored_until(&mut self, id: u64) {
+        if let Some(options) = self.options.get_mut(self.shared as usize) {
+            options.stored_until = id;
+        }
         if let Some(options) = &mut self.exact {
             options.stored_until = id;
         }
@@ -958,7 +986,15 @@ impl Upstream {
     }
 
     /// The connection works; without its old session nothing new is sent before the old is reported lost.
-    pub(crate) fn on_up(&mut self, conn: ConnId, session_present: bool, window: u16, forgets: bool) {
+    pub(crate) fn on_up(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        session_present: bool,
+        window: u16,
+        forgets: bool,
+    ) {
+        self.watch_up(now, conn);
         let Some(connection) = self.connections.get_mut(conn.0 as usize) else {
             return;
         };
@@ -971,7 +1007,9 @@ impl Upstream {
         }
     }
 
-    pub(crate) fn on_down(&mut self, conn: ConnId) {
+    /// The connection broke. Returns the request over which the broker closes it, if that is found.
+    pub(crate) fn on_down(&mut self, now: Instant, conn: ConnId) -> Option<Token> {
+        let found = self.watch_down(now, conn);
         if let Some(connection) = self.connections.get_mut(conn.0 as usize) {
             connection.up = false;
             connection.credit = 0;
@@ -985,6 +1023,7 @@ impl Upstream {
                 .iter_mut()
                 .for_each(|(_, request)| request.restores = false);
         }
+        found
     }
 
     pub(crate) fn on_credit(&mut self, conn: ConnId, requests: u32) {
@@ -1038,6 +1077,7 @@ impl Upstream {
                 }
                 Settled::Publish {
                     origin,
+                    author,
                     topic: message.topic,
                     stored,
                     done,
@@ -1063,6 +1103,7 @@ impl Upstream {
         let place = self.requests.insert(Request {
             generation: (token.0 >> 32) as u32,
             restores: false,
+            breaks: 0,
             kind: RequestKind::Settled {
                 stored,
                 message,
@@ -1127,7 +1168,12 @@ impl Upstream {
     }
 
     /// The next request that its connection has room for.
-    pub(crate) fn poll(&mut self, journal: &mut Journal, metrics: &mut Metrics) -> Option<BrokerRequest> {
+    pub(crate) fn poll(
+        &mut self,
+        now: Instant,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         if let Some(request) = self.control.pop_front() {
             return Some(request);
         }
@@ -1143,6 +1189,12 @@ impl Upstream {
                     Ack::Taken => BrokerRequest::Ack { conn, delivery },
                     Ack::Released => BrokerRequest::Complete { conn, delivery },
                 });
+            }
+            if connection.quarantine.is_some() {
+                match self.next_alone(at, now, journal, metrics) {
+                    Some(request) => return Some(request),
+                    None => continue,
+                }
             }
             if let Some(key) = connection.subscriptions.front().copied()
                 && !waits_for_disk(&self.requests, key)
@@ -1185,6 +1237,25 @@ impl Upstream {
         metrics: &mut Metrics,
     ) -> Option<BrokerRequest> {
         let key = *self.line(ConnId(at as u32), spooled).front()?;
+        let RequestKind::Publish { message, ready, .. } = &self.requests[key].kind else {
+            return None;
+        };
+        let tracked = message.qos > QoS::AtMostOnce;
+        let connection = &self.connections[at];
+        if !*ready || tracked && connection.in_flight >= connection.window {
+            return None;
+        }
+        self.send(at, key, journal, metrics)
+    }
+
+    /// Hands a publish that waits to its connection, which has room for it.
+    fn send(
+        &mut self,
+        at: usize,
+        key: usize,
+        journal: &mut Journal,
+        metrics: &mut Metrics,
+    ) -> Option<BrokerRequest> {
         let Upstream {
             connections,
             requests,
@@ -1199,16 +1270,13 @@ impl Upstream {
             sent,
             message,
             stored,
-            ready,
+            backlog,
             ..
         } = &mut requests[key].kind
         else {
             return None;
         };
         let tracked = message.qos > QoS::AtMostOnce;
-        if !*ready || tracked && connection.in_flight >= connection.window {
-            return None;
-        }
         connection.credit -= 1;
         connection.in_flight += u32::from(tracked);
         *sent = true;
@@ -1221,8 +1289,8 @@ impl Upstream {
             *waiting_messages -= 1;
             *waiting_bytes -= message.size();
         }
-        let (conn, message, stored) = (*conn, message.clone(), *stored);
-        self.line(conn, spooled).pop_front();
+        let (conn, message, stored, spooled) = (*conn, message.clone(), *stored, *backlog);
+        self.take_out(conn, spooled, key);
         let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
         let size = message.size();
         let request = BrokerRequest::Publish {
@@ -1307,13 +1375,17 @@ impl Upstream {
             .iter()
             .map(|connection| u64::from(connection.in_flight))
             .sum();
-        metrics.broker_up = self.connections.iter().filter(|connection| connection.up).count() as u64;
+        let shared = self.connections.iter().take(self.shared as usize);
+        metrics.broker_up = u64::from(shared.fold(true, |all, connection| all & connection.up));
+        let up = self.connections.iter().filter(|connection| connection.up);
+        metrics.broker_connections_up = up.count() as u64;
     }
 
     /// Closes every connection in good order.
     pub(crate) fn close(&mut self) {
         let conns = 0..self.connections.len() as u32;
         self.exact = None;
+        self.closing = true;
         self.control
             .extend(conns.map(|conn| BrokerRequest::Close { conn: ConnId(conn) }));
     }
@@ -1323,6 +1395,7 @@ impl Upstream {
         self.requests.insert(Request {
             generation: self.generation,
             restores: false,
+            breaks: 0,
             kind,
         })
     }
@@ -1360,6 +1433,8 @@ impl Connection {
             subscriptions: VecDeque::new(),
             acks: VecDeque::new(),
             unreported: 0,
+            breaks: Breaks::default(),
+            quarantine: None,
         }
     }
 

@@ -1129,7 +1129,15 @@ fn a_message_that_was_acknowledged_and_is_refused_later_is_told() {
         result: Err(refusal),
     });
     let topic = "t".into();
-    assert_eq!(bench.notices, [Notice::UnheardRefused { topic, refusal }]);
+    let client = Some("a".into());
+    assert_eq!(
+        bench.notices,
+        [Notice::UnheardRefused {
+            client,
+            topic,
+            refusal
+        }]
+    );
 }
 
 #[test]

@@ -683,6 +683,7 @@ fn spooled_messages_that_are_lost_are_told_with_their_number() {
         result: Err(Refusal(0x87)),
     });
     let refused = Notice::UnheardRefused {
+        client: Some("a".into()),
         topic: "ab".into(),
         refusal: Refusal(0x87),
     };

@@ -1041,3 +1041,49 @@ fn very_many_clients_share_a_filter_and_each_gets_its_own() {
     bench.settle();
     assert_eq!(bench.gateway.metrics().filters, 0);
 }
+
+#[test]
+fn nothing_is_published_to_the_names_of_the_broker() {
+    let config = GatewayConfig {
+        predefined: vec![PredefinedTopic {
+            id: TopicId(7),
+            topic: "$SYS/{client_id}".into(),
+        }],
+        ..GatewayConfig::default()
+    };
+    let mut bench = Bench::up(config);
+    bench.connect(A, "a");
+    bench.requests.clear();
+    let share = bench.register(A, "$share/g/a");
+    for (topic, id) in [
+        (TopicRef::Normal(share), share),
+        (TopicRef::Predefined(TopicId(7)), TopicId(7)),
+    ] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            bench.packet(A, publish(topic, qos, 3, b"x"));
+            bench.expect(A, &[puback(id, 3, ReturnCode::NotSupported)]);
+        }
+    }
+    assert_eq!(bench.requests, []);
+    assert_eq!(bench.gateway.metrics().publish_refused_total, 6);
+}
+
+#[test]
+fn a_client_id_brings_nothing_into_a_topic_that_a_broker_closes_the_connection_over() {
+    let config = GatewayConfig {
+        predefined: vec![PredefinedTopic {
+            id: TopicId(7),
+            topic: "d/{client_id}".into(),
+        }],
+        ..GatewayConfig::default()
+    };
+    let mut bench = Bench::up(config);
+    bench.connect(A, "a\u{1}");
+    bench.requests.clear();
+    bench.packet(
+        A,
+        publish(TopicRef::Predefined(TopicId(7)), QoS::AtLeastOnce, 3, b"x"),
+    );
+    bench.expect(A, &[puback(TopicId(7), 3, ReturnCode::InvalidTopicId)]);
+    assert_eq!(bench.requests, []);
+}

@@ -3,6 +3,8 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
+use sn_codec::topic::{MAX_LEVELS, is_carried};
+
 use super::{
     radio_rules,
     report::Report,
@@ -355,7 +357,9 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
     }
     whole_seconds(root, "broker.keep_alive", reports);
     if let (Some(prefix), Some(node)) = (root.text("broker.topic_prefix"), root.node("broker.topic_prefix"))
-        && let Some(wrong) = prefix.chars().find(|c| matches!(c, '+' | '#' | '\0' | '{' | '}'))
+        && let Some(wrong) = prefix
+            .chars()
+            .find(|c| matches!(c, '+' | '#' | '{' | '}') || !is_carried(*c))
     {
         let title = format!("broker.topic_prefix cannot contain {wrong:?}");
         reports.push(Report::error(
@@ -639,13 +643,13 @@ fn topic_name(topic: &str, node: &Node, reports: &mut Vec<Report>) {
             "`+` and `#` are only allowed in subscriptions",
         ));
     }
-    if topic.contains('\0') {
-        reports.push(Report::error(
-            "bad-topic",
-            "a topic cannot contain NUL",
-            &node.place,
-            "here",
-        ));
+    if let Some(c) = topic.chars().find(|c| !is_carried(*c)) {
+        let title = format!("a topic cannot contain {c:?}: brokers close the connection over it");
+        reports.push(Report::error("bad-topic", title, &node.place, "here"));
+    }
+    if topic.split('/').count() > MAX_LEVELS {
+        let title = format!("a topic has at most {MAX_LEVELS} levels");
+        reports.push(Report::error("bad-topic", title, &node.place, "too many"));
     }
     for placeholder in placeholders(topic).filter(|name| *name != CLIENT_ID) {
         let title = format!("unknown placeholder `{placeholder}`");

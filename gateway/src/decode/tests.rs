@@ -600,7 +600,7 @@ fn refusal_with_its_answer() {
     0005      msg id 5
     61fffe    topic name "a\xff\xfe" (not UTF-8)
 
-    error at octet 7: the text is not UTF-8 or contains U+0000 (invalid_utf8)
+    error at octet 7: the text is not UTF-8 or contains characters that MQTT does not carry (invalid_utf8)
     a gateway answers 070b0000000503: REGACK (m5, topic id 0, not supported (return code 3))
     "##);
     insta::assert_snapshot!(explain("071203000d6162"), @r##"

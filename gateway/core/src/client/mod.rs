@@ -556,6 +556,7 @@ impl Client {
         let mut published = false;
         if let Some(will) = &self.will
             && let Some(topic) = &will.topic
+            && cx.may_publish(topic)
         {
             let topic = cx.names.with_prefix(&cx.config.upstream.topic_prefix, topic);
             let message = Uplink {

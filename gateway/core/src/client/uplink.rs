@@ -245,6 +245,9 @@ impl Client {
             }
             return;
         };
+        if !cx.may_publish(&name) {
+            return self.refuse_publish(cx, publish, name);
+        }
         // From a connected client QoS −1 is QoS 0 under its own name (reading A48).
         let (kind, qos) = match publish.qos {
             PublishQoS::MinusOne | PublishQoS::Level(QoS::AtMostOnce) => {
@@ -286,6 +289,23 @@ impl Client {
                 .unwrap_or_default(),
             earlier: false,
         });
+    }
+
+    /// Whatever the QoS, like an unknown topic id (readings A8, A43).
+    fn refuse_publish(&mut self, cx: &mut Context, publish: Publish<'_>, topic: Arc<str>) {
+        cx.metrics.publish_refused_total += 1;
+        cx.notice(Notice::PublishRefused {
+            client: self.id.clone(),
+            topic,
+            refusal: Refusal::TOPIC_INVALID,
+        });
+        if publish.qos != PublishQoS::MinusOne {
+            let topic_id = echoed(publish.topic);
+            self.reply(
+                cx,
+                Reply::Puback(topic_id, publish.msg_id, ReturnCode::NotSupported),
+            );
+        }
     }
 
     /// True if the request was carried out or is under way; then its answer is owed or will be (reading A46).

@@ -67,7 +67,7 @@ pub(super) fn online(
 
 /// The connections that carry what clients publish.
 pub(super) fn broker(opened: u64, m: &Metrics) -> Payload {
-    let state = match m.broker_up {
+    let state = match m.broker_connections_up {
         0 => "down",
         up if up < opened => "partly up",
         _ => "up",
@@ -75,7 +75,7 @@ pub(super) fn broker(opened: u64, m: &Metrics) -> Payload {
     let object = Object::new()
         .text("state", state)
         .number("connections", opened)
-        .number("up", m.broker_up)
+        .number("up", m.broker_connections_up)
         .number("lost_total", m.broker_down_total)
         .number("in_flight", m.in_flight)
         .number("queue_messages", m.queue_messages)
@@ -169,9 +169,7 @@ pub(super) fn client(config: &StatusConfig, clock: Option<&Clock>, client: &Clie
 pub(super) fn level(name: &str) -> String {
     let mut level = String::with_capacity(name.len());
     for c in name.chars() {
-        // MQTT 5 §1.5.4 has control characters and noncharacters among what a receiver may end a connection for.
-        let noncharacter = matches!(u32::from(c), 0xFDD0..=0xFDEF) || u32::from(c) & 0xFFFE == 0xFFFE;
-        if matches!(c, '/' | '+' | '#' | '%') || c.is_control() || noncharacter {
+        if matches!(c, '/' | '+' | '#' | '%') || !sn_codec::topic::is_carried(c) {
             for octet in c.encode_utf8(&mut [0; 4]).bytes() {
                 // Writing to a string does not fail.
                 let _ = write!(level, "%{octet:02X}");
