@@ -113,13 +113,15 @@ fn ping_tells_whether_a_gateway_is_there(kind: BrokerKind) {
 
 fn names_from_the_network_forge_no_line_and_move_no_cursor(kind: BrokerKind) {
     let broker = Broker::start_new(kind);
-    let gateway = Setup::beside(&broker).start();
+    let mut gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m");
     client.register("demo/a\nb\u{1b}[2J");
 
-    gateway.wait_for_line("the log to name the client", 0, PATIENCE, |line| {
-        line.contains(r"client=evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m")
-    });
+    gateway
+        .process()
+        .wait_for_line("the log to name the client", 0, PATIENCE, |line| {
+            line.contains(r"client=evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m")
+        });
     let printed = gateway.ask(&["topics"]);
     assert!(
         printed.stdout.contains(r"demo/a\nb\u{1b}[2J"),
