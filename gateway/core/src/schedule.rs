@@ -130,6 +130,13 @@ impl Lines {
         is
     }
 
+    /// Takes the newest refusal that the client is owed out of the line; false if there is none.
+    pub(crate) fn drop_refusal(&mut self, client: ClientIx) -> bool {
+        let refusal = |owed: &Owed| owed.client == client && owed.reply.is_refusal();
+        let at = self.replies.iter().rposition(refusal);
+        at.is_some_and(|at| self.replies.remove(at).is_some())
+    }
+
     pub(crate) fn line_mut(&mut self, line: Line) -> &mut VecDeque<ClientIx> {
         &mut self.clients[line as usize]
     }

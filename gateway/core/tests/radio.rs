@@ -288,6 +288,41 @@ fn answer_that_was_not_sent_is_owed_again() {
 }
 
 #[test]
+fn a_refusal_makes_room_for_the_answer_to_what_was_taken() {
+    let mut bench = radio(modem(7, None));
+    connected(&mut bench, 1, "a");
+    bench.requests.clear();
+    for msg_id in 1..=40 {
+        let topic = TopicRef::Predefined(TopicId(1));
+        bench.packet(1, publish(topic, QoS::AtLeastOnce, msg_id, b"x"));
+    }
+    bench.settle();
+    // At once: none of them is late.
+    (0..17).for_each(|_| leaves_now(&mut bench));
+    let answers = bench.heard(1);
+    let (accepted, refused): (Vec<u16>, Vec<u16>) = (
+        answered(&answers, ReturnCode::Accepted),
+        answered(&answers, ReturnCode::Congestion),
+    );
+    assert_eq!(accepted, Vec::from_iter(1..=16), "each of them is published");
+    assert_eq!(refused, [17], "it was on the air already");
+    assert_eq!(
+        metrics(&bench).dropped[NotSent::QueueFull as usize],
+        23,
+        "each is counted once"
+    );
+}
+
+/// The message ids that got a PUBACK with this code.
+fn answered(packets: &[Packet<'_>], code: ReturnCode) -> Vec<u16> {
+    let ids = packets.iter().filter_map(|packet| match packet {
+        Packet::Puback(puback) if puback.return_code == code => Some(puback.msg_id.0),
+        _ => None,
+    });
+    ids.collect()
+}
+
+#[test]
 fn qos_0_message_that_was_not_sent_is_the_next_again() {
     let mut bench = radio(modem(7, None));
     subscriber(&mut bench, 1, "a", 1);

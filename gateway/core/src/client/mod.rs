@@ -208,6 +208,30 @@ pub(crate) enum Reply {
     Disconnect,
 }
 
+impl Reply {
+    /// Says no: nothing was done.
+    pub(crate) fn is_refusal(self) -> bool {
+        match self {
+            Reply::Connack(code)
+            | Reply::WillTopicResp(code)
+            | Reply::WillMsgResp(code)
+            | Reply::Regack(_, _, code)
+            | Reply::Puback(_, _, code)
+            | Reply::SubackRefused(_, _, code) => code != ReturnCode::Accepted,
+            Reply::WillTopicReq
+            | Reply::WillMsgReq
+            | Reply::Pubrec(_)
+            | Reply::Pubrel(_)
+            | Reply::Pubcomp(_)
+            | Reply::Suback(..)
+            | Reply::Unsuback(_)
+            | Reply::Pingreq
+            | Reply::Pingresp
+            | Reply::Disconnect => false,
+        }
+    }
+}
+
 impl From<Reply> for Packet<'static> {
     fn from(reply: Reply) -> Self {
         match reply {
@@ -381,7 +405,11 @@ impl Client {
         if self.owed >= REPLIES_MAX {
             cx.metrics.rate_limited_total += 1;
             link.count_dropped(NotSent::QueueFull, 1);
-            return;
+            // What was refused is asked for again and loses nothing; what was taken would be published twice.
+            if reply.is_refusal() || !link.lines.drop_refusal(self.ix) {
+                return;
+            }
+            self.owed -= 1;
         }
         self.owed += 1;
         link.lines.replies.push_back(own);
