@@ -926,11 +926,14 @@ impl Gateway {
                 client.reply_promised(&mut self.cx, reply);
             }
             Waiting::Suback {
+                number,
                 filter,
                 msg_id,
                 granted,
                 ..
-            } => client.suback(&mut self.cx, filter, msg_id, Ok(granted)),
+            } if client.open.has_subscribe(number) => {
+                client.suback(&mut self.cx, filter, msg_id, Ok(granted));
+            }
             Waiting::Exchange { msg_id, .. } => client.release_exchange(msg_id),
             _ => {}
         }

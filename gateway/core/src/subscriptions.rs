@@ -41,6 +41,8 @@ pub(crate) struct Subscriptions {
     stands: u32,
     /// Counts filters that messages came for.
     seen: u32,
+    /// Counts what clients asked for.
+    asked: u64,
     /// When the retained messages of a filter are no longer told from others', in order of time.
     windows: VecDeque<(Instant, FilterKey)>,
 }
@@ -285,6 +287,12 @@ impl Subscriptions {
             filter.is_some_and(|filter| &*filter.name == name)
         };
         self.by_name.find(self.hasher.hash_one(name), is).copied()
+    }
+
+    /// The number of the next SUBSCRIBE.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.asked += 1;
+        self.asked
     }
 
     /// Forgets who waited for retained messages that do not come any more.

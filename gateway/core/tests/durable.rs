@@ -1226,6 +1226,22 @@ fn an_answer_that_waits_for_the_disk_is_not_given_in_the_next_connection() {
 }
 
 #[test]
+fn a_suback_that_waits_for_the_disk_is_not_given_in_the_next_connection() {
+    let mut bench = up();
+    all_down(&mut bench);
+    bench.connect(A, "a");
+    bench.packet(A, subscribe(MsgId(3), "c", QoS::ExactlyOnce));
+    // The device restarts and counts its message ids from the start.
+    bench.connect(A, "a");
+    bench.packet(A, subscribe(MsgId(3), "c", QoS::AtMostOnce));
+    bench.commit();
+    let [Packet::Suback(suback)] = bench.heard(A)[..] else {
+        panic!("one answer")
+    };
+    assert_eq!(suback.qos, QoS::AtMostOnce);
+}
+
+#[test]
 fn pubrel_waits_for_the_disk_although_the_client_asks_for_a_repeat() {
     let mut bench = up();
     bench.connect_with(A, connect("a", false, 600));

@@ -83,6 +83,7 @@ impl Client {
             }),
         }
         let asked = subscribe.qos.min(cx.predefined.max_qos(self.rule));
+        let number = cx.subscriptions.number();
         let Some(filter) = cx.subscriptions.get_mut(key) else {
             return;
         };
@@ -93,7 +94,7 @@ impl Client {
         });
         filter.want_retained(self.ix);
         self.touch();
-        self.open.open_subscribe(msg_id, wanted.topic_id, key);
+        self.open.open_subscribe(msg_id, wanted.topic_id, key, number);
         if up {
             // Even where the filter stands already: only a SUBSCRIBE makes the broker send its retained messages.
             filter.ask(Asker {
@@ -121,13 +122,16 @@ impl Client {
         granted: Result<QoS, ()>,
     ) {
         if let Ok(granted) = granted {
-            if let Some(id) = self.open.subscribing_to(msg_id, filter) {
-                self.topics.tell(id);
+            let open = self.open.subscribing_to(msg_id, filter);
+            let number = open.map_or(0, |request| request.stored);
+            if let Some(request) = open {
+                self.topics.tell(request.topic_id);
             }
             self.save(cx);
             let waiting = Waiting::Suback {
                 client: self.ix,
                 serial: self.serial,
+                number,
                 filter,
                 msg_id,
                 granted,

@@ -47,8 +47,8 @@ pub(crate) struct OpenRequest {
     /// Tells a repeat from another message under the same id, and a SUBSCRIBE from another by its filter. Any id will
     /// do, 0 too (reading A45).
     digest: u32,
-    /// QoS 2: the number of the message in the store; 0 if it has none.
-    stored: u64,
+    /// QoS 2: the number of the message in the store; 0 if it has none. SUBSCRIBE: which of all it is.
+    pub(crate) stored: u64,
     /// It came in an earlier connection and not again in this one, so it is not answered: the answer would pass for
     /// that to another message under the same id, which may be on its way.
     earlier: bool,
@@ -88,23 +88,36 @@ impl OpenRequests {
             .any(|request| request.kind == RequestKind::Subscribe)
     }
 
-    pub(crate) fn open_subscribe(&mut self, msg_id: MsgId, topic_id: TopicId, filter: FilterKey) {
+    pub(crate) fn open_subscribe(
+        &mut self,
+        msg_id: MsgId,
+        topic_id: TopicId,
+        filter: FilterKey,
+        number: u64,
+    ) {
         self.requests.push(OpenRequest {
             kind: RequestKind::Subscribe,
             msg_id,
             topic_id,
             digest: filter,
-            stored: 0,
+            stored: number,
             earlier: false,
         });
     }
 
-    /// The topic id that the answer to a SUBSCRIBE will name.
-    pub(crate) fn subscribing_to(&self, msg_id: MsgId, filter: FilterKey) -> Option<TopicId> {
+    /// This SUBSCRIBE is not answered yet, and of this connection.
+    pub(crate) fn has_subscribe(&self, number: u64) -> bool {
+        self.requests
+            .iter()
+            .any(|request| request.kind == RequestKind::Subscribe && request.stored == number)
+    }
+
+    /// The SUBSCRIBE that is open for a filter.
+    pub(crate) fn subscribing_to(&self, msg_id: MsgId, filter: FilterKey) -> Option<OpenRequest> {
         let is = |request: &&OpenRequest| {
             request.kind == RequestKind::Subscribe && request.msg_id == msg_id && request.digest == filter
         };
-        self.requests.iter().find(is).map(|request| request.topic_id)
+        self.requests.iter().find(is).copied()
     }
 
     /// The answer may be to a SUBSCRIBE of an earlier connection: then none, or another, is open under its id.
@@ -324,7 +337,7 @@ impl Client {
 
     /// What is stored of a client's QoS 2 publish beside the message: that it may send another under the same id.
     fn forget_receiving(&self, cx: &mut Context, request: &OpenRequest) {
-        if request.stored == 0 {
+        if request.kind == RequestKind::Subscribe || request.stored == 0 {
             return;
         }
         let key = receiving_key(request.stored);
