@@ -541,6 +541,7 @@ impl Gateway {
         let first = !self.cx.upstream.any_up();
         self.cx.upstream.on_up(conn, session_present, window, forgets);
         if !session_present {
+            self.cx.upstream.forget_deliveries(conn);
             self.cx.journal.release_all(conn);
         }
         if first {

@@ -923,6 +923,13 @@ impl Upstream {
         }
     }
 
+    /// The broker lost the session, and with it what it waited to be answered.
+    pub(crate) fn forget_deliveries(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(conn.0 as usize) {
+            connection.acks.clear();
+        }
+    }
+
     /// The connection works; without its old session nothing new is sent before the old is reported lost.
     pub(crate) fn on_up(&mut self, conn: ConnId, session_present: bool, window: u16, forgets: bool) {
         let Some(connection) = self.connections.get_mut(conn.0 as usize) else {

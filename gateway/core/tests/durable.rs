@@ -990,6 +990,36 @@ fn the_port_hears_that_a_release_is_known_once_it_is_durable() {
 }
 
 #[test]
+fn the_port_hears_nothing_of_the_deliveries_of_a_session_that_the_broker_lost() {
+    for durable_while_down in [false, true] {
+        let mut bench = up();
+        bench.connect_with(A, connect("a", false, 600));
+        bench.subscribe(A, "c", QoS::ExactlyOnce);
+        bench.sleep(A, 600);
+        deliver(&mut bench, "c", QoS::ExactlyOnce, 77, b"x");
+        bench.commit();
+        let (conn, delivery) = (CONN, DeliveryId(77));
+        bench.broker(BrokerEvent::Released { conn, delivery });
+        // Taken, and not durable yet.
+        deliver(&mut bench, "c", QoS::ExactlyOnce, 78, b"y");
+        bench.broker_down();
+        if durable_while_down {
+            bench.commit();
+        }
+        bench.requests.clear();
+        bench.broker_up(false);
+        bench.commit();
+        let of_deliveries = |request: &&BrokerRequest| {
+            matches!(
+                request,
+                BrokerRequest::Ack { .. } | BrokerRequest::Complete { .. }
+            )
+        };
+        assert_eq!(bench.requests.iter().find(of_deliveries), None);
+    }
+}
+
+#[test]
 fn a_new_session_is_subscribed_when_the_deliveries_of_the_lost_one_are_released_for_good() {
     let mut bench = up();
     bench.connect_with(A, connect("a", false, 600));

@@ -334,8 +334,12 @@ impl Journal {
         true
     }
 
-    /// The broker lost the session: its deliveries begin anew.
+    /// The broker lost the session: its deliveries begin anew, and nothing of the old ones is answered.
     pub(crate) fn release_all(&mut self, conn: ConnId) {
+        self.waiting.retain(|(_, waiting)| match waiting {
+            Waiting::Ack { conn: of, .. } | Waiting::Complete { conn: of, .. } => *of != conn,
+            _ => true,
+        });
         let mut released: Vec<_> = self
             .received
             .keys()
