@@ -525,9 +525,9 @@ impl Subscriptions {
     ///
     /// One that is being given back may get no copy any more, even if the client wants it again by now. Nor does one
     /// whose subscription is younger than the message, which may have waited at the broker. So until a filter has proved
-    /// that what comes now is younger than itself, and where the broker has not said yet what stands after a restart, the
-    /// one counts for which a message came first, and else the oldest. Where some filters guarantee delivery, it is one
-    /// of those.
+    /// that what comes now is younger than itself, the oldest counts. Where some are from an earlier life, neither their
+    /// age is known nor, before the broker's answer, whether they stand: then it is the one for which a message came
+    /// first. Where some filters guarantee delivery, it is one of those.
     fn best_filter(
         &self,
         client: ClientIx,
