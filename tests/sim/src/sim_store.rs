@@ -292,6 +292,7 @@ impl SimStore {
             .map(|(key, _)| *key)
             .collect();
         self.promised = there;
+        self.unsure.clear();
         if self.store.has_pending() {
             // The disk did not work, so what is read may go with the power; it is written again as soon as it can be.
             self.unsure = core::mem::take(&mut self.promised).into_iter().collect();
