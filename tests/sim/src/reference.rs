@@ -27,7 +27,7 @@ use sn_codec::{
 
 use crate::admission::{Challenge, ForwarderLimits, Verdict};
 use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_from, message_payload};
-use crate::sim_broker::{Publication, as_request};
+use crate::sim_broker::{Publication, as_request, came_before};
 use crate::sim_client::{ClientConfig, Presence, Quirks, Uplink, encode};
 use crate::{Address, ClientIx};
 
@@ -978,6 +978,14 @@ impl Reference {
                 payload,
             } => {
                 if let Some(delivery) = delivery {
+                    // With QoS 1 what comes again over another connection has another name.
+                    let before = |((of, name), known): (&(ConnId, DeliveryId), &Bytes)| {
+                        let earlier = of == conn && known == payload && came_before(*name, *delivery);
+                        earlier.then_some((*of, *name))
+                    };
+                    if let Some(before) = self.unacknowledged.iter().find_map(before) {
+                        self.unacknowledged.remove(&before);
+                    }
                     self.unacknowledged.insert((*conn, *delivery), payload.clone());
                 }
                 let again = self.orphans.remove(payload);

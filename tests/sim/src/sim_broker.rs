@@ -1379,6 +1379,11 @@ fn delivery_id(connection: u32, qos: QoS, packet_id: u16) -> DeliveryId {
     DeliveryId(u64::from(connection) << 32 | exactly_once | u64::from(packet_id))
 }
 
+/// Both with QoS 1, and the one over an earlier connection than the other.
+pub(crate) fn came_before(one: DeliveryId, other: DeliveryId) -> bool {
+    (one.0 | other.0) & EXACTLY_ONCE == 0 && one.0 >> 32 < other.0 >> 32
+}
+
 fn conn_of(request: &BrokerRequest) -> ConnId {
     match request {
         BrokerRequest::Open { conn, .. }
