@@ -253,6 +253,8 @@ struct SavedModel {
     maybe: BTreeSet<String>,
     names: BTreeMap<TopicId, String>,
     confirmed: BTreeSet<TopicId>,
+    ignores_register: bool,
+    no_dup: bool,
     losses: u32,
 }
 
@@ -539,6 +541,8 @@ impl Reference {
                 maybe: client.maybe.clone(),
                 names: client.names.clone(),
                 confirmed: client.confirmed.clone(),
+                ignores_register: client.ignores_register,
+                no_dup: client.no_dup,
                 losses: client.losses,
             };
             client.saved.insert(value.clone(), saved);
@@ -2560,6 +2564,9 @@ impl ClientModel {
         }
         self.maybe.extend(saved.maybe);
         self.confirmed.extend(saved.confirmed);
+        // What was learned of it, although the CONNECT that ended that connection may not be stored.
+        self.ignores_register |= saved.ignores_register;
+        self.no_dup |= saved.no_dup;
         if failed {
             // Ids that it was told while the disk did not work may come again for other names (A35).
             let stored = |id: &TopicId| saved.names.contains_key(id);
