@@ -1497,6 +1497,10 @@ impl Reference {
             ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
                 format!("{publish:?} to {}", client.id)
             })?;
+            if publications > 1 {
+                // What was released may have been another.
+                started.released = false;
+            }
         }
         Ok(())
     }
@@ -2573,7 +2577,11 @@ impl ClientModel {
             let unsure = self.names.iter().filter(|(id, _)| !stored(id));
             let unsure = unsure.map(|(id, name)| (*id, name.clone()));
             self.stale_names.extend(unsure);
-            // Nor is it sure that the next life knows what was released.
+            // Nor is it sure that the next life knows what was sent: then it comes under another message id.
+            if let Some(down) = &mut self.down {
+                down.closed = true;
+            }
+            // Nor what was released.
             for started in self.started.values_mut() {
                 started.released = false;
             }
@@ -2822,6 +2830,11 @@ impl ClientModel {
                     (down.kind, down.msg_id) = (DownKind::Pubrel, msg_id);
                     down.payload = earlier;
                     self.acknowledged();
+                } else if self.restored
+                    && let Some(payload) = earlier
+                {
+                    // It took what an earlier life sent, whether or not this one sends something else before.
+                    self.owed.remove(&payload);
                 }
                 // Each PUBREC is answered by a PUBREL at once.
                 if let Some(down) = self
