@@ -976,7 +976,7 @@ impl Gateway {
                 granted,
                 ..
             } if client.open.has_subscribe(number) => {
-                client.suback(&mut self.cx, filter, msg_id, Ok(granted))
+                client.suback(&mut self.cx, filter, msg_id, Ok(granted));
             }
             Waiting::Exchange { msg_id, .. } => client.release_exchange(msg_id),
             _ => {}
