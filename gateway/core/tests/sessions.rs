@@ -80,6 +80,48 @@ fn clean_session_deletes_subscriptions_ids_messages_and_will() {
     assert_eq!(bench.gateway.metrics().buffer_messages, 0);
 }
 
+/// A19, A20: whether the client was connected, slept or was in the middle of its will.
+#[test]
+fn clean_session_ends_with_its_connection_even_without_a_goodbye() {
+    for (asleep, will) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut bench = Bench::up(GatewayConfig::default());
+        bench.connect_with_will(A, "a", true, 60);
+        let id = bench.register(A, "t/up");
+        let (_, filter) = bench.subscribe(A, "cmd", QOS1);
+        if asleep {
+            bench.sleep(A, 600);
+        }
+        bench.message(&[filter], "cmd", QOS1, false, b"1");
+        bench.take(A);
+        bench.requests.clear();
+        if will {
+            let connect = Connect {
+                will: true,
+                ..connect("a", false, 60)
+            };
+            bench.packet(A, Packet::Connect(connect));
+            bench.expect(A, &[Packet::WillTopicReq]);
+            bench.packet(A, Packet::WillTopic(None));
+            bench.expect(A, &[connack(ReturnCode::Accepted)]);
+        } else {
+            bench.connect_with(A, connect("a", false, 60));
+        }
+        assert!(matches!(&bench.requests[..], [BrokerRequest::Unsubscribe { .. }]));
+        bench.packet(A, publish(TopicRef::Normal(id), QOS1, 1, b"x"));
+        bench.expect(A, &[puback(id, 1, ReturnCode::InvalidTopicId)]);
+        let connected = bench.notices.iter().rev().find_map(|notice| match notice {
+            Notice::Connected {
+                resumed, buffered, ..
+            } => Some((*resumed, *buffered)),
+            _ => None,
+        });
+        assert_eq!(connected, Some((false, 0)));
+        bench.pass(seconds(100));
+        assert_eq!(bench.wills(), []);
+        assert_eq!(bench.gateway.metrics().buffer_messages, 0);
+    }
+}
+
 #[test]
 fn kept_session_has_subscriptions_ids_messages_and_will() {
     let mut bench = Bench::up(GatewayConfig::default());

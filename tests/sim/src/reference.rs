@@ -2374,6 +2374,8 @@ impl ClientModel {
         self.parameters = Some(parameters);
         self.bound = Some(from.clone());
         self.phase = Phase::Setup;
+        // A19, A20: a clean session ends with its connection.
+        let anew = connect.clean_session || self.clean;
         self.clean = connect.clean_session;
         self.keep_alive = Duration::from_secs(u64::from(connect.duration));
         self.connacks_due += 1;
@@ -2393,7 +2395,7 @@ impl ClientModel {
         self.confirmed.clear();
         self.refused_names.clear();
         self.subscribes.clear();
-        if connect.clean_session {
+        if anew {
             self.last_finished = None;
             self.forget();
             self.will = None;

@@ -352,16 +352,12 @@ impl Client {
         self.facts = cx.facts.into();
         self.leave_setup(cx);
         self.end_connection(cx);
+        let kept = known && !self.clean && !connect.clean_session;
         if resumes.is_none() {
-            self.start_session(cx, connect, known);
+            self.start_session(cx, connect, kept);
         }
         if !connect.will {
-            return self.accept(
-                cx,
-                now,
-                connect,
-                resumes.is_some() || (known && !connect.clean_session),
-            );
+            return self.accept(cx, now, connect, resumes.is_some() || kept);
         }
         cx.pending_connects += 1;
         self.state = State::Setup(Box::new(Setup {
@@ -376,19 +372,20 @@ impl Client {
         self.reply(cx, Reply::WillTopicReq);
     }
 
-    /// What an earlier session leaves to this one (§6.3; readings A22, A23).
-    fn start_session(&mut self, cx: &mut Context, connect: Parameters, known: bool) {
+    /// What an earlier session leaves to this one, if it is `kept` (§6.3; readings A22, A23): a clean one ends with its
+    /// connection, whatever this one asks for (readings A19, A20).
+    fn start_session(&mut self, cx: &mut Context, connect: Parameters, kept: bool) {
         self.clean = connect.clean_session;
         self.asked_for_will = connect.will;
-        if connect.clean_session {
+        if kept {
+            self.topics.unconfirm_all();
+            self.open.end_connection();
+        } else {
             self.drop_subscriptions(cx);
             self.clear_queue(cx);
             self.topics.clear();
             self.forget_requests(cx);
             self.will = None;
-        } else if known {
-            self.topics.unconfirm_all();
-            self.open.end_connection();
         }
     }
 
