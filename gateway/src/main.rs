@@ -11,6 +11,7 @@ mod durable;
 mod gather;
 mod links;
 mod online;
+mod printable;
 mod run;
 #[cfg(feature = "sim")]
 mod sim;

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::control::{ControlClient, RunningArgs};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -138,7 +139,7 @@ fn list(gateway: &mut ControlClient, json: bool) -> anyhow::Result<()> {
             return Ok(writeln!(out, "{row}")?);
         }
         let number = |key: &str| row[key].as_u64().unwrap_or_default();
-        let text = |key: &str| row[key].as_str().unwrap_or("-");
+        let text = |key: &str| printable(row[key].as_str().unwrap_or("-"));
         Ok(writeln!(
             out,
             "{:>8}  {:<8}  {:>8}  {:<20}  {:>3}  {:>7}  {}",
@@ -176,7 +177,7 @@ fn show(gateway: &mut ControlClient, id: u64, json: bool) -> anyhow::Result<()> 
     ] {
         match &row[key] {
             Value::Null => {}
-            Value::String(text) => writeln!(out, "{key:<12} {}", text.escape_debug())?,
+            Value::String(text) => writeln!(out, "{key:<12} {}", printable(text))?,
             other => writeln!(out, "{key:<12} {other}")?,
         }
     }

@@ -20,9 +20,9 @@ use radio_adapters::udp::UdpStats;
 use sn_codec::Packet;
 use tracing::field::{Field, Visit};
 use tracing::{Event, debug, error, info, trace, warn};
-use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::field::{MakeExt as _, RecordFields};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -31,6 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{LogFormat, LogSettings};
+use crate::printable::{PrintableWriter, must_be_escaped};
 
 /// Lines of one kind that are logged in a second; more are counted and said later.
 const LINES_PER_SECOND: u32 = 20;
@@ -71,8 +72,19 @@ where
     match format {
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
         LogFormat::Logfmt => layer.event_format(Logfmt).fmt_fields(LogfmtFields).boxed(),
-        LogFormat::Auto | LogFormat::Text => layer.boxed(),
+        LogFormat::Auto | LogFormat::Text => layer.fmt_fields(debug_fn(text_field).delimited(" ")).boxed(),
     }
+}
+
+/// One field of a line of text. Its value may come from the network, and must not become a line of its own.
+fn text_field(out: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    use std::fmt::Write as _;
+    match field.name() {
+        "message" => {}
+        name if out.has_ansi_escapes() => write!(out, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
+        name => write!(out, "{name}=")?,
+    }
+    PrintableWriter(out).write_fmt(format_args!("{value:?}"))
 }
 
 /// One line of `key=value` pairs for each event.
@@ -124,7 +136,8 @@ impl LogfmtVisitor<'_, '_> {
         } else {
             field.name()
         };
-        let plain = !value.is_empty() && !value.contains(|c: char| c == '"' || c == '=' || c.is_whitespace());
+        let quoted = |c: char| c == '"' || c == '=' || c.is_whitespace() || must_be_escaped(c);
+        let plain = !value.is_empty() && !value.contains(quoted);
         let written = if plain {
             write!(self.out, " {key}={value}")
         } else {
@@ -819,6 +832,49 @@ mod tests {
             trace_datagram("in", unasked, unasked, &datagram);
         });
         assert_eq!(told, [""; 0]);
+    }
+
+    #[test]
+    fn a_client_id_forges_no_line_and_sends_nothing_to_a_terminal() {
+        for format in [LogFormat::Text, LogFormat::Logfmt] {
+            for ansi in [false, true] {
+                let captured = Captured::default();
+                let writer = captured.clone();
+                let layer = layer(
+                    format,
+                    fmt::layer().with_writer(move || writer.clone()).with_ansi(ansi),
+                );
+                let client = "evil\n2026-01-01T00:00:00Z ERROR gateway: \u{1b}[31mgone\u{9b}1m\u{202e}";
+                tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                    info!(target: "client", %client, "refused {client}");
+                    info!(target: "client", client, "refused");
+                });
+                let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
+                assert_eq!(text.lines().count(), 2, "{text}");
+                assert!(!text.contains("\u{1b}[31m"), "{text:?}");
+                assert!(!text.contains(['\u{9b}', '\u{202e}']), "{text:?}");
+                assert!(
+                    text.contains(r"evil\n2026") && text.contains(r"\u{1b}[31m"),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn text_is_a_message_and_its_fields() {
+        let text = written(LogFormat::Text);
+        let lines: Vec<&str> = text
+            .lines()
+            .map(|line| line.split_once("  ").unwrap().1)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "INFO client: connected client=\"pump-7\" keep_alive=300",
+                "WARN broker: link down error=\"connection reset by peer\"",
+            ]
+        );
     }
 
     #[test]

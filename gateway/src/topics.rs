@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::control::{ControlClient, RunningArgs};
+use crate::printable::printable;
 
 /// `snipe topics`.
 #[derive(Debug, Args)]
@@ -46,7 +47,7 @@ fn print(gateway: &mut ControlClient, json: bool) -> anyhow::Result<()> {
             if json {
                 writeln!(out, "{row}")?;
             } else {
-                let text = |key: &str| row[key].as_str().unwrap_or_default();
+                let text = |key: &str| printable(row[key].as_str().unwrap_or_default());
                 let id = row["id"].as_u64().unwrap_or_default();
                 writeln!(
                     out,

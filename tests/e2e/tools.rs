@@ -14,6 +14,7 @@ with_each_broker![
     sub_that_waits_in_vain_says_so_by_its_exit_code,
     ping_tells_whether_a_gateway_is_there,
     topics_prints_the_registry,
+    names_from_the_network_forge_no_line_and_move_no_cursor,
     many_publishes_in_a_script_all_arrive,
 ];
 
@@ -108,6 +109,26 @@ fn ping_tells_whether_a_gateway_is_there(kind: BrokerKind) {
         matches!(unanswered.code(), Some(code) if code != 0),
         "{unanswered:?}"
     );
+}
+
+fn names_from_the_network_forge_no_line_and_move_no_cursor(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
+    let mut gateway = Setup::beside(&broker).start();
+    let client = gateway.connected_client("evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m");
+    client.register("demo/a\nb\u{1b}[2J");
+
+    gateway
+        .process()
+        .wait_for_line("the log to name the client", 0, PATIENCE, |line| {
+            line.contains(r"client=evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m")
+        });
+    let printed = gateway.ask(&["topics"]);
+    assert!(
+        printed.stdout.contains(r"demo/a\nb\u{1b}[2J"),
+        "{}",
+        printed.stdout
+    );
+    gateway.stop();
 }
 
 fn topics_prints_the_registry(kind: BrokerKind) {

@@ -56,6 +56,9 @@ Examples:
   snipe sub -h 192.168.1.20 -t plant/+/temperature -q 1 -C 1 -W 10
   snipe sub --topic-id 17 -F '%U %i %p'
 
+Payloads are printed as they are, unless it is to a terminal: then control
+characters in them stand as \\u{1b}. In topics they always do.
+
 Once subscribed, sub waits for a gateway that goes away, and subscribes again.
 
 Exit codes:

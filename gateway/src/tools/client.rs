@@ -14,6 +14,8 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
+use crate::printable::printable;
+
 use super::{
     args::LinkArgs,
     describe::OneLine,
@@ -262,7 +264,7 @@ impl Client {
     /// Prints on stderr, unless the user wants quiet.
     pub(crate) fn complain(&self, message: &str) {
         if !self.quiet {
-            eprintln!("snipe: {message}");
+            eprintln!("snipe: {}", printable(message));
         }
     }
 
@@ -319,7 +321,8 @@ impl Client {
             return;
         }
         if let Ok(packet) = Packet::decode(datagram) {
-            eprintln!("Client {} {verb} {}", self.session.client_id(), OneLine(&packet));
+            let id = printable(self.session.client_id());
+            eprintln!("Client {id} {verb} {}", OneLine(&packet));
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use sn_codec::{PublishQoS, TopicRef};
 
 use super::{describe::qos_number, session::Message};
+use crate::printable::{for_terminal, printable};
 
 /// A parsed output format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,15 +92,23 @@ impl Format {
         Ok(Format(parts))
     }
 
-    /// Writes one message.
+    /// Writes one message. The topic is made [`printable`] in any case, so that what reads lines gets one for a message;
+    /// the payload only for a `terminal`, for it is what the user asked for.
     ///
     /// # Errors
     /// What the writer says.
-    pub(crate) fn write(&self, out: &mut impl Write, message: &Message, now: SystemTime) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        out: &mut impl Write,
+        message: &Message,
+        now: SystemTime,
+        terminal: bool,
+    ) -> io::Result<()> {
         for part in &self.0 {
             match part {
                 Part::Text(text) => out.write_all(text.as_bytes())?,
-                Part::Topic => out.write_all(message.topic.as_bytes())?,
+                Part::Topic => out.write_all(printable(&message.topic).as_bytes())?,
+                Part::Payload if terminal => out.write_all(for_terminal(&message.payload).as_bytes())?,
                 Part::Payload => out.write_all(&message.payload)?,
                 Part::PayloadHex => {
                     for octet in &message.payload {
@@ -113,7 +122,7 @@ impl Format {
                 Part::TopicId => match message.topic_ref {
                     TopicRef::Normal(id) => write!(out, "normal {id}")?,
                     TopicRef::Predefined(id) => write!(out, "predefined {id}")?,
-                    TopicRef::Short(_) => write!(out, "short {}", message.topic)?,
+                    TopicRef::Short(_) => write!(out, "short {}", printable(&message.topic))?,
                 },
                 Part::UnixTime => {
                     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -166,7 +175,9 @@ mod tests {
                 ..message()
             };
             let mut out = Vec::new();
-            format.write(&mut out, &message, SystemTime::UNIX_EPOCH).unwrap();
+            format
+                .write(&mut out, &message, SystemTime::UNIX_EPOCH, false)
+                .unwrap();
             String::from_utf8(out).unwrap()
         };
         assert_eq!(of("#17", TopicRef::Predefined(TopicId(17))), "predefined 17\n");
@@ -184,9 +195,28 @@ mod tests {
         };
         let mut out = Vec::new();
         Format::standard(false, false)
-            .write(&mut out, &message, SystemTime::UNIX_EPOCH)
+            .write(&mut out, &message, SystemTime::UNIX_EPOCH, false)
             .unwrap();
         assert_eq!(out, [0, 0xFF, b'\n']);
+    }
+
+    #[test]
+    fn topics_are_harmless_and_payloads_are_on_a_terminal() {
+        let message = Message {
+            topic: "a\n\u{1b}[31m".to_owned(),
+            payload: b"1\n\x1b[2J".to_vec(),
+            ..message()
+        };
+        let on = |terminal| {
+            let mut out = Vec::new();
+            let format = Format::standard(true, true);
+            format
+                .write(&mut out, &message, SystemTime::UNIX_EPOCH, terminal)
+                .unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(on(false), "a\\n\\u{1b}[31m 1\n\u{1b}[2J\n");
+        assert_eq!(on(true), "a\\n\\u{1b}[31m 1\n\\u{1b}[2J\n");
     }
 
     #[test]
@@ -204,7 +234,7 @@ mod tests {
     fn written(format: &Format) -> String {
         let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_500_000_000_250);
         let mut out = Vec::new();
-        format.write(&mut out, &message(), now).unwrap();
+        format.write(&mut out, &message(), now, false).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -1,7 +1,7 @@
 //! `snipe sub`.
 
 use std::{
-    io,
+    io::{self, IsTerminal as _},
     time::{Duration, SystemTime},
 };
 
@@ -74,13 +74,14 @@ async fn open(client: &mut Client, topics: &[Topic], args: &SubArgs) -> Result<(
 
 async fn receive(client: &mut Client, args: &SubArgs, wanted: &mut Option<u64>) -> Result<(), ToolError> {
     let format = args.output_format();
+    let terminal = io::stdout().is_terminal();
     while *wanted != Some(0) {
         let message = client.next_message().await?;
         if args.no_retained && message.retain {
             continue;
         }
         format
-            .write(&mut io::stdout().lock(), &message, SystemTime::now())
+            .write(&mut io::stdout().lock(), &message, SystemTime::now(), terminal)
             .map_err(ToolError::Output)?;
         if let Some(wanted) = wanted {
             *wanted -= 1;
