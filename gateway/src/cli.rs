@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[cfg(feature = "sim")]
 use crate::sim::SimArgs;
@@ -31,6 +32,24 @@ pub(crate) struct Cli {
     /// `snipe --broker …` is `snipe run --broker …`.
     #[command(flatten)]
     pub(crate) run: SourceArgs,
+}
+
+impl Cli {
+    /// The command line of this process; what is wrong with it, or help, is printed and ends the process.
+    pub(crate) fn of_process() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| with_place_of_options(error).exit())
+    }
+}
+
+/// Says where options go to who put them before the command: there they would be those of `snipe run`.
+fn with_place_of_options(mut error: clap::Error) -> clap::Error {
+    let command = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(command)) if error.kind() == ErrorKind::ArgumentConflict => command,
+        _ => return error,
+    };
+    let tip = format!("options stand behind the command: snipe {command} --set KEY=VALUE");
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    error
 }
 
 const AFTER_HELP: &str = "\
@@ -120,6 +139,18 @@ mod tests {
             panic!("not run: {named:?}")
         };
         assert_eq!(run.broker.as_deref(), Some("mqtt://b"));
+    }
+
+    #[test]
+    fn options_before_a_command_are_told_their_place() {
+        let line = ["snipe", "--set", "gateway.id=2", "check"];
+        let error = with_place_of_options(Cli::try_parse_from(line).expect_err("they are those of run"));
+        assert_eq!(error.exit_code(), 2);
+        let told = error.to_string();
+        assert!(
+            told.contains("tip: options stand behind the command: snipe check --set KEY=VALUE"),
+            "{told}"
+        );
     }
 
     #[test]

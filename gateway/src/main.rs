@@ -23,12 +23,10 @@ mod which_broker;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::of_process();
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(source) => run::run(&source),
         Command::Check(args) => args.run(),
