@@ -190,6 +190,11 @@ fn tell_damage(directory: &Path, damage: &[Damage]) {
     }
 }
 
+/// The core takes again what needs the disk.
+pub(crate) fn tell_works() {
+    info!(target: "spool", "the disk works again");
+}
+
 /// One line about what goes on from an earlier life.
 pub(crate) fn tell_restored(restored: &Restored, damaged: usize) {
     let Restored {
@@ -210,10 +215,8 @@ fn report(events: &mpsc::UnboundedSender<StoreEvent>, event: Event) {
             warn!(target: "spool", error, "the disk does not take what is written: spools nothing until it does; see gateway.state_dir");
             StoreEvent::Failed
         }
-        Event::Works => {
-            info!(target: "spool", "the disk works again");
-            StoreEvent::Works
-        }
+        // It is told once the core knows: whoever reads it counts on that.
+        Event::Works => StoreEvent::Works,
         Event::Budget(false) => {
             warn!(target: "spool", "80 % of what may be written today is written; see spool.daily_write_budget");
             return;

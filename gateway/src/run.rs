@@ -444,7 +444,11 @@ impl Shell {
                 | StoreEvent::AirtimeNotStored(_)
                 | StoreEvent::AirtimeFound(..) => {}
             }
+            let works = event == StoreEvent::Works;
             self.gateway.handle_store(now, event);
+            if works {
+                durable::tell_works();
+            }
             next = self.stored.as_mut().and_then(|stored| stored.try_recv().ok());
         }
     }
