@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
-use rumqttc4::mqttbytes::QoS as WireQoS;
+use rumqttc4::mqttbytes::{Error, QoS as WireQoS};
 use rumqttc4::{
     AckMode, AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill,
     ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedIncomingQos2, PersistedPubRel,
@@ -383,9 +383,14 @@ fn broken(error: ConnectionError) -> Broken {
         ConnectionError::Io(error) => error.to_string(),
         ConnectionError::MqttState(StateError::ConnectionAborted) => "closed by the broker".into(),
         ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer to PINGREQ".into(),
-        ConnectionError::MqttState(StateError::Deserialization(rumqttc4::mqttbytes::Error::Io(error))) => {
-            error.to_string()
-        }
+        ConnectionError::MqttState(StateError::Deserialization(error)) => match error {
+            Error::Io(error) => error.to_string(),
+            error @ (Error::PayloadSizeLimitExceeded(_) | Error::OutgoingPacketTooLarge { .. }) => {
+                error.to_string()
+            }
+            error => format!("it does not speak MQTT ({error})"),
+        },
+        ConnectionError::NotConnAck(_) => "it does not speak MQTT (no CONNACK came first)".into(),
         error => error.to_string(),
     };
     Broken::Lost(Loss { reason, remedy })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, FilterId, Refusal, Will};
-use rumqttc5::mqttbytes::QoS as WireQoS;
+use rumqttc5::mqttbytes::{Error, QoS as WireQoS};
 use rumqttc5::{
     AckMode, AsyncClient, ClientError, ConnAck, ConnectReturnCode, ConnectionError, Event, EventLoop,
     LastWill, ManualAck, MqttOptions, NetworkOptions, Packet, PersistedAckMode, PersistedIncomingQos2,
@@ -447,9 +447,15 @@ fn broken(error: ConnectionError) -> Broken {
                 reason_code as u8
             )
         }
-        ConnectionError::MqttState(StateError::Deserialization(rumqttc5::mqttbytes::Error::Io(error))) => {
-            error.to_string()
-        }
+        ConnectionError::MqttState(StateError::Deserialization(error)) => match error {
+            Error::Io(error) => error.to_string(),
+            error @ (Error::PayloadSizeLimitExceeded { .. }
+            | Error::OutgoingPacketTooLarge { .. }
+            | Error::ProtocolError
+            | Error::ProtocolViolation(_)) => error.to_string(),
+            error => format!("it does not speak MQTT ({error})"),
+        },
+        ConnectionError::NotConnAck(_) => "it does not speak MQTT (no CONNACK came first)".into(),
         error => error.to_string(),
     };
     Broken::Lost(Loss { reason, remedy })

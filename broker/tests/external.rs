@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use gateway_core::io::{
     StoreChange, StoreKey, StoredUplink, Token, Will,
 };
 use sn_codec::QoS::{self, AtLeastOnce, AtMostOnce, ExactlyOnce};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 fn publication(token: u64, topic: &str, qos: QoS, payload: &str) -> BrokerRequest {
@@ -968,6 +971,26 @@ async fn connection_that_need_not_be_is_not_tried_again_once_it_is_refused() {
         match optional {
             true => broker.expect_nobody().await,
             false => drop(broker.accept(ACCEPTED).await),
+        }
+    }
+}
+
+#[tokio::test]
+async fn peer_that_is_no_broker_is_said_to_be_none() {
+    for protocol in [V3, V5] {
+        for greeting in ["HTTP/1.1 400 Bad Request\r\n", "SSH-2.0-OpenSSH_9.2\r\n"] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let mut core = Core::open(config(port, protocol));
+
+            let (mut peer, _) = listener.accept().await.unwrap();
+            peer.write_all(greeting.repeat(8).as_bytes()).await.unwrap();
+
+            let said = core.expect_down().await;
+            assert!(
+                said.starts_with("it does not speak MQTT ("),
+                "{greeting:?}: {said}"
+            );
         }
     }
 }
