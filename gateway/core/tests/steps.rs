@@ -783,17 +783,15 @@ fn strangers_are_told_to_connect_at_most_once_a_second() {
 #[test]
 fn client_that_moved_is_served_at_its_new_address() {
     let mut bench = Bench::up(GatewayConfig::default());
-    bench.connect(A, "a");
+    let kept = Connect {
+        will: false,
+        clean_session: false,
+        duration: 60,
+        client_id: "a",
+    };
+    bench.connect_with(A, kept);
     let (_, filter) = bench.subscribe(A, "cmd", QoS::AtMostOnce);
-    bench.connect_with(
-        B,
-        Connect {
-            will: false,
-            clean_session: false,
-            duration: 60,
-            client_id: "a",
-        },
-    );
+    bench.connect_with(B, kept);
     bench.message(&[filter], "cmd", QoS::AtMostOnce, false, b"1");
     assert!(bench.take(A).is_empty());
     assert_eq!(
