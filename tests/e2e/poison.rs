@@ -19,7 +19,10 @@ fn too_long_for_the_broker(protocol: u8, line: &str) {
         .toml(&format!("broker.protocol = {protocol}"))
         .start();
     gateway.wait_for_broker();
-    let (culprit, other) = (gateway.connected_client("culprit"), gateway.connected_client("other"));
+    let (culprit, other) = (
+        gateway.connected_client("culprit"),
+        gateway.connected_client("other"),
+    );
     let long = TopicRef::Normal(culprit.register("demo/long"));
     let short = TopicRef::Normal(other.register("demo/short"));
 
@@ -53,7 +56,10 @@ fn names_that_a_broker_closes_over_do_not_reach_it() {
     let mut observer = broker.subscribe("demo/#");
     let gateway = Setup::beside(&broker).start();
     gateway.wait_for_broker();
-    let (culprit, other) = (gateway.connected_client("culprit"), gateway.connected_client("other"));
+    let (culprit, other) = (
+        gateway.connected_client("culprit"),
+        gateway.connected_client("other"),
+    );
     for (msg_id, filter) in (1..).zip(["demo/\u{1}", "demo/\u{85}", "demo/\u{FFFE}", "$share"]) {
         let subscribe = sn_codec::Subscribe {
             dup: false,

@@ -601,6 +601,7 @@ impl Gateway {
 
     fn on_broker_down(&mut self, now: Instant, conn: ConnId) {
         if !self.cx.upstream.is_up(conn) {
+            self.cx.upstream.end_opening(&mut self.cx.journal, now, conn);
             return;
         }
         if let Some(token) = self.cx.upstream.on_down(now, conn) {
@@ -1002,6 +1003,7 @@ impl Gateway {
         }
         self.cx.subscriptions.close_windows(now);
         self.cx.upstream.look_at_quarantine(now);
+        self.cx.upstream.look_at_opening(&mut self.cx.journal, now);
         self.cx.upstream.drop_expired(&mut self.cx.journal, now);
         if self.lazy_at().is_some_and(|at| now >= at) {
             self.cx.journal.hurry();
@@ -1187,6 +1189,7 @@ impl Gateway {
             self.lazy_at(),
             spool,
             self.cx.upstream.quarantine_at(),
+            self.cx.upstream.opening_until(),
             self.cx.links.next_wake(),
             self.status.poll_timeout(),
         ]

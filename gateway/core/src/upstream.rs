@@ -12,6 +12,7 @@
 mod quarantine;
 pub(crate) mod spooled;
 
+use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -35,6 +36,10 @@ use crate::upstream::quarantine::{Breaks, Quarantine};
 
 /// The connection that carries all subscriptions.
 pub(crate) const SUBSCRIPTIONS: ConnId = ConnId(0);
+
+/// How long the first QoS 2 publishes wait for their connection before they count as spooled: their clients are told by
+/// PUBREC that all is well, and cannot be told any more that the broker refuses them. Taste.
+const OPENING: Duration = Duration::from_secs(2);
 
 /// All connections to the broker and what waits for them.
 #[derive(Debug)]
@@ -99,6 +104,8 @@ struct Connection {
     acks: VecDeque<(Ack, DeliveryId)>,
     /// Publishes of a lost session that the port has not reported yet: nothing overtakes them.
     unreported: u32,
+    /// It is being opened for the first time, by a broker that is there, and until then nothing is said of it.
+    opening: Option<Instant>,
     breaks: Breaks,
     quarantine: Option<Box<Quarantine>>,
 }
@@ -360,8 +367,10 @@ impl Upstream {
             && let Some(options) = self.exact.take()
         {
             self.control.push_back(BrokerRequest::Open { conn, options });
+            let opening = self.is_up(SUBSCRIPTIONS).then_some(now + OPENING);
+            self.connections[conn.0 as usize].opening = opening;
         }
-        let up = self.is_up(conn);
+        let up = self.connections[conn.0 as usize].is_there();
         let forgets = self.connections[conn.0 as usize].forgets;
         let backlogged = self.backlog_of.contains_key(&(conn, author));
         let tracked = message.qos > QoS::AtMostOnce;
@@ -624,7 +633,7 @@ impl Upstream {
             return None;
         };
         *ready = true;
-        let up = self.connections[conn.0 as usize].up;
+        let up = self.connections[conn.0 as usize].is_there();
         if up && !*backlog {
             return None;
         }
@@ -734,6 +743,27 @@ impl Upstream {
         connection.waiting = stay.into();
         connection.backlog.extend(moved);
         self.sort_backlog(conn);
+    }
+
+    /// When [`Upstream::look_at_opening`] is wanted.
+    pub(crate) fn opening_until(&self) -> Option<Instant> {
+        self.connections.last()?.opening
+    }
+
+    /// The connection for QoS 2 may take too long.
+    pub(crate) fn look_at_opening(&mut self, journal: &mut Journal, now: Instant) {
+        if self.opening_until().is_some_and(|until| now >= until) {
+            self.end_opening(journal, now, ConnId(self.shared));
+        }
+    }
+
+    /// The connection was waited for, and is away.
+    pub(crate) fn end_opening(&mut self, journal: &mut Journal, now: Instant, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(conn.0 as usize)
+            && connection.opening.take().is_some()
+        {
+            self.spool_unsettled(journal, now, conn);
+        }
     }
 
     /// Stores one that was sent, or waits, without being stored. What is stored is answered now, and goes before what
@@ -999,6 +1029,7 @@ impl Upstream {
             return;
         };
         connection.up = true;
+        connection.opening = None;
         connection.credit = 0;
         connection.window = u32::from(window);
         connection.forgets = forgets;
@@ -1433,9 +1464,15 @@ impl Connection {
             subscriptions: VecDeque::new(),
             acks: VecDeque::new(),
             unreported: 0,
+            opening: None,
             breaks: Breaks::default(),
             quarantine: None,
         }
+    }
+
+    /// What is handed to it leaves soon.
+    fn is_there(&self) -> bool {
+        self.up || self.opening.is_some()
     }
 
     /// A publish in flight was settled or reported lost.

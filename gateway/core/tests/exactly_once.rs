@@ -7,8 +7,8 @@ mod common;
 use core::time::Duration;
 
 use common::{Bench, LINK, connack, connect, puback, publish, route, seconds, topic_id};
-use gateway_core::config::GatewayConfig;
-use gateway_core::io::{BrokerEvent, FilterId, Refusal};
+use gateway_core::config::{Durability, GatewayConfig};
+use gateway_core::io::{BrokerEvent, ConnId, FilterId, Refusal};
 use sn_codec::{MsgId, Packet, Publish, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
 const A: u16 = 1;
@@ -103,6 +103,63 @@ fn qos_2_that_the_broker_refuses_is_answered_by_puback() {
     bench.expect(A, &[puback(id, 7, ReturnCode::NotSupported)]);
     bench.packet(A, Packet::Pubrel(MsgId(7)));
     bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
+}
+
+/// The first QoS 2 publish, for which a connection is opened.
+fn first_with_a_disk() -> (Bench, TopicId) {
+    let mut bench = Bench::up(GatewayConfig {
+        durability: Some(Durability::default()),
+        ..GatewayConfig::default()
+    });
+    bench.connect_with(A, connect("a", false, 3600));
+    let id = bench.register(A, "t/up");
+    bench.commit();
+    bench.take(A);
+    bench.packet(A, publish(TopicRef::Normal(id), QOS2, 7, b"x"));
+    bench.commit();
+    bench.expect(A, &[]);
+    (bench, id)
+}
+
+#[test]
+fn the_first_qos_2_waits_for_its_connection_and_learns_what_the_broker_says() {
+    let (mut bench, id) = first_with_a_disk();
+    bench.pass(Duration::from_secs(1));
+    let conn = ConnId(1);
+    bench.broker(BrokerEvent::Up {
+        conn,
+        session_present: false,
+        window: 20,
+        forgets: false,
+    });
+    bench.broker(BrokerEvent::Credit { conn, requests: 10 });
+    let token = bench.publishes()[0].0.unwrap();
+    bench.broker(BrokerEvent::Settled {
+        token,
+        result: Err(Refusal(0x87)),
+    });
+    bench.commit();
+    bench.expect(A, &[puback(id, 7, ReturnCode::NotSupported)]);
+}
+
+#[test]
+fn the_first_qos_2_is_spooled_if_its_connection_is_not_made() {
+    let (mut late, _) = first_with_a_disk();
+    late.pass(Duration::from_secs(3));
+    late.commit();
+    late.expect(A, &[Packet::Pubrec(MsgId(7))]);
+
+    let (mut refused, id) = first_with_a_disk();
+    refused.broker(BrokerEvent::Down {
+        conn: ConnId(1),
+        reason: "not authorised".into(),
+    });
+    refused.commit();
+    refused.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    // And those that follow at once.
+    refused.packet(A, publish(TopicRef::Normal(id), QOS2, 8, b"x"));
+    refused.commit();
+    refused.expect(A, &[Packet::Pubrec(MsgId(8))]);
 }
 
 #[test]
