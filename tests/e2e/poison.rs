@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use sn_codec::{MsgId, Packet, PublishQoS, QoS, ReturnCode, Suback, TopicFilter, TopicId, TopicRef};
-use system_tests::{Broker, Message, PATIENCE, Setup};
+use system_tests::{Broker, Message, Setup};
 
 const AT_LEAST_ONCE: PublishQoS = PublishQoS::Level(QoS::AtLeastOnce);
 
