@@ -144,9 +144,9 @@ const FOUND: [u64; 15] = [
 /// which of several copies counts after a restart or an UNSUBSCRIBE, subscriptions that are given back or wanted again,
 /// ids of topics over restarts, what is told before what is sent, when PINGRESP is due, messages refused and taken, whom a
 /// SUBACK is for, deliveries of a session that the broker lost, and segments that a disk left unsure.
-const GATEWAY: [u64; 16] = [
+const GATEWAY: [u64; 17] = [
     37_507, 122_494, 127_900, 129_762, 143_061, 151_447, 154_100, 159_577, 176_687, 203_673, 229_800,
-    516_229, 533_531, 827_462, 831_340, 856_527,
+    516_229, 533_531, 827_462, 831_340, 856_527, 1_023_071,
 ];
 
 /// Those in which the model was: acknowledgements of what another connection, device or life of the gateway began (A18,

@@ -80,6 +80,24 @@ fn repeat_after_pubrel_gets_pubrec_and_is_not_published_again() {
     assert_eq!(bench.publishes().len(), 1, "and then a new message");
 }
 
+/// Two devices with one client id, as in seed 1,023,071: neither is left without an answer for good.
+#[test]
+fn repeat_of_a_finished_message_is_answered_although_qos_2_holds_its_id() {
+    let (mut bench, id) = connected();
+    bench.packet(A, publish(TopicRef::Normal(id), QOS1, 7, b"x"));
+    bench.settle();
+    bench.expect(A, &[puback(id, 7, ReturnCode::Accepted)]);
+    bench.packet(A, publish(TopicRef::Normal(id), QOS2, 7, b"y"));
+    // Its sender would take a PUBACK for the answer to a message that the broker has not yet.
+    bench.packet(A, again(id, QOS1, 7, b"x"));
+    bench.expect(A, &[]);
+    bench.settle();
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    bench.packet(A, again(id, QOS1, 7, b"x"));
+    bench.expect(A, &[puback(id, 7, ReturnCode::Accepted)]);
+    assert!(bench.requests.is_empty());
+}
+
 #[test]
 fn ids_of_a_device_that_starts_anew_are_not_taken_for_repeats() {
     let (mut bench, id) = connected();

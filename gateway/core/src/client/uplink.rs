@@ -325,8 +325,15 @@ impl Client {
             open,
             self.open.answer_to_finished(now, publish, digest, copies_until),
         ) {
-            // Another message has the id now, and its sender would take the answer for that one's.
-            (Some(_), Some(_)) => true,
+            // Another message has the id now, and its sender would take the answer for that one's. That does no harm if
+            // the broker has that one: a PUBACK is no answer to a message of QoS 2 that was accepted.
+            (Some(at), Some(answer)) => {
+                let settled = self.open.requests[at].kind == RequestKind::Received;
+                if settled && publish.qos == PublishQoS::Level(QoS::AtLeastOnce) {
+                    self.reply(cx, answer);
+                }
+                true
+            }
             (None, Some(answer)) => {
                 self.reply(cx, answer);
                 true
