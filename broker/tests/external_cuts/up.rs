@@ -74,10 +74,10 @@ async fn with_broker_restarts(protocol: Protocol) {
     let cutter = Cutter::start(&relay);
     let mut publisher = Publisher::new(AtLeastOnce, messages);
     for quarter in 1..=3 {
-        while publisher.next < messages * quarter / 4 {
+        // It ends with something under way.
+        while publisher.next < messages * quarter / 4 || publisher.open.is_empty() {
             publisher.step(&mut core).await;
         }
-        assert!(!publisher.open.is_empty(), "nothing is under way");
         broker.stop_and_start().await;
     }
     while !publisher.is_done() {
