@@ -115,7 +115,8 @@ fn names_from_the_network_forge_no_line_and_move_no_cursor(kind: BrokerKind) {
     let broker = Broker::start_new(kind);
     let mut gateway = Setup::beside(&broker).start();
     let client = gateway.connected_client("evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m");
-    client.register("demo/a\nb\u{1b}[2J");
+    // What turns the direction of a line is no control character, so brokers take it.
+    client.register("demo/a\u{202e}b");
 
     gateway
         .process()
@@ -123,11 +124,7 @@ fn names_from_the_network_forge_no_line_and_move_no_cursor(kind: BrokerKind) {
             line.contains(r"client=evil\n2026-01-01T00:00:00Z ERROR gateway: forged \u{1b}[31m")
         });
     let printed = gateway.ask(&["topics"]);
-    assert!(
-        printed.stdout.contains(r"demo/a\nb\u{1b}[2J"),
-        "{}",
-        printed.stdout
-    );
+    assert!(printed.stdout.contains(r"demo/a\u{202e}b"), "{}", printed.stdout);
     gateway.stop();
 }
 
