@@ -53,12 +53,17 @@ const MINUS_ONE_NOTICE: Duration = Duration::from_secs(60);
 /// there, and the other way round, for that long after a power cut; both put themselves right.
 const LAZY: Duration = Duration::from_secs(600);
 
+/// Between two clients that are named in notices of refused messages; a broker may refuse all that waited. Taste.
+const NAMING: Duration = Duration::from_millis(100);
+
 /// The whole gateway as a state machine. See the crate documentation for who calls what in which order.
 #[derive(Debug)]
 pub struct Gateway {
     pub(crate) clients: ClientTable,
     pub(crate) cx: Context,
     pub(crate) status: Status,
+    /// Looking for a client by what it published takes as long as there are clients.
+    naming: Seldom,
     /// Kept for its memory.
     recipients: Vec<(ClientIx, QoS)>,
     /// The link that may send next.
@@ -99,6 +104,7 @@ impl Gateway {
                 Forwarders::new(&cx.config.forwarders),
                 Sources::new(cx.config.limits.per_source_sessions),
             ),
+            naming: Seldom::new(NAMING),
             status: Status::new(
                 cx.config.status.as_ref(),
                 cx.upstream.spare_connection(),
@@ -645,7 +651,7 @@ impl Gateway {
                         self.cx.upstream.count_dropped(SpoolDrop::Refused, topic.clone());
                     }
                     let topic = topic.clone();
-                    let client = self.client_of(author);
+                    let client = self.client_of(now, author);
                     self.cx.notice(Notice::UnheardRefused {
                         client,
                         topic,
@@ -669,8 +675,9 @@ impl Gateway {
         }
     }
 
-    /// Who publishes in this order, if that client has a session.
-    fn client_of(&self, author: Author) -> Option<Arc<str>> {
+    /// Who publishes in this order, if that client has a session and few were asked for.
+    fn client_of(&mut self, now: Instant, author: Author) -> Option<Arc<str>> {
+        self.naming.allow(now)?;
         let mut clients = self.clients.iter().map(|(_, client)| client);
         let client = clients.find(|client| client.author == author)?;
         Some(client.id.clone())

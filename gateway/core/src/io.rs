@@ -687,7 +687,7 @@ pub enum Notice {
     /// A publish was refused by the broker, and is lost, that nobody waits for any more: it was spooled and its client
     /// had its answer, or it is a will.
     UnheardRefused {
-        /// Who published it, if that is known.
+        /// Who published it; of many that come at once only some are named.
         client: Option<Arc<str>>,
         /// The topic.
         topic: Arc<str>,
