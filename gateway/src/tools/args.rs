@@ -393,14 +393,21 @@ fn topic_name(text: &str) -> Result<String, String> {
         return Err("+ and # are wildcards: only subscriptions may contain them".to_owned());
     }
     if !topic::is_valid_name(text) {
-        return Err("a topic name has 1 to 65535 octets".to_owned());
+        return Err(format!(
+            "a topic name has 1 to 65535 octets, no control characters and at most {} levels",
+            topic::MAX_LEVELS
+        ));
     }
     Ok(text.to_owned())
 }
 
 fn topic_filter(text: &str) -> Result<String, String> {
     if !topic::is_valid_filter(text) {
-        return Err("in a filter, + stands alone between slashes and # alone at the end".to_owned());
+        return Err(format!(
+            "in a filter, + stands alone between slashes and # alone at the end; it has no control characters and at \
+             most {} levels",
+            topic::MAX_LEVELS
+        ));
     }
     Ok(text.to_owned())
 }
