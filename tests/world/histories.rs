@@ -153,9 +153,9 @@ const GATEWAY: [u64; 17] = [
 /// A20, A41, A46), what a clean session gave up, who has a claim to what came for a filter that was given back, ids that
 /// were told while the disk did not work (A35), what one life knows of a client that the next does not (A40, A61), names
 /// of deliveries that come again, and QoS 2 that another life goes on with.
-const MODEL: [u64; 17] = [
+const MODEL: [u64; 18] = [
     30_238, 102_330, 105_390, 139_624, 167_426, 208_930, 219_920, 226_055, 250_884, 505_776, 522_058,
-    535_040, 813_735, 867_981, 938_432, 940_186, 957_602,
+    535_040, 813_735, 867_981, 938_432, 940_186, 957_602, 2_063_510,
 ];
 
 #[test]

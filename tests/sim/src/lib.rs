@@ -1275,6 +1275,7 @@ impl World {
                             self.reference.disk_failed_since_start = true;
                         }
                         StoreEvent::Works => self.reference.disk_fails = false,
+                        StoreEvent::Durable(_) => self.reference.on_durable(),
                         _ => {}
                     }
                     self.gateway.handle_store(now, event);

@@ -549,6 +549,23 @@ impl Reference {
         }
     }
 
+    /// Something is durable, and the gateway is about to be told.
+    pub fn on_durable(&mut self) {
+        self.unsaid_subacks(|asked| asked.broker_was_away);
+    }
+
+    /// SUBACKs that are due now. In the middle of a handshake they are not sent: the client asks again.
+    fn unsaid_subacks(&mut self, due: impl Fn(&Asked) -> bool) {
+        for client in &mut self.clients {
+            if client.phase == Phase::Setup && !client.handshake_done {
+                let asked = client.subscribes.values_mut();
+                asked
+                    .filter(|asked| due(asked))
+                    .for_each(|asked| asked.answered = true);
+            }
+        }
+    }
+
     /// A message for the broker is durable, and the gateway is about to be told.
     pub fn on_spooled(&mut self, saved: &SavedUplink) {
         let payload = &saved.payload;
@@ -1035,15 +1052,7 @@ impl Reference {
                 }
             }
             BrokerRequest::Subscribe { conn, filter, .. } => {
-                // In the middle of a handshake no SUBACK is sent: the client asks again.
-                for client in &mut self.clients {
-                    if client.phase == Phase::Setup && !client.handshake_done {
-                        let asked = client.subscribes.values_mut();
-                        asked
-                            .filter(|asked| *asked.filter == *filter)
-                            .for_each(|asked| asked.answered = true);
-                    }
-                }
+                self.unsaid_subacks(|asked| *asked.filter == *filter);
                 let conn = self.conns.entry(conn).or_default();
                 match result {
                     Ok(_) => {
