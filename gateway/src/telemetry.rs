@@ -170,7 +170,7 @@ fn more(suppressed: u64) -> Option<u64> {
 }
 
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 26;
+const KINDS: usize = 27;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -222,6 +222,7 @@ impl Notices {
             Notice::UnheardRefused { .. } => (23, "message lost"),
             Notice::SpoolDropped { .. } => (24, "messages dropped"),
             Notice::StatusRefused { .. } => (25, "status refused"),
+            Notice::PublishPostponed { .. } => (26, "publish postponed"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -325,6 +326,9 @@ impl Notices {
                     }
                 };
                 warn!(target: "spool", reason = reason.name(), messages, last = %topic, "acknowledged messages dropped: see {key}");
+            }
+            Notice::PublishPostponed { topic, suppressed } => {
+                warn!(target: "spool", %topic, suppressed, "the broker refuses acknowledged messages for now, with \"quota exceeded\": they stay in the spool and are sent again");
             }
             Notice::StatusRefused { topic, refusal } => {
                 warn!(target: "broker", %topic, %refusal, "status refused: nothing more is told until the gateway is restarted; allow it that topic, or set mqtt_status.enabled = false");
