@@ -164,8 +164,13 @@ pub(crate) struct Notices {
     kinds: [Kind; KINDS],
 }
 
+/// Notices left out before this one, if any were.
+fn more(suppressed: u64) -> Option<u64> {
+    (suppressed > 0).then_some(suppressed)
+}
+
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 26;
+const KINDS: usize = 27;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -217,6 +222,7 @@ impl Notices {
             Notice::UnheardRefused { .. } => (23, "message lost"),
             Notice::SpoolDropped { .. } => (24, "messages dropped"),
             Notice::StatusRefused { .. } => (25, "status refused"),
+            Notice::PublishPostponed { .. } => (26, "publish postponed"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -321,6 +327,9 @@ impl Notices {
                 };
                 warn!(target: "spool", reason = reason.name(), messages, last = %topic, "acknowledged messages dropped: see {key}");
             }
+            Notice::PublishPostponed { topic, suppressed } => {
+                warn!(target: "spool", %topic, suppressed, "the broker refuses acknowledged messages for now, with \"quota exceeded\": they stay in the spool and are sent again");
+            }
             Notice::StatusRefused { topic, refusal } => {
                 warn!(target: "broker", %topic, %refusal, "status refused: nothing more is told until the gateway is restarted; allow it that topic, or set mqtt_status.enabled = false");
             }
@@ -348,7 +357,7 @@ impl Notices {
                     }
                     ForwarderRefusal::Nodes => "node of a forwarder refused: more than its max_nodes",
                 };
-                warn!(target: "guard", forwarder, radio, %addr, reason = reason.name(), suppressed, "{text}");
+                warn!(target: "guard", forwarder, radio, %addr, reason = reason.name(), suppressed = more(suppressed), "{text}");
             }
             Notice::PublishMinusOneRefused {
                 link,
@@ -356,7 +365,7 @@ impl Notices {
                 suppressed,
             } => {
                 let radio = self.radio(link);
-                warn!(target: "guard", radio, %addr, suppressed, "publish without a session dropped: no [[qos_minus_one]] allows it");
+                warn!(target: "guard", radio, %addr, suppressed = more(suppressed), "publish without a session dropped: no [[qos_minus_one]] allows it");
             }
             Notice::SameGatewayId {
                 link,
@@ -386,7 +395,7 @@ impl Notices {
             } => {
                 let radio = self.radio(link);
                 let to = addr.map_or_else(|| "everyone".to_owned(), |addr| addr.to_string());
-                warn!(target: "radio", radio, to, len, suppressed, "not sent: larger than the radio carries, see its key mtu");
+                warn!(target: "radio", radio, to, len, suppressed = more(suppressed), "not sent: larger than the radio carries, see its key mtu");
             }
             Notice::LinkUp { link, after } => {
                 // The serial task says it too, with the modem's name.

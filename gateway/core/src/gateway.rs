@@ -237,6 +237,9 @@ impl Gateway {
     }
 
     fn on_settled(&mut self, now: Instant, token: Token, result: Result<Option<QoS>, Refusal>) {
+        if result == Err(Refusal::QUOTA_EXCEEDED) && self.postpone(now, token) {
+            return;
+        }
         match self.cx.upstream.settle(token, result.is_err()) {
             Some(Settled::Publish {
                 origin,
@@ -340,6 +343,7 @@ impl Gateway {
         }
         self.cx.subscriptions.close_windows(now);
         self.cx.upstream.look_at_quarantine(now);
+        self.cx.upstream.look_at_held(now);
         self.cx.upstream.look_at_opening(&mut self.cx.journal, now);
         self.cx.upstream.drop_expired(&mut self.cx.journal, now);
         if self.lazy_at().is_some_and(|at| now >= at) {
@@ -423,6 +427,7 @@ impl Gateway {
             self.lazy_at(),
             spool,
             self.cx.upstream.quarantine_at(),
+            self.cx.upstream.held_until(),
             self.cx.upstream.opening_until(),
             self.cx.links.next_wake(),
             self.status.poll_timeout(),

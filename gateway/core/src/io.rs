@@ -694,6 +694,14 @@ pub enum Notice {
         /// The broker's reason.
         refusal: Refusal,
     },
+    /// The broker refuses a publish for now that nobody waits for any more: it stays in the spool and is sent again.
+    /// Told at most once a minute.
+    PublishPostponed {
+        /// The topic.
+        topic: Arc<str>,
+        /// The same happened this many times more since it was last told.
+        suppressed: u64,
+    },
     /// Publishes whose clients had their answers were dropped by a bound of the spool.
     SpoolDropped {
         /// Why.

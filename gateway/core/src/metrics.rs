@@ -83,6 +83,8 @@ metrics! {
     publish_settled_total,
     /// Publishes that the broker refused.
     publish_refused_total,
+    /// Publishes that the broker refused for now after their clients had their answers, each time: they are sent again.
+    publish_postponed_total,
     /// Publishes of clients answered with congestion.
     publish_congestion_total,
     /// Publishes of clients with an unknown topic id.

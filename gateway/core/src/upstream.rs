@@ -6,9 +6,12 @@
 //!
 //! With [`Durability`] what the broker cannot take now is stored (*spooled*), and its client answered once that is
 //! durable. A connection has two lanes that take turns: what was spooled and not yet sent, and what is new. A client
-//! with messages in the first lane adds to it, so that its order holds. QoS 2 has a connection of its own then, opened
+//! with messages in the first lane adds to it, so that its order holds; what the broker refuses for now waits there too
+//! ([`backlog`]). QoS 2 has a connection of its own then, opened
 //! when it is needed, since each of its steps waits for the disk.
 
+mod backlog;
+mod later;
 mod quarantine;
 pub(crate) mod spooled;
 
@@ -29,9 +32,11 @@ use crate::io::{
     BrokerRequest, ConnId, ConnectOptions, DeliveryId, FilterId, RestoredPublish, StoreKey, StoredUplink,
     Token,
 };
+use crate::limiter::Seldom;
 use crate::metrics::{Metrics, SpoolDrop};
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
+use crate::upstream::backlog::{Backlog, Place};
 use crate::upstream::quarantine::{Breaks, Quarantine};
 
 /// The connection that carries all subscriptions.
@@ -77,6 +82,8 @@ pub(crate) struct Upstream {
     dropped: [u64; SpoolDrop::ALL.len()],
     /// Those that nobody was told of yet: why, how many, the topic of the last.
     untold_drops: Vec<(SpoolDrop, u64, Arc<str>)>,
+    /// Notices of publishes that go out again later.
+    postponed: Seldom,
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -95,8 +102,8 @@ struct Connection {
     forgets: bool,
     /// New publishes not sent yet, in order of `seq`.
     waiting: VecDeque<usize>,
-    /// Spooled publishes not sent yet, in order of `seq`.
-    backlog: VecDeque<usize>,
+    /// Spooled publishes not sent yet.
+    backlog: Backlog,
     /// The next publish is from the backlog, if both have one.
     backlog_next: bool,
     /// Subscriptions and unsubscriptions not sent yet.
@@ -202,7 +209,7 @@ pub(crate) struct Stored {
 
 /// Messages that keep their order: those of one client id, also when another session or another life of the gateway
 /// follows. Two clients may have one, which makes no difference but to their speed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Author(pub(crate) u32);
 
 impl Author {
@@ -302,6 +309,7 @@ impl Upstream {
             held: BTreeMap::new(),
             dropped: [0; SpoolDrop::ALL.len()],
             untold_drops: Vec::new(),
+            postponed: Seldom::new(later::NOTICE),
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {
@@ -339,10 +347,10 @@ impl Upstream {
         self.connections.len() as u64 - u64::from(self.exact.is_some())
     }
 
-    /// Publishes wait although their connection works.
+    /// Publishes wait although their connection works and the broker takes them.
     pub(crate) fn is_busy(&self) -> bool {
         let waits =
-            |connection: &Connection| !connection.waiting.is_empty() || !connection.backlog.is_empty();
+            |connection: &Connection| !connection.waiting.is_empty() || connection.backlog.wants_to_leave();
         self.connections
             .iter()
             .any(|connection| connection.up && waits(connection))
@@ -409,7 +417,7 @@ impl Upstream {
         self.waiting_messages += 1;
         self.waiting_bytes += message.size();
         let key = self.insert_publish((conn, author), origin, message, now, None, true, backlogged);
-        self.line(conn, backlogged).push_back(key);
+        self.line_up(key);
         Ok(None)
     }
 
@@ -423,18 +431,7 @@ impl Upstream {
         message: Uplink,
         backlog: bool,
     ) -> Result<Option<u64>, Full> {
-        if let Some(rules) = journal.rules().cloned() {
-            // Dropping others would not help.
-            if message.size() > rules.spool_bytes {
-                return Err(Full);
-            }
-            while !self.has_room(&rules, message.size()) {
-                let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
-                if !dropped {
-                    return Err(Full);
-                }
-            }
-        }
+        self.make_room(journal, message.size())?;
         let id = journal.new_id();
         let value = record(journal, author, &origin, &message, now).encode();
         journal.put(uplink_key(id), value.clone());
@@ -445,10 +442,28 @@ impl Upstream {
         if qos == QoS::ExactlyOnce {
             self.keep_record(key, value);
         }
-        self.line(conn, backlog).push_back(key);
+        self.line_up(key);
         // The journal works, so this waits.
         let _ = journal.wait(Waiting::Uplink(self.token(key)));
         Ok(Some(id))
+    }
+
+    /// Room in the store for one more, if there is any by its rules.
+    fn make_room(&mut self, journal: &mut Journal, size: usize) -> Result<(), Full> {
+        let Some(rules) = journal.rules().cloned() else {
+            return Ok(());
+        };
+        // Dropping others would not help.
+        if size > rules.spool_bytes {
+            return Err(Full);
+        }
+        while !self.has_room(&rules, size) {
+            let dropped = rules.when_full == SpoolFull::DropOldest && self.drop_oldest(journal);
+            if !dropped {
+                return Err(Full);
+            }
+        }
+        Ok(())
     }
 
     fn keep_record(&mut self, key: usize, value: Bytes) {
@@ -498,11 +513,35 @@ impl Upstream {
         key
     }
 
-    fn line(&mut self, conn: ConnId, backlog: bool) -> &mut VecDeque<usize> {
-        let connection = &mut self.connections[conn.0 as usize];
-        match backlog {
-            true => &mut connection.backlog,
-            false => &mut connection.waiting,
+    /// Puts a publish in its place in its lane, which is nearly always the last.
+    fn line_up(&mut self, key: usize) {
+        let RequestKind::Publish {
+            conn,
+            seq,
+            author,
+            backlog,
+            ..
+        } = self.requests[key].kind
+        else {
+            return;
+        };
+        let Upstream {
+            connections,
+            requests,
+            ..
+        } = self;
+        let Connection {
+            waiting,
+            backlog: spooled,
+            ..
+        } = &mut connections[conn.0 as usize];
+        if backlog {
+            return spooled.insert((seq, key), author);
+        }
+        let comes_before = |other: &usize| seq_of(requests, *other) < seq;
+        match waiting.back().is_none_or(comes_before) {
+            true => waiting.push_back(key),
+            false => waiting.insert(waiting.partition_point(comes_before), key),
         }
     }
 
@@ -512,7 +551,7 @@ impl Upstream {
             return;
         };
         for at in 0..self.connections.len() {
-            while let Some(key) = self.connections[at].backlog.front().copied()
+            while let Some(key) = self.connections[at].backlog.oldest()
                 && let RequestKind::Publish { since, message, .. } = &self.requests[key].kind
                 && now >= *since + age
             {
@@ -527,7 +566,7 @@ impl Upstream {
     pub(crate) fn expires_at(&self, journal: &Journal) -> Option<Instant> {
         let age = journal.rules()?.spool_age;
         let oldest = self.connections.iter().filter_map(|connection| {
-            match &self.requests[*connection.backlog.front()?].kind {
+            match &self.requests[connection.backlog.oldest()?].kind {
                 RequestKind::Publish { since, .. } => Some(*since),
                 _ => None,
             }
@@ -539,6 +578,7 @@ impl Upstream {
         let request = self.requests.remove(key);
         let RequestKind::Publish {
             conn,
+            seq,
             message,
             stored,
             author,
@@ -549,7 +589,7 @@ impl Upstream {
         else {
             return;
         };
-        self.take_out(conn, backlog, key);
+        self.take_out(conn, backlog, (seq, key), author);
         if backlog {
             self.leave_backlog(conn, author);
         }
@@ -567,12 +607,12 @@ impl Upstream {
         }
     }
 
-    /// Takes a publish out of its line. It is nearly always the first.
-    fn take_out(&mut self, conn: ConnId, backlog: bool, key: usize) {
-        let line = self.line(conn, backlog);
-        match line.front() {
-            Some(front) if *front == key => drop(line.pop_front()),
-            _ => line.retain(|waiting| *waiting != key),
+    /// Takes a publish out of its lane. It is nearly always the first.
+    fn take_out(&mut self, conn: ConnId, backlog: bool, place: Place, author: Author) {
+        let connection = &mut self.connections[conn.0 as usize];
+        match backlog {
+            true => connection.backlog.remove(place, author),
+            false => connection.take_out(place.1),
         }
     }
 
@@ -609,10 +649,7 @@ impl Upstream {
     }
 
     fn seq_of(&self, key: usize) -> u64 {
-        match &self.requests[key].kind {
-            RequestKind::Publish { seq, .. } => *seq,
-            _ => 0,
-        }
+        seq_of(&self.requests, key)
     }
 
     /// A stored publish is durable: it may be sent. `Some`: the broker does not get it soon, so that its client is
@@ -734,15 +771,20 @@ impl Upstream {
             ..
         } = self;
         let connection = &mut connections[conn.0 as usize];
-        let spooled = |key: &usize| {
-            let kind = requests.get(*key).map(|request| &request.kind);
-            matches!(kind, Some(RequestKind::Publish { backlog: true, .. }))
-        };
-        let waiting = core::mem::take(&mut connection.waiting);
-        let (moved, stay): (Vec<usize>, Vec<usize>) = waiting.into_iter().partition(spooled);
-        connection.waiting = stay.into();
+        let mut moved = Vec::new();
+        connection.waiting.retain(|key| match requests[*key].kind {
+            RequestKind::Publish {
+                seq,
+                author,
+                backlog: true,
+                ..
+            } => {
+                moved.push(((seq, *key), author));
+                false
+            }
+            _ => true,
+        });
         connection.backlog.extend(moved);
-        self.sort_backlog(conn);
     }
 
     /// When [`Upstream::look_at_opening`] is wanted.
@@ -810,12 +852,6 @@ impl Upstream {
         let _ = journal.wait(Waiting::Uplink(token));
     }
 
-    fn sort_backlog(&mut self, conn: ConnId) {
-        let mut backlog = core::mem::take(&mut self.connections[conn.0 as usize].backlog);
-        backlog.make_contiguous().sort_by_key(|key| self.seq_of(*key));
-        self.connections[conn.0 as usize].backlog = backlog;
-    }
-
     /// A publish of an earlier life. With a packet id the broker may have it; the port is told when it is opened.
     pub(crate) fn restore(
         &mut self,
@@ -852,7 +888,7 @@ impl Upstream {
             }
         }
         let (packet_id, released) = match record.stage {
-            Stage::Pending => return self.connections[conn.0 as usize].backlog.push_back(key),
+            Stage::Pending => return self.line_up(key),
             Stage::Sent(packet_id) => (packet_id, false),
             Stage::Released(packet_id) => (packet_id, true),
         };
@@ -1074,6 +1110,7 @@ impl Upstream {
         Some(match request.kind {
             RequestKind::Publish {
                 conn,
+                seq,
                 sent,
                 origin,
                 message,
@@ -1085,10 +1122,12 @@ impl Upstream {
                 ..
             } => {
                 if sent {
-                    self.connections[conn.0 as usize].answered();
+                    let connection = &mut self.connections[conn.0 as usize];
+                    connection.answered();
+                    connection.backlog.settled(seq, author);
                 } else {
                     // Reported lost and settled all the same: it must not go out again.
-                    self.line(conn, backlog).retain(|waiting| *waiting != key);
+                    self.take_out(conn, backlog, (seq, key), author);
                     if stored.is_none() {
                         self.forget_waiting(&message);
                     }
@@ -1156,6 +1195,7 @@ impl Upstream {
             sent,
             message,
             stored,
+            author,
             backlog,
             ..
         } = &mut self.requests[key].kind
@@ -1166,16 +1206,16 @@ impl Upstream {
             return None;
         }
         *sent = false;
-        let (conn, seq, spooled) = (*conn, *seq, *backlog);
         if stored.is_none() {
             self.waiting_messages += 1;
             self.waiting_bytes += message.size();
         }
-        self.connections[conn.0 as usize].answered();
-        let mut line = core::mem::take(self.line(conn, spooled));
-        let at = line.partition_point(|waiting| self.seq_of(*waiting) < seq);
-        line.insert(at, key);
-        *self.line(conn, spooled) = line;
+        let connection = &mut self.connections[conn.0 as usize];
+        connection.answered();
+        match backlog {
+            true => connection.backlog.lost((*seq, key), *author),
+            false => self.line_up(key),
+        }
         None
     }
 
@@ -1267,12 +1307,20 @@ impl Upstream {
         journal: &mut Journal,
         metrics: &mut Metrics,
     ) -> Option<BrokerRequest> {
-        let key = *self.line(ConnId(at as u32), spooled).front()?;
-        let RequestKind::Publish { message, ready, .. } = &self.requests[key].kind else {
+        let Upstream {
+            connections,
+            requests,
+            ..
+        } = self;
+        let connection = &mut connections[at];
+        let key = match spooled {
+            true => connection.backlog.next(|key| author_of(requests, key))?,
+            false => *connection.waiting.front()?,
+        };
+        let RequestKind::Publish { message, ready, .. } = &requests[key].kind else {
             return None;
         };
         let tracked = message.qos > QoS::AtMostOnce;
-        let connection = &self.connections[at];
         if !*ready || tracked && connection.in_flight >= connection.window {
             return None;
         }
@@ -1298,9 +1346,11 @@ impl Upstream {
         let generation = requests[key].generation;
         let RequestKind::Publish {
             conn,
+            seq,
             sent,
             message,
             stored,
+            author,
             backlog,
             ..
         } = &mut requests[key].kind
@@ -1308,6 +1358,10 @@ impl Upstream {
             return None;
         };
         let tracked = message.qos > QoS::AtMostOnce;
+        match backlog {
+            true => connection.backlog.send((*seq, key), *author, tracked),
+            false => connection.take_out(key),
+        }
         connection.credit -= 1;
         connection.in_flight += u32::from(tracked);
         *sent = true;
@@ -1320,8 +1374,7 @@ impl Upstream {
             *waiting_messages -= 1;
             *waiting_bytes -= message.size();
         }
-        let (conn, message, stored, spooled) = (*conn, message.clone(), *stored, *backlog);
-        self.take_out(conn, spooled, key);
+        let (conn, message, stored) = (*conn, message.clone(), *stored);
         let kept = stored.filter(|_| message.qos == QoS::ExactlyOnce);
         let size = message.size();
         let request = BrokerRequest::Publish {
@@ -1459,7 +1512,7 @@ impl Connection {
             in_flight: 0,
             forgets: false,
             waiting: VecDeque::new(),
-            backlog: VecDeque::new(),
+            backlog: Backlog::default(),
             backlog_next: false,
             subscriptions: VecDeque::new(),
             acks: VecDeque::new(),
@@ -1467,6 +1520,14 @@ impl Connection {
             opening: None,
             breaks: Breaks::default(),
             quarantine: None,
+        }
+    }
+
+    /// Takes a new publish out of its lane.
+    fn take_out(&mut self, key: usize) {
+        match self.waiting.front() {
+            Some(front) if *front == key => drop(self.waiting.pop_front()),
+            _ => self.waiting.retain(|waiting| *waiting != key),
         }
     }
 
@@ -1479,6 +1540,20 @@ impl Connection {
     fn answered(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.unreported = self.unreported.saturating_sub(1);
+    }
+}
+
+fn seq_of(requests: &Slab<Request>, key: usize) -> u64 {
+    match &requests[key].kind {
+        RequestKind::Publish { seq, .. } => *seq,
+        _ => 0,
+    }
+}
+
+fn author_of(requests: &Slab<Request>, key: usize) -> Author {
+    match &requests[key].kind {
+        RequestKind::Publish { author, .. } => *author,
+        _ => Author::NONE,
     }
 }
 

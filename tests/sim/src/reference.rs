@@ -2032,6 +2032,7 @@ impl Reference {
             | Notice::SubscriptionRefused { .. }
             | Notice::PublishRefused { .. }
             | Notice::UnheardRefused { .. }
+            | Notice::PublishPostponed { .. }
             | Notice::SpoolDropped { .. }
             | Notice::StatusRefused { .. }
             | Notice::UnknownTopic { .. }

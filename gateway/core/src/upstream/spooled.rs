@@ -81,9 +81,9 @@ impl Upstream {
         let fronts = self
             .connections
             .iter()
-            .filter_map(|connection| connection.backlog.front());
+            .filter_map(|connection| connection.backlog.oldest());
         fronts
-            .filter_map(|key| match &self.requests.get(*key)?.kind {
+            .filter_map(|key| match &self.requests.get(key)?.kind {
                 RequestKind::Publish { since, .. } => Some(*since),
                 _ => None,
             })
@@ -93,10 +93,12 @@ impl Upstream {
     /// Drops the message that waits longest of those that nobody waits for: its client was answered, and the broker
     /// does not have it, or has it and only keeps it here for subscribers that are away. False if there is none.
     pub(super) fn drop_oldest(&mut self, journal: &mut Journal) -> bool {
-        let waiting = self.connections.iter().filter_map(|connection| {
-            let of_line = connection.backlog.iter().copied();
-            // Those before it are few: messages that came within one sync, or whose QoS 2 client has not been answered.
-            of_line.filter_map(|key| Some((self.droppable(key)?, key))).next()
+        // Those before it are few: messages that came within one sync, or whose QoS 2 client has not been answered.
+        let droppable = |key: usize| Some((self.droppable(key)?, key));
+        let waiting = self.connections.iter().flat_map(|connection| {
+            let in_line = connection.backlog.in_line().find_map(droppable);
+            let held = connection.backlog.held().find_map(droppable);
+            in_line.into_iter().chain(held)
         });
         let held = self.held.first_key_value().map(|(id, key)| (*id, *key));
         match waiting.chain(held).min_by_key(|(id, _)| *id) {
@@ -137,7 +139,7 @@ impl Upstream {
             .collect();
         // All at once out of their lines, which may be long.
         for connection in &mut self.connections {
-            connection.backlog.retain(|key| !all.contains(key));
+            connection.backlog.retain_in_line(|key| !all.contains(&key));
             connection.waiting.retain(|key| !all.contains(key));
         }
         let dropped = all.len();
