@@ -1,3 +1,5 @@
+//! What shows only with links, clients and timers together.
+
 use core::time::Duration;
 
 use bytes::Bytes;
