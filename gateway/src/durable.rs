@@ -14,7 +14,9 @@ use broker::Journal;
 use bytes::Bytes;
 use gateway_core::io::{BrokerEvent, ConnId, StoreChange, StoreEvent, StoreKey, Ticket};
 use gateway_core::{Metrics, Restored};
-use gateway_store::{Change, Damage, Directory, Event, Handle, Key, OpenError, Options, Store, Writer};
+use gateway_store::{
+    Change, Damage, DamageKind, Directory, Event, Handle, Key, OpenError, Options, Store, Writer,
+};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -63,6 +65,8 @@ pub(crate) struct Found {
     pub(crate) sessions: Vec<(StoreKey, Bytes)>,
     /// Places where nothing could be read.
     pub(crate) damaged: usize,
+    /// There was an earlier life.
+    pub(crate) goes_on: bool,
 }
 
 /// Why there is no store.
@@ -133,7 +137,11 @@ pub(crate) fn open(state_dir: &Path, settings: &StoreSettings) -> Result<Opened,
         found: Found {
             values: Vec::with_capacity(recovered.values.len()),
             sessions: Vec::new(),
-            damaged: recovered.damage.iter().filter(|damage| !damage.tail).count(),
+            damaged: recovered
+                .damage
+                .iter()
+                .filter(|damage| damage.kind != DamageKind::CutOff)
+                .count(),
         },
     };
     for (Key { kind, id }, value) in recovered.values {
@@ -173,15 +181,18 @@ fn tell_damage(directory: &Path, damage: &[Damage]) {
     for place in damage.iter().take(DAMAGE_LINES) {
         let file = directory.join(&place.file);
         let (file, offset, len) = (file.display(), place.offset, place.len);
-        match (place.tail, len) {
-            (true, _) => {
-                info!(target: "spool", %file, offset, len, "the end of what was written is cut off: nobody was told that it is safe");
+        match place.kind {
+            DamageKind::CutOff => {
+                info!(target: "spool", %file, offset, len, "the last write is not whole, as after a power cut in the middle of it: nobody was told that it is safe");
             }
-            (false, 0) => {
+            DamageKind::Unreadable => {
                 warn!(target: "spool", %file, "cannot be read: what stands there is lost, check the disk");
             }
-            (false, _) => {
+            DamageKind::Records => {
                 warn!(target: "spool", %file, offset, len, "damaged: the records there are lost, all others stand; check the disk");
+            }
+            DamageKind::Short => {
+                warn!(target: "spool", %file, offset, len, "shorter than it was made: what stood at its end is lost, unless the power went while it was made; check the disk");
             }
         }
     }
@@ -196,14 +207,14 @@ pub(crate) fn tell_works() {
 }
 
 /// One line about what goes on from an earlier life.
-pub(crate) fn tell_restored(restored: &Restored, damaged: usize) {
+pub(crate) fn tell_restored(restored: &Restored, damaged: usize, goes_on: bool) {
     let Restored {
         sessions: clients,
         messages,
         spooled,
         unreadable,
     } = *restored;
-    if clients + messages + spooled + unreadable + damaged > 0 {
+    if goes_on {
         info!(target: "spool", clients, messages, spooled, damaged, unreadable, "restored");
     }
 }

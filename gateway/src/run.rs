@@ -210,7 +210,7 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     gateway.handle_clock(now, unix_micros() / 1000);
     if durable.is_some() {
         let restored = gateway.restore(now, unix_micros() / 1000, found.values);
-        durable::tell_restored(&restored, found.damaged);
+        durable::tell_restored(&restored, found.damaged, found.goes_on);
     }
     for (at, found) in airtime_found.into_iter().flatten().enumerate() {
         gateway.handle_store(now, StoreEvent::AirtimeFound(LinkId(at as u16), found));

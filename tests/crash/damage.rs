@@ -176,7 +176,8 @@ fn start_on(whole: &Segment, damage: Damage, broker: &Broker, dir: &Path) {
                 .gateway()
                 .wait_for_line("word of the damage", 0, PATIENCE, |line| {
                     line.contains("spool")
-                        && (line.contains("damaged: the records") || line.contains("is cut off"))
+                        && (line.contains("damaged: the records")
+                            || line.contains("the last write is not whole"))
                 });
         }
         Damage::Cut(at) => {

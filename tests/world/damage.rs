@@ -10,7 +10,7 @@ use gateway_core::config::Durability;
 use gateway_core::{Gateway, Restored};
 
 use gateway_core::io::StoreKey;
-use gateway_store::{Damage, Disk as _, Key, Options, SimDisk, Store};
+use gateway_store::{Damage, DamageKind, Disk as _, Key, Options, SimDisk, Store};
 use sn_codec::QoS;
 use snipe_sim::sim_client::ClientConfig;
 use snipe_sim::sim_store::DiskConfig;
@@ -142,7 +142,9 @@ fn a_truncation_leaves_the_gateway_everything_before_it() {
         let (restored, values, damage) = restore(&disk);
         disk.damage(&name, |all| all.clone_from(&octets));
         assert!(
-            damage.iter().all(|damage| damage.tail),
+            damage
+                .iter()
+                .all(|damage| matches!(damage.kind, DamageKind::CutOff | DamageKind::Short)),
             "{len} octets: {damage:?}"
         );
         assert_eq!(restored.unreadable, 0, "{len} octets");

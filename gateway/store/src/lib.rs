@@ -36,7 +36,7 @@ use bytes::Bytes;
 pub use directory::{Directory, OpenError};
 pub use disk::{Disk, DiskFile};
 pub use sim_disk::SimDisk;
-pub use store::{Damage, Options, Recovered, Store, Usage};
+pub use store::{Damage, DamageKind, Options, Recovered, Store, Usage};
 pub use writer::{Done, Event, Handle, Sync, SyncTimes, Writer};
 
 /// The kind of the store's own values.

@@ -102,7 +102,7 @@ pub enum Found {
         len: usize,
     },
     /// Octets that are no record, and nothing but zeros after them: a write that was cut off, or damage to the last
-    /// records.
+    /// records, as [`Scan`] cannot tell.
     Tail {
         /// Where they begin.
         offset: usize,
@@ -229,6 +229,18 @@ fn decode(nonce: u32, octets: &Bytes, offset: usize) -> Option<Found> {
         len: OVERHEAD + value_len,
         in_batch: header[18] & IN_BATCH != 0,
     }))
+}
+
+/// How long a record is that begins like this, if it does.
+pub(crate) fn claimed_len(octets: &[u8]) -> usize {
+    let Some(header) = octets
+        .first_chunk::<OVERHEAD>()
+        .filter(|header| header[..2] == MARK)
+    else {
+        return 0;
+    };
+    let value = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
+    if value > VALUE_MAX { 0 } else { OVERHEAD + value }
 }
 
 fn checksum(nonce: u32, len: &[u8], rest: &[u8]) -> u32 {

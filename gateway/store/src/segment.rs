@@ -4,14 +4,14 @@
 //! written, so what is wrong in them is damage, and costs the records it hits. The last one may have been cut off by a
 //! power cut. A disk that loses power leaves whole sectors as they were, and what was not written yet is zero. So the
 //! last commit is dropped if a sector of it holds nothing but zeros where no record stands; any other octets that are
-//! no record are damage there too.
+//! no record are damage there too, and what they held may have been promised.
 
 use core::ops::Range;
 
 use bytes::Bytes;
 
 use crate::OWN_KIND;
-use crate::record::{Found, Scan};
+use crate::record::{self, Found, Scan};
 
 /// The unit that disks write whole or not at all.
 pub(crate) const SECTOR: usize = 512;
@@ -23,8 +23,9 @@ pub(crate) struct Contents {
     pub(crate) found: Vec<Found>,
     /// Where to go on writing.
     pub(crate) end: usize,
-    /// Octets of a commit that was cut off, to be overwritten before anything follows them: else they would count.
-    pub(crate) cut_off: Range<usize>,
+    /// Octets from there on, to be overwritten before anything follows them: of a commit that was cut off they would
+    /// count else, and others be found once more.
+    pub(crate) rest: Range<usize>,
     /// A commit of what was asked for stands there, and not the store's own values alone.
     pub(crate) has_commit: bool,
 }
@@ -34,17 +35,22 @@ pub(crate) fn read(nonce: u32, octets: &Bytes) -> Contents {
     let mut scan = Scan::new(nonce, octets);
     let mut found: Vec<Found> = scan.by_ref().collect();
     let mut end = scan.end();
-    let mut cut_off = end..end;
     if let Some(start) = cut_off_at(&found, end, octets) {
         found.retain(|found| found.octets().start < start);
-        let used = octets.iter().rposition(|octet| *octet != 0);
-        cut_off = start..used.map_or(start, |used| used + 1).max(start);
         end = start;
+        let used = octets.iter().rposition(|octet| *octet != 0);
         found.push(Found::Tail {
             offset: start,
-            len: cut_off.len(),
+            len: used.map_or(0, |used| (used + 1).saturating_sub(start)),
         });
+    } else if let Some(Found::Tail { offset, len }) = found.last().cloned()
+        && !is_cut_off(&found, offset..offset + len, octets)
+    {
+        found.pop();
+        found.push(Found::Damage { offset, len });
     }
+    let last = found.last().map_or(end, |found| found.octets().end);
+    let rest = end..last.max(end);
     found.retain(|found| !matches!(found, Found::Batch { .. }));
     let has_commit = found
         .iter()
@@ -52,7 +58,7 @@ pub(crate) fn read(nonce: u32, octets: &Bytes) -> Contents {
     Contents {
         found,
         end,
-        cut_off,
+        rest,
         has_commit,
     }
 }
@@ -75,6 +81,15 @@ fn cut_off_at(found: &[Found], end: usize, octets: &[u8]) -> Option<usize> {
     }
     hole |= has_empty_sector(octets, at..commit.end, &commit);
     (counts && hole).then_some(commit.start)
+}
+
+/// Whether what stands after all records is a write of which sectors are missing. As far as can be told: how long it was
+/// to be is known from its first octets alone.
+fn is_cut_off(found: &[Found], tail: Range<usize>, octets: &[u8]) -> bool {
+    let commit = last_commit(found, tail.start);
+    let record = tail.start + record::claimed_len(&octets[tail.start..]);
+    let whole = tail.start..tail.end.max(commit.end).max(record);
+    has_empty_sector(octets, whole.clone(), &whole)
 }
 
 /// The octets of the last commit of which a whole record stands; of several records, it begins with their number.
@@ -121,7 +136,7 @@ fn has_empty_sector(octets: &[u8], gap: Range<usize>, commit: &Range<usize>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{self, OVERHEAD};
+    use crate::record::OVERHEAD;
     use crate::{Change, Key};
 
     const NONCE: u32 = 7;
@@ -192,6 +207,39 @@ mod tests {
             // The octets that begin a batch hold no value.
             let cost = usize::from(at >= begin + OVERHEAD);
             assert_eq!(ids(&flipped).len(), 5 - cost, "octet {at}");
+        }
+    }
+
+    #[test]
+    fn a_last_record_that_is_whole_but_for_a_flipped_bit_is_damage_and_one_of_which_a_sector_is_missing_is_cut_off()
+     {
+        let (mut octets, _) = segment();
+        let begin = octets.len();
+        let change = Change::Put(Key { kind: 1, id: 6 }, vec![0x77; 900].into());
+        record::encode(NONCE, 9, &change, false, &mut octets);
+        let end = octets.len();
+        octets.resize(8192, 0);
+        let last = |octets: Vec<u8>| read(NONCE, &octets.into());
+        for at in begin..end {
+            // A length that is wrong says that something is missing.
+            let says_length = (begin + 2..begin + 6).contains(&at);
+            let mut flipped = octets.clone();
+            flipped[at] ^= 0x01;
+            let contents = last(flipped);
+            let found = contents.found.last().unwrap();
+            assert_eq!(found.octets(), begin..end, "octet {at}");
+            assert_eq!((contents.end, contents.rest), (begin, begin..end));
+            assert!(says_length || matches!(found, Found::Damage { .. }), "octet {at}");
+        }
+        for sector in begin / SECTOR..=(end - 1) / SECTOR {
+            let part = (sector * SECTOR).max(begin)..((sector + 1) * SECTOR).min(end);
+            let mut torn = octets.clone();
+            torn[part].fill(0);
+            let contents = last(torn);
+            assert!(
+                matches!(contents.found.last(), Some(Found::Tail { .. })),
+                "sector {sector}"
+            );
         }
     }
 

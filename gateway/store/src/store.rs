@@ -43,17 +43,30 @@ pub struct Recovered {
     pub segments: usize,
 }
 
-/// Octets that are no record where one should be.
+/// A place that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// The segment's file.
     pub file: String,
     /// Where.
     pub offset: usize,
-    /// How many.
+    /// How many octets.
     pub len: usize,
-    /// It is the end of what was written: a write that was cut off leaves such.
-    pub tail: bool,
+    /// What is wrong there.
+    pub kind: DamageKind,
+}
+
+/// What is wrong with a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DamageKind {
+    /// The file cannot be read at all.
+    Unreadable,
+    /// Octets that are no record where one should be.
+    Records,
+    /// The last commit is not whole, as a power cut in the middle of it leaves it.
+    CutOff,
+    /// The file is shorter than it was made; what stood at its end is not there.
+    Short,
 }
 
 /// What a store uses.
@@ -207,7 +220,7 @@ impl<D: Disk> Store<D> {
                     file,
                     offset: 0,
                     len: 0,
-                    tail: false,
+                    kind: DamageKind::Unreadable,
                 });
                 self.segments.push_back(segment);
                 return None;
@@ -218,7 +231,7 @@ impl<D: Disk> Store<D> {
         self.segments.push_back(segment);
         let mut contents = segment::read(segment.nonce, &octets);
         for found in core::mem::take(&mut contents.found) {
-            let (offset, len, tail) = match found {
+            let (offset, len, kind) = match found {
                 Found::Batch { .. } => continue,
                 Found::Record(found) => {
                     self.sequence = self.sequence.max(found.sequence + 1);
@@ -234,31 +247,49 @@ impl<D: Disk> Store<D> {
                     }
                     continue;
                 }
-                Found::Damage { offset, len } => (offset, len, false),
-                Found::Tail { offset, len } => (offset, len, true),
+                Found::Damage { offset, len } => (offset, len, DamageKind::Records),
+                Found::Tail { offset, len } => (offset, len, DamageKind::CutOff),
             };
             damage.push(Damage {
                 file: file.clone(),
                 offset,
                 len,
-                tail,
+                kind,
+            });
+        }
+        if octets.len() < self.options.segment_bytes {
+            damage.push(Damage {
+                file,
+                offset: octets.len(),
+                len: self.options.segment_bytes - octets.len(),
+                kind: DamageKind::Short,
             });
         }
         Some(contents)
     }
 
-    /// Writes what a segment says, up to where its records end, without a commit that was cut off, and syncs.
+    /// Writes what a segment says, up to where its records end, without what is no record there, and syncs. A file that
+    /// is too short gets its length back.
     fn make_durable(&mut self, segment: Segment, contents: &Contents) -> io::Result<D::File> {
         let name = segment.name();
         let mut octets = self.disk.read(&name)?;
-        let end = contents.end.max(contents.cut_off.end);
-        octets.truncate(end);
-        if let Some(cut_off) = octets.get_mut(contents.cut_off.clone()) {
-            cut_off.fill(0);
+        let made = self.options.segment_bytes;
+        let end = match octets.len() < made {
+            true => made,
+            false => contents.end.max(contents.rest.end),
+        };
+        octets.resize(end, 0);
+        if let Some(rest) = octets.get_mut(contents.rest.clone()) {
+            rest.fill(0);
         }
         let mut file = self.disk.open(&name)?;
         file.write_at(0, &octets)?;
         file.sync()?;
+        if let Some(short) = made.checked_sub(segment.bytes).filter(|short| *short > 0) {
+            self.usage.file_bytes += short as u64;
+            let healed = self.segments.iter_mut().find(|of| of.number == segment.number);
+            healed.into_iter().for_each(|healed| healed.bytes = made);
+        }
         self.usage.written_bytes += (end as u64).div_ceil(PAGE) * PAGE;
         self.usage.syncs += 1;
         Ok(file)

@@ -263,6 +263,11 @@ fn each_truncation_costs_only_what_was_cut_off() {
         disk.damage(&name, |octets| octets.truncate(len));
         let (mut store, values) = open(&disk);
         let expected = ends.iter().filter(|end| **end <= len).count();
+        assert_eq!(
+            disk.read(&name).unwrap().len(),
+            whole.len(),
+            "it has its length again"
+        );
         assert!(
             values.len() >= expected,
             "cut to {len}: {} of {expected}",
