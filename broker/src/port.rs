@@ -233,7 +233,7 @@ impl<M: Mqtt> Port<M> {
                 Ok(Happening::Refused(packet_id, refusal)) => {
                     if let Some(token) = self.stages.refused(packet_id) {
                         let result = Err(refusal);
-                        self.events.push(BrokerEvent::Settled { token, result });
+                        self.on_outcome(BrokerEvent::Settled { token, result });
                     }
                 }
                 Ok(Happening::Message(message)) => {
@@ -458,6 +458,13 @@ impl<M: Mqtt> Port<M> {
     }
 
     fn on_outcome(&mut self, event: BrokerEvent) {
+        if let BrokerEvent::Settled {
+            token,
+            result: Err(Refusal::QUOTA_EXCEEDED),
+        } = &event
+        {
+            self.stages.postponed(*token);
+        }
         if let BrokerEvent::Settled { token, .. } | BrokerEvent::Lost { token } = &event {
             self.stages.ended(*token);
         }

@@ -16,7 +16,6 @@ use bytes::Bytes;
 use gateway_core::io::{ConnectOptions, Refusal, RestoredPublish, StoreChange, StoredUplink, Token};
 use tokio::sync::oneshot;
 
-use crate::mqtt::reason;
 use crate::releases::Releases;
 
 /// Where changes of the store go. What is called back is called when they are durable. After a power cut those that were
@@ -145,6 +144,20 @@ impl Stages {
         state.handed.extend(token);
     }
 
+    /// The broker does not take a publish for now, and the core, which is about to hear of it, may keep it: its packet id
+    /// is its no more, and that stands before the next that gets it.
+    pub(crate) fn postponed(&self, token: Token) {
+        let mut state = self.state();
+        let is = |open: &Open| open.token == Some(token) && !open.released;
+        let packet_id = state.open.iter().find_map(|(id, open)| is(open).then_some(*id));
+        let stored = packet_id.and_then(|id| Some(state.open.remove(&id)?.publish.stored));
+        drop(state);
+        if let (Some(journal), Some(stored)) = (&self.journal, stored) {
+            let change = StoreChange::Put(stored.key, stored.pending());
+            journal.submit(vec![change], Box::new(|| ()));
+        }
+    }
+
     /// A publish has its outcome: if it has no packet id by now, it gets none.
     pub(crate) fn ended(&self, token: Token) {
         let mut state = self.state();
@@ -164,10 +177,10 @@ impl Stages {
             settled,
             ..
         } = &mut *state;
-        // The connection broke before the reason was seen.
+        // The connection broke before the reason was seen: it may have been this, and asking again tells.
         let refusals = refused
             .drain()
-            .map(|(_, token)| (token, Err(reason::UNSPECIFIED)));
+            .map(|(_, token)| (token, Err(Refusal::QUOTA_EXCEEDED)));
         settled.extend(refusals);
         for open in open.values_mut() {
             open.orphan = open.orphan.or(open.token);
@@ -274,12 +287,19 @@ impl State {
         }
         let State {
             open,
+            handed,
             refused,
             settled,
             ..
         } = self;
         open.retain(|packet_id, open| {
             let stays = seen.contains(packet_id);
+            let untold = open.orphan.or(open.token.filter(|token| handed.contains(token)));
+            if !stays && !open.released && untold.is_some() {
+                // Refused. If that was for now, the core keeps it; else it deletes this when it hears of it.
+                let stored = &open.publish.stored;
+                changes.push(StoreChange::Put(stored.key, stored.pending()));
+            }
             if let Some(token) = open.orphan.filter(|_| !stays) {
                 // What the broker took was released before it was done.
                 match open.released {
@@ -473,7 +493,50 @@ mod tests {
         assert_eq!(stages.take_settled(), [(Token(2), Ok(()))]);
         // Never released; the connection breaks before it is known why.
         stages.begin_again();
-        assert_eq!(stages.take_settled(), [(Token(3), Err(reason::UNSPECIFIED))]);
+        assert_eq!(stages.take_settled(), [(Token(3), Err(Refusal::QUOTA_EXCEEDED))]);
+    }
+
+    #[test]
+    fn a_packet_id_under_which_the_broker_refused_is_taken_back_before_another_gets_it() {
+        let (stages, written) = written(vec![restored(1, 3)]);
+        // The client library shows it to be gone before it says why.
+        for id in [2, 4] {
+            stages.expect(Some(Token(id)), stored(id), "t", false, &Bytes::from_static(b"y"));
+        }
+        stages
+            .save(vec![publish(3, b"x"), publish(4, b"y")])
+            .now_or_never()
+            .unwrap();
+        stages.save(vec![publish(5, b"y")]).now_or_never().unwrap();
+        assert_eq!(stages.refused(3), Some(Token(1)));
+        let mut last = written.lock().unwrap().pop().unwrap();
+        last.sort_unstable();
+        assert_eq!(last, [(1, 0), (2, 0), (4, 1)]);
+        stages.postponed(Token(2));
+        stages.ended(Token(2));
+        assert_eq!(*written.lock().unwrap(), [[(2, 1)]]);
+    }
+
+    #[test]
+    fn a_packet_id_is_taken_back_as_soon_as_the_broker_refuses_for_now() {
+        let (stages, written) = written(vec![restored(1, 3)]);
+        stages.expect(Some(Token(2)), stored(2), "t", false, &Bytes::from_static(b"y"));
+        stages
+            .save(vec![publish(3, b"x"), publish(4, b"y")])
+            .now_or_never()
+            .unwrap();
+        for id in [1, 2] {
+            stages.postponed(Token(id));
+            stages.ended(Token(id));
+        }
+        // It comes again, under another packet id.
+        stages.expect(Some(Token(2)), stored(2), "t", false, &Bytes::from_static(b"y"));
+        stages.save(vec![publish(5, b"y")]).now_or_never().unwrap();
+        assert_eq!(*written.lock().unwrap(), [[(2, 1)], [(1, 0)], [(2, 0)], [(2, 1)]]);
+        // One that is refused for good the core deletes, and nothing is written after that.
+        stages.ended(Token(2));
+        stages.save(vec![]).now_or_never().unwrap();
+        assert_eq!(written.lock().unwrap().len(), 4);
     }
 
     #[test]
@@ -487,9 +550,11 @@ mod tests {
         assert_eq!(stages.take_settled(), [(Token(1), Ok(()))]);
     }
 
-    #[test]
-    fn packet_ids_of_a_lost_session_are_taken_back_before_anybody_hears_of_it() {
-        let written = Arc::new(Mutex::new(Vec::new()));
+    type Written = Arc<Mutex<Vec<Vec<(u64, u8)>>>>;
+
+    /// With what it writes.
+    fn written(restored: Vec<RestoredPublish>) -> (Stages, Written) {
+        let written = Written::default();
         let journal = Journal::new({
             let written = written.clone();
             move |changes, done| {
@@ -499,10 +564,15 @@ mod tests {
         });
         let options = ConnectOptions {
             exactly_once: true,
-            restored: vec![restored(1, 3)],
+            restored,
             ..ConnectOptions::default()
         };
-        let stages = Stages::new(Some(journal), &options);
+        (Stages::new(Some(journal), &options), written)
+    }
+
+    #[test]
+    fn packet_ids_of_a_lost_session_are_taken_back_before_anybody_hears_of_it() {
+        let (stages, written) = written(vec![restored(1, 3)]);
         assert_eq!(stages.lose(), [Token(1)]);
         assert_eq!(*written.lock().unwrap(), [[(1, 0)]]);
         stages.expect(None, stored(2), "t", false, &Bytes::from_static(b"x"));

@@ -137,6 +137,7 @@ pub(crate) fn open(state_dir: &Path, settings: &StoreSettings) -> Result<Opened,
         found: Found {
             values: Vec::with_capacity(recovered.values.len()),
             sessions: Vec::new(),
+            goes_on: recovered.segments > 0,
             damaged: recovered
                 .damage
                 .iter()

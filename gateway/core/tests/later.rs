@@ -164,6 +164,32 @@ fn a_qos_2_message_that_its_client_has_released_goes_out_again_once() {
 }
 
 #[test]
+fn what_a_client_of_an_earlier_life_may_have_the_answer_for_goes_out_again() {
+    let mut bench = Bench::up(config(Durability::default()));
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    bench.packet(A, publish(TopicRef::Normal(id), QoS::ExactlyOnce, 7, b"x"));
+    bench.commit_one();
+    bench.expect(A, &[Packet::Pubrec(MsgId(7))]);
+    // The power fails before it is durable that this was said.
+    let mut bench = bench.restart(config(Durability::default()));
+    bench.broker_up_with(EXACT, false, 20, false);
+    bench.packet(A, Packet::Pubrel(MsgId(7)));
+    bench.commit();
+    bench.expect(A, &[Packet::Pubcomp(MsgId(7))]);
+    bench.refuse();
+    bench.commit();
+
+    bench.pass(seconds(1));
+
+    assert_eq!(bench.payloads(), ["x"]);
+    bench.settle();
+    bench.commit();
+    assert_eq!(bench.stored(), 0);
+}
+
+#[test]
 fn a_restart_keeps_what_waits_and_begins_at_once() {
     let mut bench = spooled(&[(A, "1"), (A, "2")]);
     bench.broker_up(false);

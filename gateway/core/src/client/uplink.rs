@@ -137,6 +137,15 @@ impl OpenRequests {
             .map(|at| self.requests.remove(at))
     }
 
+    /// The client waits for the outcome of a publish, as far as is known: of one of an earlier connection, or another life
+    /// of the gateway, it may have the answer.
+    pub(crate) fn awaits(&self, msg_id: MsgId, digest: u32) -> bool {
+        let request = self.publish_position(msg_id).map(|at| &self.requests[at]);
+        request.is_some_and(|request| {
+            request.digest == digest && request.kind != RequestKind::Received && !request.earlier
+        })
+    }
+
     fn publish_position(&self, msg_id: MsgId) -> Option<usize> {
         let is = |request: &OpenRequest| request.kind != RequestKind::Subscribe && request.msg_id == msg_id;
         self.requests.iter().position(is)

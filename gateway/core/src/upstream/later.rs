@@ -15,6 +15,10 @@ pub(super) const NOTICE: Duration = Duration::from_secs(60);
 impl Gateway {
     /// The broker does not take a publish for now. False if it is for its client to send it again.
     pub(crate) fn postpone(&mut self, now: Instant, token: Token) -> bool {
+        let origin = self.cx.upstream.origin_of(token);
+        if origin.is_none_or(|origin| self.is_awaited(origin)) {
+            return false;
+        }
         let cx = &mut self.cx;
         let Some(topic) = cx.upstream.postpone(&mut cx.journal, now, token) else {
             return false;
@@ -25,14 +29,36 @@ impl Gateway {
         }
         true
     }
+
+    fn is_awaited(&self, origin: Origin) -> bool {
+        let Origin::Client {
+            client,
+            serial,
+            msg_id,
+            digest,
+        } = origin
+        else {
+            return false;
+        };
+        let client = self.clients.get(client).filter(|client| client.serial == serial);
+        client.is_some_and(|client| client.open.awaits(msg_id, digest))
+    }
 }
 
 impl Upstream {
-    /// Puts a publish back in its lane if nobody else has it any more, and returns its topic.
+    /// Who waits for the outcome of a publish.
+    fn origin_of(&self, token: Token) -> Option<Origin> {
+        match self.requests.get(self.key_of(token)?)?.kind {
+            RequestKind::Publish { origin, .. } => Some(origin),
+            _ => None,
+        }
+    }
+
+    /// Puts a publish back in its lane, which is in the store or can be, and returns its topic.
     fn postpone(&mut self, journal: &mut Journal, now: Instant, token: Token) -> Option<Arc<str>> {
         let key = self.key_of(token)?;
         let RequestKind::Publish {
-            origin: Origin::Gateway,
+            origin,
             sent,
             stored,
             message,
@@ -49,7 +75,8 @@ impl Upstream {
         if stored.is_none() {
             // A will: from now on it is kept as if the broker had been away.
             let (size, spools) = (message.size(), self.when_down == WhenDown::Spool);
-            if !spools || !journal.works() || self.make_room(journal, size).is_err() {
+            let will = *origin == Origin::Gateway;
+            if !will || !spools || !journal.works() || self.make_room(journal, size).is_err() {
                 return None;
             }
             self.spool_old(journal, now, key);
