@@ -35,6 +35,7 @@ pub(crate) struct Plan {
 /// What came of it.
 pub(crate) struct Report {
     kills: u32,
+    stops: u32,
     broker_stops: u32,
     pub(crate) ledger: Ledger,
     faults: Vec<String>,
@@ -48,8 +49,9 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} kills and {} stops of the broker in {:.0} s; no gateway for {:.1} s, at most {:.0} ms at a time",
+            "{} kills, {} orderly stops, {} stops of the broker in {:.0} s; no gateway for {:.1} s, at most {:.0} ms at a time",
             self.kills,
+            self.stops,
             self.broker_stops,
             self.took.as_secs_f64(),
             self.outage.as_secs_f64(),
@@ -178,6 +180,7 @@ impl<'a> Campaign<'a> {
         let started = Instant::now();
         let mut report = Report {
             kills: self.plan.kills,
+            stops: 0,
             broker_stops: 0,
             ledger: Ledger::default(),
             faults: Vec::new(),
@@ -202,6 +205,14 @@ impl<'a> Campaign<'a> {
                 let outage = last.elapsed();
                 report.outage += outage;
                 report.longest_outage = report.longest_outage.max(outage);
+            }
+            // Others are told to end.
+            if self.rng.random_bool(0.15) {
+                self.machine.wait_until_ready();
+                thread::sleep(Duration::from_secs_f64(0.4 * self.rng.random::<f64>()));
+                self.machine.stop();
+                self.machine.start();
+                report.stops += 1;
             }
             report.broker_stops += u32::from(self.visit_broker(kill, &mut report.ledger));
             self.programs.expect_running();
