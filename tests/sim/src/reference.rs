@@ -3,6 +3,24 @@
 //! It sees each datagram and broker event before the gateway does, and each output after. It keeps what a client and a
 //! broker could know, not what the gateway does inside, and says which rule an output breaks. References such as `A46` are
 //! the readings of the specification in `docs/reading-of-the-spec.md`.
+//!
+//! Here each input and output finds those whom it concerns. The rules are with the ideas that they are about:
+//!
+//! * `datagrams`: how every datagram looks, and what strangers get (A13)
+//! * `addresses`: where a client is, and who may take its session elsewhere (A11, A16, A82)
+//! * `connections`: from CONNECT to goodbye or silence (A18 to A21, A28, A78)
+//! * `wills`: what is published for a lost client, once (A26)
+//! * `topic_ids`: which id stands for which name, and who knows it (A35, A39, A40)
+//! * `subscriptions`: what a client asked for and was granted, and who waits for the broker (A31, A46, A53, A54)
+//! * `uplinks`: messages of clients, from PUBLISH to the broker and the acknowledgement (A46)
+//! * `requests`: what the broker was asked and has not answered, over lost connections (A31)
+//! * `owed`: messages to which a client has a claim, and when it loses that (A40, A63, A70)
+//! * `downlinks`: what a PUBLISH to a client may bring, and how often (A54, A57, A66, A70)
+//! * `exchanges`: one at a time, its repeats, and what the client says to it (A41, A51, A59 to A62, A64)
+//! * `sleep`: when a client may be sent anything, and what a wake-up must bring (A16, A71)
+//! * `restarts`: what survives the end of the gateway
+//!
+//! `client` is what is known of one client, for all of them.
 
 mod addresses;
 mod client;
@@ -45,8 +63,8 @@ use downlinks::MessageModel;
 use requests::{ConnModel, TokenModel};
 use topic_ids::Names;
 use uplinks::UplinkModel;
-
 use violation::ensure;
+
 pub use violation::{Check, Violation};
 
 /// How late a timer may be: inputs are handed over in batches.

@@ -16,6 +16,7 @@ use crate::sim_client::Presence;
 use crate::{Address, ClientIx};
 
 impl Reference {
+    /// The gateway answers a CONNECT.
     pub(super) fn on_connack(&mut self, ix: usize, addr: &Address, code: ReturnCode) -> Check {
         let client = &mut self.clients[ix];
         if client.bound.as_ref() != Some(addr) {
@@ -44,6 +45,7 @@ impl Reference {
         Ok(())
     }
 
+    /// The gateway says DISCONNECT: an answer, or to who was silent for too long.
     pub(super) fn on_disconnect(&mut self, now: Instant, ix: usize, addr: &Address) -> Check {
         let client = &mut self.clients[ix];
         let strayed = client.stray.take_if(|stray| stray == addr).is_some();
@@ -177,6 +179,7 @@ impl ClientModel {
         };
     }
 
+    /// A CONNECT from where the client may be.
     pub(super) fn on_connect(&mut self, now: Instant, from: &Address, connect: Connect<'_>) {
         let parameters = (connect.will, connect.clean_session, connect.duration);
         let repeated = self.bound.as_ref() == Some(from) && self.parameters == Some(parameters);

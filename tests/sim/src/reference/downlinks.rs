@@ -21,7 +21,7 @@ use crate::sim_broker::{Publication, came_before};
 pub(super) struct MessageModel {
     pub(super) topic: String,
     /// When it came last.
-    pub(super) since: Instant,
+    since: Instant,
     publications: BTreeSet<Publication>,
     /// Further copies, one per filter, of which it is not sure whether they are for the same clients.
     uncertain_copies: usize,
@@ -90,6 +90,7 @@ impl Reference {
         }
     }
 
+    /// The gateway sends a PUBLISH.
     pub(super) fn on_publish(&mut self, now: Instant, ix: usize, publish: Publish<'_>) -> Check {
         let names = Names {
             rules: &self.config.clients,
@@ -97,63 +98,32 @@ impl Reference {
         };
         let first_retry = self.config.timers.retry_first;
         let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
-        let client = &mut self.clients[ix];
+        let client = &self.clients[ix];
         let PublishQoS::Level(qos) = publish.qos else {
             return Err(Violation::new(
                 "no QoS -1 towards clients",
                 format!("{publish:?}"),
             ));
         };
-        let told = |publish: &Publish<'_>| format!("{publish:?} to {}", client.id);
+        let id = client.id.clone();
+        let told = || format!("{publish:?} to {id}");
         let name = match publish.topic {
             TopicRef::Normal(id) => client.names.get(&id).cloned(),
             TopicRef::Predefined(id) => names.predefined(&client.id, id),
             TopicRef::Short(short) => short.as_str().map(String::from),
         };
-        let name = name.ok_or_else(|| Violation::new("the client knows the topic id", told(&publish)))?;
+        let name = name.ok_or_else(|| Violation::new("the client knows the topic id", told()))?;
         if let TopicRef::Normal(id) = publish.topic {
-            // A40: after Nretry an id that the client was ever told is used all the same.
-            let unanswered = client.down.as_ref().is_some_and(|d| {
-                let silent = d.kind == DownKind::Register && !d.closed && d.given_up(sends_per_round);
-                silent && (d.topic == name || !client.answers_register)
-            });
-            let repeated = client
-                .down
-                .as_ref()
-                .is_some_and(|d| !d.closed && !d.stale && d.payload.is_some() && d.msg_id == publish.msg_id);
-            let known = client.confirmed.contains(&id) || client.ignores_register || unanswered || repeated;
             ensure(
-                known,
+                client.may_be_sent(id, &name, publish.msg_id),
                 "an id is confirmed in this connection before it is used (A39)",
-                || told(&publish),
+                told,
             )?;
         }
-        let payload = Bytes::copy_from_slice(publish.data);
-        let message = self.messages.get(&payload);
-        if !payload.is_empty() {
-            let message =
-                message.ok_or_else(|| Violation::new("nothing arrives that was not sent", told(&publish)))?;
-            ensure(message.topic == name, "a message keeps its topic", || {
-                format!("{} sent as {name}: {}", message.topic, told(&publish))
-            })?;
-            ensure(qos <= message.highest, "QoS is not raised", || told(&publish))?;
-            ensure(
-                message.retain_seen[usize::from(publish.retain)],
-                "Retain as delivered (A66)",
-                || told(&publish),
-            )?;
-        }
-        let asked = client
-            .ever
-            .iter()
-            .filter(|(filter, _)| topic::matches(filter, &name))
-            .map(|(_, qos)| *qos)
-            .max();
-        let asked = asked.ok_or_else(|| Violation::new("only to subscribers", told(&publish)))?;
-        ensure(qos <= asked, "QoS is not above the subscription's", || {
-            told(&publish)
-        })?;
+        self.is_as_sent(ix, &publish, qos, &name)?;
 
+        let payload = Bytes::copy_from_slice(publish.data);
+        let client = &mut self.clients[ix];
         let same = client
             .down
             .as_ref()
@@ -170,22 +140,18 @@ impl Reference {
             .get(&payload)
             .is_some_and(|started| started.released);
         let released = released && (done || !client.restored);
-        ensure(!released, "QoS 2 is not delivered again after PUBREC", || {
-            told(&publish)
-        })?;
+        ensure(!released, "QoS 2 is not delivered again after PUBREC", told)?;
         if qos == QoS::AtMostOnce {
             ensure(
                 publish.msg_id == MsgId(0) && !publish.dup,
                 "QoS 0 has no message id and no DUP",
-                || told(&publish),
+                told,
             )?;
             let open = client
                 .down
                 .as_ref()
                 .is_some_and(|d| d.is_open(now, sends_per_round));
-            ensure(!open, "nothing overtakes an open exchange (A59)", || {
-                told(&publish)
-            })?;
+            ensure(!open, "nothing overtakes an open exchange (A59)", told)?;
             if let Some(down) = client.down.as_mut().filter(|d| d.kind == DownKind::Register) {
                 let unanswered = !down.closed && !down.stale;
                 down.closed = true;
@@ -198,52 +164,91 @@ impl Reference {
             ensure(
                 high != 0 && high != low,
                 "message ids can be told from their mirror (A64)",
-                || told(&publish),
+                told,
             )?;
+            let since = self.messages.get(&payload).map_or(now, |message| message.since);
             let next = Next {
                 kind: DownKind::Publish(qos),
                 msg_id: publish.msg_id,
                 payload: Some(payload.clone()),
                 topic: &name,
                 dup: Some(publish.dup),
-                expires: message.map_or(now, |message| message.since) + self.config.sleep.max_age,
+                expires: since + self.config.sleep.max_age,
             };
             self.given_up += client.exchange(now, &next, first_retry, sends_per_round)?;
         }
         client.wake_messages += usize::from(!repeat);
         if !repeat && !payload.is_empty() {
-            let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
-            let started = client.started.entry(payload.clone()).or_default();
-            let age = message.map_or(Duration::ZERO, |message| now.since(message.since));
-            ensure(
-                age < self.config.sleep.max_age + LATE || registered || started.exchanges > 0,
-                "nothing too old is delivered (A70)",
-                || format!("{age:?}: {publish:?} to {}", client.id),
-            )?;
-            started.exchanges += 1;
-            // A subscription that the disk did not keep may still stand at the broker.
-            let lost = if self.disk_failed { publications } else { 0 };
-            let allowed = publications + started.interrupted + lost;
-            ensure(
-                started.exchanges <= allowed,
-                "one delivery per client and message",
-                || {
-                    format!(
-                        "{} exchanges, {allowed} allowed: {publish:?} to {}",
-                        started.exchanges, client.id
-                    )
-                },
-            )?;
-            let again = qos == QoS::ExactlyOnce && started.acknowledged && publications == 1;
-            // Until PUBREL a later life may not know of its PUBREC, and the client knows it by its message id.
-            let again = again && (started.released || !client.restored);
-            ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
-                format!("{publish:?} to {}", client.id)
+            self.on_delivery(now, ix, &publish, registered)?;
+        }
+        Ok(())
+    }
+
+    /// What a PUBLISH says is what the broker sent, and the client asked for its topic and QoS (A54).
+    fn is_as_sent(&self, ix: usize, publish: &Publish<'_>, qos: QoS, name: &str) -> Check {
+        let client = &self.clients[ix];
+        let told = || format!("{publish:?} to {}", client.id);
+        if !publish.data.is_empty() {
+            let message = self.messages.get(publish.data);
+            let message =
+                message.ok_or_else(|| Violation::new("nothing arrives that was not sent", told()))?;
+            ensure(message.topic == name, "a message keeps its topic", || {
+                format!("{} sent as {name}: {}", message.topic, told())
             })?;
-            if publications > 1 {
-                // What was released may have been another.
-                started.released = false;
-            }
+            ensure(qos <= message.highest, "QoS is not raised", told)?;
+            ensure(
+                message.retain_seen[usize::from(publish.retain)],
+                "Retain as delivered (A66)",
+                told,
+            )?;
+        }
+        let asked = client
+            .ever
+            .iter()
+            .filter(|(filter, _)| topic::matches(filter, name))
+            .map(|(_, qos)| *qos)
+            .max();
+        let asked = asked.ok_or_else(|| Violation::new("only to subscribers", told()))?;
+        ensure(qos <= asked, "QoS is not above the subscription's", told)
+    }
+
+    /// An exchange with a message begins: not too late (A70), and no more often than the broker sent it.
+    fn on_delivery(&mut self, now: Instant, ix: usize, publish: &Publish<'_>, registered: bool) -> Check {
+        let client = &mut self.clients[ix];
+        let payload = Bytes::copy_from_slice(publish.data);
+        let message = self.messages.get(&payload);
+        let publications = message.map_or(0, |m| m.publications.len() + m.uncertain_copies);
+        let started = client.started.entry(payload).or_default();
+        let age = message.map_or(Duration::ZERO, |message| now.since(message.since));
+        ensure(
+            age < self.config.sleep.max_age + LATE || registered || started.exchanges > 0,
+            "nothing too old is delivered (A70)",
+            || format!("{age:?}: {publish:?} to {}", client.id),
+        )?;
+        started.exchanges += 1;
+        // A subscription that the disk did not keep may still stand at the broker.
+        let lost = if self.disk_failed { publications } else { 0 };
+        let allowed = publications + started.interrupted + lost;
+        ensure(
+            started.exchanges <= allowed,
+            "one delivery per client and message",
+            || {
+                format!(
+                    "{} exchanges, {allowed} allowed: {publish:?} to {}",
+                    started.exchanges, client.id
+                )
+            },
+        )?;
+        let again =
+            publish.qos == PublishQoS::Level(QoS::ExactlyOnce) && started.acknowledged && publications == 1;
+        // Until PUBREL a later life may not know of its PUBREC, and the client knows it by its message id.
+        let again = again && (started.released || !client.restored);
+        ensure(!again, "QoS 2 is not delivered again after PUBREC", || {
+            format!("{publish:?} to {}", client.id)
+        })?;
+        if publications > 1 {
+            // What was released may have been another.
+            started.released = false;
         }
         Ok(())
     }

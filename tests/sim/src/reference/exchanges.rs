@@ -28,7 +28,7 @@ pub(super) struct DownExchange {
     pub(super) unheard: u32,
     pub(super) last_sent: Instant,
     /// The last PUBLISH had it.
-    pub(super) dup: bool,
+    dup: bool,
     /// Something the client sent asks for a repeat at once.
     pub(super) due: bool,
     pub(super) closed: bool,
@@ -37,7 +37,7 @@ pub(super) struct DownExchange {
     /// Which round it is in cannot be told.
     pub(super) unsure: bool,
     /// Back in the queue it is too old to be begun again from then on (A70).
-    pub(super) expires: Instant,
+    expires: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,7 @@ impl DownExchange {
 }
 
 impl Reference {
+    /// The gateway sends a PUBREL.
     pub(super) fn on_pubrel(&mut self, now: Instant, ix: usize, msg_id: MsgId) -> Check {
         let first_retry = self.config.timers.retry_first;
         let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
@@ -259,8 +260,8 @@ impl ClientModel {
             down.kind = DownKind::Pubrel;
             self.acknowledged();
         }
-        // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy
-        // of one that was refused for its topic id since (A41).
+        // Late, for a PUBLISH of an earlier connection whose REGISTER in this one is under way, or for a copy of one that
+        // was refused for its topic id since (A41).
         let earlier = self.started.iter().find(|(_, s)| s.msg_id == Some(msg_id));
         let refused = earlier.filter(|(_, s)| s.unknown_topic && !s.released);
         let refused_as = refused.map(|(_, s)| s.refused_as.clone());
@@ -359,7 +360,7 @@ impl ClientModel {
     }
 
     /// The open message is with the client.
-    pub(super) fn acknowledged(&mut self) {
+    fn acknowledged(&mut self) {
         if let Some(payload) = self.down.as_ref().and_then(|d| d.payload.clone()) {
             self.owed.remove(&payload);
             self.started.entry(payload).or_default().acknowledged = true;

@@ -13,9 +13,9 @@ use crate::sim_broker::as_request;
 
 #[derive(Debug)]
 pub(super) struct TokenModel {
-    pub(super) conn: ConnId,
+    conn: ConnId,
     pub(super) request: BrokerRequest,
-    pub(super) order: u64,
+    order: u64,
     pub(super) state: TokenState,
     /// Which PUBLISH of its client it carries.
     pub(super) msg_id: Option<MsgId>,
@@ -30,7 +30,7 @@ pub(super) enum TokenState {
 #[derive(Debug, Default)]
 pub(super) struct ConnModel {
     pub(super) up: bool,
-    /// Counts disconnections, so that "was away meanwhile" can be told.
+    /// Filters that it has acknowledged and keeps.
     pub(super) subscribed: BTreeSet<Arc<str>>,
     /// Order of the last resubmission in this connection; of each client, where what is stored has a lane of its own.
     resubmitted: BTreeMap<usize, u64>,
@@ -54,6 +54,7 @@ impl Reference {
         }
     }
 
+    /// The broker answers a request.
     pub(super) fn on_settled(&mut self, token: Token, result: Result<Option<QoS>, Refusal>) {
         let Some(model) = self.tokens.remove(&token) else {
             return;
@@ -104,6 +105,7 @@ impl Reference {
         }
     }
 
+    /// A request has a token, which is new or that of the same request that was lost.
     pub(super) fn track(&mut self, conn: ConnId, token: Option<Token>, request: &BrokerRequest) -> Check {
         let Some(token) = token else { return Ok(()) };
         let told = || format!("{token:?}: {request:?}");

@@ -23,16 +23,16 @@ use crate::saved::{SavedPhase, SavedSession, SavedUplink, kind, message_from, me
 /// What a record in the store stands for.
 #[derive(Debug, Clone)]
 pub(super) struct SavedModel {
-    pub(super) bound: Option<Address>,
-    pub(super) parameters: Option<(bool, bool, u16)>,
-    pub(super) will: Option<Will>,
-    pub(super) subs: BTreeMap<String, Sub>,
-    pub(super) maybe: BTreeSet<String>,
-    pub(super) names: BTreeMap<TopicId, String>,
-    pub(super) confirmed: BTreeSet<TopicId>,
-    pub(super) ignores_register: bool,
-    pub(super) no_dup: bool,
-    pub(super) losses: u32,
+    bound: Option<Address>,
+    parameters: Option<(bool, bool, u16)>,
+    will: Option<Will>,
+    subs: BTreeMap<String, Sub>,
+    maybe: BTreeSet<String>,
+    names: BTreeMap<TopicId, String>,
+    confirmed: BTreeSet<TopicId>,
+    ignores_register: bool,
+    no_dup: bool,
+    losses: u32,
 }
 
 impl Reference {

@@ -17,8 +17,8 @@ use super::violation::{Check, ensure};
 /// A SUBSCRIBE that was received.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
-    pub(super) filter: String,
-    pub(super) qos: QoS,
+    filter: String,
+    qos: QoS,
     /// By name, so that the SUBACK assigns an id; predefined and short ones are echoed (4.7).
     named: bool,
     pub(super) broker_was_away: bool,
@@ -26,7 +26,7 @@ pub(super) struct Asked {
     before: Option<Sub>,
     /// It had asked for it before, acknowledged or not.
     asked_before: bool,
-    pub(super) answered: bool,
+    answered: bool,
     /// UNSUBSCRIBE came before the answer.
     given_back: bool,
 }
@@ -85,6 +85,7 @@ impl Reference {
         }
     }
 
+    /// The gateway answers a SUBSCRIBE.
     pub(super) fn on_suback(&mut self, ix: usize, suback: Suback) -> Check {
         let aggregate = self.conns.get(&ConnId(0));
         let client = &mut self.clients[ix];

@@ -3,7 +3,7 @@
 
 use gateway_core::config::{ClientRule, GatewayConfig};
 use gateway_core::time::Instant;
-use sn_codec::{MsgType, Regack, Register, ReturnCode, TopicFilter, TopicId};
+use sn_codec::{MsgId, MsgType, Regack, Register, ReturnCode, TopicFilter, TopicId};
 
 use super::Reference;
 use super::client::ClientModel;
@@ -12,6 +12,7 @@ use super::violation::{Check, ensure};
 use crate::ClientIx;
 
 impl Reference {
+    /// The gateway sends a REGISTER.
     pub(super) fn on_register(&mut self, now: Instant, ix: usize, register: Register<'_>) -> Check {
         let first_retry = self.config.timers.retry_first;
         let sends_per_round = u32::from(self.config.timers.retry_count) + 1;
@@ -52,6 +53,7 @@ impl Reference {
 }
 
 impl ClientModel {
+    /// The gateway answers a REGISTER.
     pub(super) fn on_regack(&mut self, regack: Regack) -> Check {
         self.pay(MsgType::Regack, regack.msg_id)?;
         if regack.return_code != ReturnCode::Accepted {
@@ -63,6 +65,7 @@ impl ClientModel {
         self.learn(regack.topic_id, &name)
     }
 
+    /// The client is told an id.
     pub(super) fn learn(&mut self, id: TopicId, name: &str) -> Check {
         ensure(!id.is_reserved(), "an id is not reserved", || {
             format!("{id} for {name}")
@@ -109,6 +112,20 @@ impl ClientModel {
             }
             self.close(DownKind::Register, regack.msg_id);
         }
+    }
+
+    /// Whether a PUBLISH may name an id: it is confirmed in this connection (A39), or will not be.
+    pub(super) fn may_be_sent(&self, id: TopicId, name: &str, msg_id: MsgId) -> bool {
+        // A40: after Nretry an id that the client was ever told is used all the same.
+        let unanswered = self.down.as_ref().is_some_and(|d| {
+            let silent = d.kind == DownKind::Register && !d.closed && d.given_up(self.sends_per_round);
+            silent && (d.topic == name || !self.answers_register)
+        });
+        let repeated = self
+            .down
+            .as_ref()
+            .is_some_and(|d| !d.closed && !d.stale && d.payload.is_some() && d.msg_id == msg_id);
+        self.confirmed.contains(&id) || self.ignores_register || unanswered || repeated
     }
 
     /// A REGISTER was given up. Who never answered one is sent none any more, so what needs one is dropped (A40), and

@@ -16,9 +16,9 @@ use crate::sim_client::Uplink;
 #[derive(Debug)]
 pub(super) struct UplinkModel {
     pub(super) client: usize,
-    pub(super) topic: String,
-    pub(super) qos: PublishQoS,
-    pub(super) retain: bool,
+    topic: String,
+    qos: PublishQoS,
+    retain: bool,
     /// How often the datagrams received allow it to be published.
     pub(super) allowed: u32,
     /// The same, not counting what restarts of the gateway explain.
@@ -27,7 +27,7 @@ pub(super) struct UplinkModel {
     settled_ok: u32,
     /// Its client has an acknowledgement.
     pub(super) answered: bool,
-    pub(super) refused: Option<Refusal>,
+    refused: Option<Refusal>,
     /// When it was first received; another time counts if that was refused.
     pub(super) order: Option<u64>,
     /// One copy was refused and another may be queued, so any order is right.
@@ -65,6 +65,7 @@ impl Reference {
         self.uplinks.insert(uplink.payload.clone(), model);
     }
 
+    /// A PUBLISH came.
     pub(super) fn on_client_publish(&mut self, ix: usize, bound: bool, publish: Publish<'_>) {
         let client = &mut self.clients[ix];
         let Some(uplink) = self.uplinks.get_mut(publish.data) else {
@@ -243,6 +244,7 @@ impl Reference {
         }
     }
 
+    /// The gateway acknowledges a QoS 1 message, or refuses one of any QoS.
     pub(super) fn on_puback(&mut self, ix: usize, puback: Puback) -> Check {
         let client = &mut self.clients[ix];
         let refused = puback.return_code != ReturnCode::Accepted;
@@ -311,6 +313,7 @@ impl Reference {
         )
     }
 
+    /// The gateway acknowledges a QoS 2 message.
     pub(super) fn on_pubrec(&mut self, ix: usize, msg_id: MsgId) -> Check {
         let client = &mut self.clients[ix];
         let exchange = client.up.get(&msg_id).filter(|e| e.qos == QoS::ExactlyOnce);

@@ -16,6 +16,7 @@ impl Reference {
         self.wills.insert(message, self.models[client.0]);
     }
 
+    /// The gateway publishes a will.
     pub(super) fn on_will(
         &mut self,
         ix: usize,
