@@ -13,7 +13,7 @@ use sn_codec::{MsgType, PublishQoS, QoS, TopicId};
 use crate::families::Family;
 use crate::net::{Burst, PathConfig};
 use crate::reference::Violation;
-use crate::sim_broker::{BrokerConfig, Overlap};
+use crate::sim_broker::{BrokerConfig, Overlap, Shortage};
 use crate::sim_client::{Action, ClientConfig, TopicForm};
 use crate::sim_store::{DiskConfig, End};
 use crate::{ClientIx, ForwarderIx, World, WorldConfig, will};
@@ -202,6 +202,14 @@ impl History {
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0xD15C);
         if rng.random() {
             history.give_disk(rng);
+        }
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0x97);
+        if rng.random_bool(0.25) {
+            history.world.broker.shortage = Some(Shortage {
+                seed,
+                period: Duration::from_secs(rng.random_range(1..=60)),
+                share: rng.random_range(0.1..0.7),
+            });
         }
         history
     }

@@ -107,6 +107,8 @@ pub struct Reference {
     wills: FxHashMap<Bytes, usize>,
     messages: FxHashMap<Bytes, MessageModel>,
     tokens: FxHashMap<Token, TokenModel>,
+    /// Publishes refused for now, by the order in which they were sent first.
+    postponed: FxHashMap<Token, u64>,
     filters: FxHashMap<FilterId, Arc<str>>,
     /// The broker refused a filter, in whichever life of the gateway: who sleeps learns of it when it wakes.
     refused_filter: bool,
@@ -444,6 +446,7 @@ impl Reference {
             wills: FxHashMap::default(),
             messages: FxHashMap::default(),
             tokens: FxHashMap::default(),
+            postponed: FxHashMap::default(),
             filters: FxHashMap::default(),
             refused_filter: false,
             numbers: FxHashMap::default(),
@@ -588,6 +591,7 @@ impl Reference {
         self.forwarders = ForwarderLimits::new(&self.config);
         self.conns.clear();
         self.tokens.clear();
+        self.postponed.clear();
         // Between PUBREL and the moment when that is durable a message may come under the name of the one that was
         // released. If the gateway ends then, the next takes it for that one: the port has answered PUBREL at once.
         let released = |id: u64| StoreKey {
@@ -1042,13 +1046,27 @@ impl Reference {
                             self.clients[uplink.client].settled(model.msg_id, &payload);
                         }
                         Err(refusal) => {
-                            uplink.refused = Some(refusal);
+                            if refusal == Refusal::QUOTA_EXCEEDED {
+                                // A50: it may be sent again, and has to arrive if its client has the answer.
+                                uplink.allowed += u32::from(self.spooled.contains(&payload));
+                                self.postponed.insert(token, model.order);
+                            } else {
+                                uplink.refused = Some(refusal);
+                            }
                             // Over, whether or not its client is there to be told: a repeat is a new attempt.
                             let client = &mut self.clients[uplink.client];
                             let open = client.up.values_mut().filter(|e| e.payload == payload);
                             open.for_each(|exchange| exchange.finished = true);
                         }
                     }
+                } else if let Some(&ix) = self.wills.get(&payload)
+                    && result == Err(Refusal::QUOTA_EXCEEDED)
+                {
+                    let client = &mut self.clients[ix];
+                    let emitted = client.wills_emitted.iter();
+                    let again = emitted.filter(|will| will.payload == payload).cloned();
+                    client.wills_again.extend(again);
+                    self.postponed.insert(token, model.order);
                 }
             }
             BrokerRequest::Subscribe { conn, filter, .. } => {
@@ -1764,13 +1782,21 @@ impl Reference {
                     return self.reopen(token);
                 }
                 let author = uplink.client;
+                // One that was refused for now may have been sent before what was lost (A50).
+                let order = token
+                    .and_then(|token| self.tokens.get(&token))
+                    .map(|own| own.order);
                 let overtaken = self.tokens.values().find(|model| match &model.request {
                     BrokerRequest::Publish {
                         payload, conn: on, ..
-                    } if model.state == TokenState::Lost && on == conn => self
-                        .uplinks
-                        .get(payload)
-                        .is_some_and(|lost| lost.client == author),
+                    } if model.state == TokenState::Lost
+                        && on == conn
+                        && order.is_none_or(|order| model.order < order) =>
+                    {
+                        self.uplinks
+                            .get(payload)
+                            .is_some_and(|lost| lost.client == author)
+                    }
                     _ => false,
                 });
                 ensure(
@@ -1889,7 +1915,7 @@ impl Reference {
             TokenModel {
                 conn,
                 request: request.clone(),
-                order: self.published,
+                order: self.postponed.remove(&token).unwrap_or(self.published),
                 state,
                 msg_id: None,
             },

@@ -44,6 +44,8 @@ pub struct BrokerConfig {
     pub max_granted: QoS,
     /// Publishes to topics and subscriptions to filters that begin so are refused, with this reason.
     pub refuse: Vec<(String, Refusal)>,
+    /// Publishes to some topics are refused for now (0x97), for a few seconds at a time.
+    pub shortage: Option<Shortage>,
     /// A packet id of a delivery is given again at once, the lowest first; else they count up.
     pub lowest_packet_ids: bool,
     /// Share of subscriptions whose retained messages overtake the SUBACK (reading A57).
@@ -65,10 +67,33 @@ impl Default for BrokerConfig {
             overlap: Overlap::OneCopyWithIds,
             max_granted: QoS::ExactlyOnce,
             refuse: Vec::new(),
+            shortage: None,
             lowest_packet_ids: false,
             retained_first: 0.5,
             lost_before_up: 0.5,
         }
+    }
+}
+
+/// When the broker is short of something. It follows from the time and the topic, so that nothing else that happens by
+/// chance depends on it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shortage {
+    /// Tells worlds apart.
+    pub seed: u64,
+    /// How long it is short of the same.
+    pub period: Duration,
+    /// Share of the topics that it does not take.
+    pub share: f64,
+}
+
+impl Shortage {
+    fn refuses(&self, now: Instant, topic: &str) -> bool {
+        use core::hash::{Hash as _, Hasher as _};
+        let period = u64::try_from(self.period.as_micros()).unwrap_or(u64::MAX).max(1);
+        let mut hasher = rustc_hash::FxHasher::default();
+        (self.seed, now.as_micros() / period, topic).hash(&mut hasher);
+        (hasher.finish() >> 32) as f64 / f64::from(u32::MAX) < self.share
     }
 }
 
@@ -645,7 +670,7 @@ impl SimBroker {
                 payload,
                 ..
             } => {
-                let refusal = self.refusal(&topic);
+                let refusal = self.publish_refusal(now, &topic);
                 if refusal.is_none() {
                     self.route(now, Origin::Gateway(conn_id), topic, qos, retain, payload, rng);
                 }
@@ -728,6 +753,14 @@ impl SimBroker {
             .iter()
             .find(|(prefix, _)| name.starts_with(prefix.as_str()))
             .map(|(_, r)| *r)
+    }
+
+    fn publish_refusal(&self, now: Instant, topic: &str) -> Option<Refusal> {
+        let shortage = self
+            .config
+            .shortage
+            .filter(|shortage| shortage.refuses(now, topic));
+        self.refusal(topic).or(shortage.map(|_| Refusal::QUOTA_EXCEEDED))
     }
 
     fn answer(
@@ -1066,10 +1099,20 @@ impl SimBroker {
                 let token = exact.token;
                 // What came under this packet id and was not released is the same message.
                 let again = conn.session.received.contains(&packet_id);
-                if let Some(refusal) = self.refusal(&topic).filter(|_| !again) {
+                if let Some(refusal) = self.publish_refusal(now, &topic).filter(|_| !again) {
                     let conn = self.conn(conn_id);
-                    conn.exact.remove(&packet_id);
                     conn.unsettled.remove(&token);
+                    let refused = conn.exact.remove(&packet_id);
+                    // Its packet id is its no more, before the gateway hears of it and keeps it.
+                    if let Some(Exact { stored, .. }) = refused.filter(|_| refusal == Refusal::QUOTA_EXCEEDED)
+                    {
+                        self.writes.push_back(PortWrite {
+                            conn: conn_id,
+                            number,
+                            packet_id,
+                            change: StoreChange::Put(stored.key, stored.pending()),
+                        });
+                    }
                     return self.tell(BrokerEvent::Settled {
                         token,
                         result: Err(refusal),
