@@ -31,7 +31,7 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     /// `stages` says what is in flight from an earlier life, and is told what is.
     fn new(config: &RemoteConfig, options: &ConnectOptions, stages: &Arc<Stages>) -> (Self, Self::Driver);
 
-    /// Makes the broker forget the session of an earlier life where the CONNECT of [`Mqtt::poll`] does not.
+    /// Makes the broker forget the session of an earlier life, on a connection of its own.
     fn discard_session(
         config: &RemoteConfig,
         options: &ConnectOptions,
@@ -44,7 +44,7 @@ pub(crate) trait Mqtt: Sized + Send + Sync + 'static {
     /// Whether the client shows its state to its stages before every packet that it sends, which takes time.
     fn show_state(driver: &mut Self::Driver, shows: bool);
 
-    /// Gives up connection and session; unsettled requests are lost and the next connection begins a new session.
+    /// Gives up connection and session; unsettled requests are lost. The broker has the session still.
     fn start_over(driver: &mut Self::Driver);
 
     /// Publishes; there is a notice for QoS 1 and 2.

@@ -63,8 +63,6 @@ pub(crate) struct Port<M> {
     link: Link,
     /// The highest packet id that may be in flight, from the last connection or an earlier life; 0 if there was none.
     packet_ids: u16,
-    /// The next session is a new one, although the broker has an old one.
-    starts_over: bool,
     /// Requests that the core sent before it knew that the connection is down, in their order.
     held: Vec<BrokerRequest>,
     deliveries: Deliveries,
@@ -131,7 +129,6 @@ impl<M: Mqtt> Port<M> {
                 reported: false,
             },
             packet_ids,
-            starts_over: false,
             held: Vec::new(),
             told: None,
         }
@@ -252,7 +249,7 @@ impl<M: Mqtt> Port<M> {
                 }
                 Ok(Happening::Connected(terms)) if self.cannot_resume(terms) => {
                     self.lose_session();
-                    self.starts_over = true;
+                    discard_session = true;
                     M::start_over(&mut driver);
                 }
                 Ok(Happening::Connected(terms)) => {
@@ -327,7 +324,6 @@ impl<M: Mqtt> Port<M> {
     fn on_connected(&mut self, terms: Terms) -> Vec<(Token, M::Notice)> {
         let now = Instant::now();
         let window = self.window_of(terms);
-        self.starts_over = false;
         if !terms.session_present {
             self.packet_ids = 0;
         }
@@ -537,7 +533,7 @@ impl<M: Mqtt> Port<M> {
 
     /// Another client takes the place of the one whose connection broke, and goes on with what is in flight.
     fn begin_again(&mut self) -> (M::Driver, Vec<(Token, M::Notice)>) {
-        self.options.clean_start = self.starts_over;
+        self.options.clean_start = false;
         let driver;
         (self.mqtt, driver) = M::new(&self.config, &self.options, &self.stages);
         let mut notices = Vec::new();

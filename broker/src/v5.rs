@@ -53,26 +53,38 @@ impl Mqtt for V5 {
         let checkpoint: Arc<dyn SessionStore> = Arc::new(Checkpoint {
             options: mqtt.clone(),
             stages: stages.clone(),
+            restores: !options.clean_start,
         });
         if !options.clean_start || stages.are_kept() {
             mqtt.set_session_store_arc(checkpoint.clone());
         }
-        // The channel to the event loop needs no bound: the core's credit is one.
-        let (client, events) = AsyncClient::builder(mqtt).unbounded().build();
+        let (client, events) = open(mqtt);
         (V5(client), Driver { events, checkpoint })
     }
 
-    async fn discard_session(_: &RemoteConfig, _: &ConnectOptions) -> Result<(), Loss> {
-        // MQTT 5 §3.1.2.4: clean start concerns one connection only, so CONNECT itself can ask for it.
-        Ok(())
+    /// MQTT 5 §3.1.2.4: clean start concerns one connection only. Yet mosquitto 2.0 writes to its disk only sessions whose
+    /// last CONNECT resumed, so the one to keep begins on the next connection.
+    async fn discard_session(config: &RemoteConfig, options: &ConnectOptions) -> Result<(), Loss> {
+        let without_will = ConnectOptions {
+            will: None,
+            ..options.clone()
+        };
+        let mut mqtt = mqtt_options(config, &without_will);
+        mqtt.set_clean_start(true).set_session_expiry_interval(None);
+        let (client, mut driver) = open(mqtt);
+        loop {
+            match driver.poll().await.map_err(broken) {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => V5(client.clone()).disconnect(),
+                Ok(_) => {}
+                Err(Broken::Closed) => return Ok(()),
+                Err(Broken::Lost(reason)) => return Err(reason),
+            }
+        }
     }
 
     async fn poll(driver: &mut Driver) -> Result<Happening, Broken> {
         match driver.events.poll().await.map_err(broken)? {
-            Event::Incoming(Packet::ConnAck(connack)) => {
-                driver.events.options.set_clean_start(false);
-                Ok(Happening::Connected(terms(&connack)))
-            }
+            Event::Incoming(Packet::ConnAck(connack)) => Ok(Happening::Connected(terms(&connack))),
             Event::Incoming(Packet::Publish(publish)) => Ok(Happening::Message(message(publish))),
             Event::Incoming(Packet::PubRel(pubrel)) => Ok(Happening::Released(pubrel.pkid)),
             Event::Incoming(Packet::PubRec(pubrec)) if pubrec.reason as u8 >= 0x80 => {
@@ -93,7 +105,6 @@ impl Mqtt for V5 {
     fn start_over(driver: &mut Driver) {
         driver.events.clean();
         driver.events.reset_session_state();
-        driver.events.options.set_clean_start(true);
     }
 
     fn publish(
@@ -198,7 +209,7 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
     let mut mqtt = match config.transport {
         Transport::Tcp => MqttOptions::new(&*options.client_id, (config.host.as_str(), config.port)),
     };
-    mqtt.set_clean_start(options.clean_start)
+    mqtt.set_clean_start(false)
         .set_session_expiry_interval(Some(SESSION_EXPIRY))
         .set_keep_alive(u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX))
         .set_connect_timeout(config.connect_timeout)
@@ -240,6 +251,11 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
     mqtt
 }
 
+fn open(mqtt: MqttOptions) -> (AsyncClient, EventLoop) {
+    // The channel to the event loop needs no bound: the core's credit is one.
+    AsyncClient::builder(mqtt).unbounded().build()
+}
+
 /// What is in flight, as the client library wants it.
 ///
 /// Without one it refuses a session that the broker has kept.
@@ -247,6 +263,8 @@ fn mqtt_options(config: &RemoteConfig, options: &ConnectOptions) -> MqttOptions 
 struct Checkpoint {
     options: MqttOptions,
     stages: Arc<Stages>,
+    /// There is an earlier life to go on with.
+    restores: bool,
 }
 
 type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> + Send + 'a>>;
@@ -254,6 +272,9 @@ type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, SessionStoreError>> +
 impl SessionStore for Checkpoint {
     fn load<'a>(&'a self, _: &'a SessionStoreKey) -> Stored<'a, Option<PersistedSession>> {
         Box::pin(async {
+            if !self.restores {
+                return Ok(None);
+            }
             let received = self.stages.releases.received().into_iter();
             Ok(Some(PersistedSession {
                 format_version: 1,

@@ -623,14 +623,19 @@ async fn subscription_identifier_is_left_out_where_the_broker_has_none() {
     assert_eq!(body[2..], [0, 0, 1, b'f', 0x01]);
 }
 
+/// mosquitto 2.0 writes to its disk only sessions whose last CONNECT was not for a new one.
 #[tokio::test]
-async fn connect_asks_for_a_kept_session_and_begins_clean_only_once() {
+async fn session_of_before_is_discarded_once_and_the_one_to_keep_begins_on_the_next_connection() {
     let broker = FakeBroker::start().await;
     let mut core = Core::open(config(broker.port, V5));
-    let (connection, connect) = broker.accept(ACCEPTED).await;
-    core.expect_up(false).await;
+    let (mut connection, connect) = broker.accept_one(ACCEPTED).await;
     // Connect flags: clean start.
     assert_eq!(connect[7], 0x02);
+    assert_eq!(connection.read().await.unwrap().0, 0xE0);
+
+    let (connection, connect) = broker.accept_one(ACCEPTED).await;
+    core.expect_up(false).await;
+    assert_eq!(connect[7], 0x00);
     let properties = &connect[11..][..usize::from(connect[10])];
     // Session expiry interval (0x11): a day. Maximum packet size (0x27): 256 KiB.
     assert!(
@@ -644,7 +649,7 @@ async fn connect_asks_for_a_kept_session_and_begins_clean_only_once() {
 
     drop(connection);
     core.expect_down().await;
-    let (_connection, connect) = broker.accept(&[1, 0, 0]).await;
+    let (_connection, connect) = broker.accept_one(&[1, 0, 0]).await;
     core.expect_up(true).await;
     assert_eq!(connect[7], 0x00);
 }
@@ -759,11 +764,6 @@ async fn pubcomp_waits_until_a_later_life_would_know_of_the_release() {
         } else {
             &[flags, 0]
         };
-        if (protocol, clean_start) == (V3, true) {
-            // The session of before is discarded by a connection of its own.
-            let (mut connection, _) = broker.accept(connack).await;
-            assert_eq!(connection.read().await.unwrap().0, 0xE0);
-        }
         let (mut connection, _) = broker.accept(connack).await;
         core.expect_up(!clean_start).await;
         let mut publish = vec![0, 1, b't', 0, 9];
@@ -831,8 +831,10 @@ async fn packet_id_of_an_earlier_life_that_is_beyond_the_receive_maximum_is_lost
     let (_connection, _) = broker.accept(&[1, 0, 3, 0x21, 0, 10]).await;
     // The next attempt breaks as well: what was lost stays lost.
     broker.hang_up().await;
-    let (_connection, connect) = broker.accept(&[0, 0, 3, 0x21, 0, 10]).await;
+    let (mut connection, connect) = broker.accept_one(&[0, 0, 3, 0x21, 0, 10]).await;
     assert_eq!(connect[7], 0x02, "clean start");
+    assert_eq!(connection.read().await.unwrap().0, 0xE0);
+    let (_connection, _) = broker.accept_one(&[0, 0, 3, 0x21, 0, 10]).await;
     assert_eq!(core.event().await, BrokerEvent::Lost { token: Token(1) });
     core.expect_down().await;
     assert_eq!(core.expect_up(false).await, 10);
@@ -905,9 +907,11 @@ async fn smaller_receive_maximum_after_a_break_ends_the_session_instead_of_stand
 
     // Session present, but receive maximum (0x21) 1.
     let (_connection, _) = broker.accept(&[1, 0, 3, 0x21, 0, 1]).await;
-    let (_connection, connect) = broker.accept(&[0, 0, 3, 0x21, 0, 1]).await;
-
+    let (mut connection, connect) = broker.accept_one(&[0, 0, 3, 0x21, 0, 1]).await;
     assert_eq!(connect[7], 0x02, "clean start");
+    assert_eq!(connection.read().await.unwrap().0, 0xE0);
+    let (_connection, _) = broker.accept_one(&[0, 0, 3, 0x21, 0, 1]).await;
+
     for token in 1..=3 {
         assert_eq!(core.event().await, BrokerEvent::Lost { token: Token(token) });
     }

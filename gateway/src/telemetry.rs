@@ -164,6 +164,11 @@ pub(crate) struct Notices {
     kinds: [Kind; KINDS],
 }
 
+/// Notices left out before this one, if any were.
+fn more(suppressed: u64) -> Option<u64> {
+    (suppressed > 0).then_some(suppressed)
+}
+
 /// Kinds of notices, each with a limit of its own.
 const KINDS: usize = 27;
 
@@ -352,7 +357,7 @@ impl Notices {
                     }
                     ForwarderRefusal::Nodes => "node of a forwarder refused: more than its max_nodes",
                 };
-                warn!(target: "guard", forwarder, radio, %addr, reason = reason.name(), suppressed, "{text}");
+                warn!(target: "guard", forwarder, radio, %addr, reason = reason.name(), suppressed = more(suppressed), "{text}");
             }
             Notice::PublishMinusOneRefused {
                 link,
@@ -360,7 +365,7 @@ impl Notices {
                 suppressed,
             } => {
                 let radio = self.radio(link);
-                warn!(target: "guard", radio, %addr, suppressed, "publish without a session dropped: no [[qos_minus_one]] allows it");
+                warn!(target: "guard", radio, %addr, suppressed = more(suppressed), "publish without a session dropped: no [[qos_minus_one]] allows it");
             }
             Notice::SameGatewayId {
                 link,
@@ -390,7 +395,7 @@ impl Notices {
             } => {
                 let radio = self.radio(link);
                 let to = addr.map_or_else(|| "everyone".to_owned(), |addr| addr.to_string());
-                warn!(target: "radio", radio, to, len, suppressed, "not sent: larger than the radio carries, see its key mtu");
+                warn!(target: "radio", radio, to, len, suppressed = more(suppressed), "not sent: larger than the radio carries, see its key mtu");
             }
             Notice::LinkUp { link, after } => {
                 // The serial task says it too, with the modem's name.

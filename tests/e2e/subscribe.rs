@@ -14,6 +14,7 @@ with_each_broker![
     retained_messages_reach_each_new_subscriber_after_its_suback,
     shared_subscriptions_are_counted,
     overlapping_subscriptions_give_one_message_at_the_higher_qos,
+    overlapping_subscriptions_give_the_higher_qos_in_either_order,
     max_qos_of_a_client_caps_what_is_granted,
     an_unanswered_message_is_repeated_with_dup,
     two_clients_of_the_gateway_reach_each_other,
@@ -228,6 +229,42 @@ fn overlapping_subscriptions_give_one_message_at_the_higher_qos(kind: BrokerKind
     receives(&client, topic, QoS::AtLeastOnce, false, b"once");
     client.expect_silence();
     gateway.stop();
+}
+
+fn overlapping_subscriptions_give_the_higher_qos_in_either_order(kind: BrokerKind) {
+    for &protocol in kind.protocols() {
+        let broker = Broker::start_new(kind);
+        let gateway = Setup::beside(&broker)
+            .toml(&format!("broker.protocol = {protocol}"))
+            .start();
+        let filters = ["o/x/1", "o/x/+"].map(TopicFilter::Name);
+        let lower = [QoS::AtMostOnce, QoS::AtLeastOnce];
+        for (round, (qos, name_is_better)) in lower
+            .iter()
+            .flat_map(|qos| [(*qos, false), (*qos, true)])
+            .enumerate()
+        {
+            let granted = match name_is_better {
+                true => [QoS::ExactlyOnce, qos],
+                false => [qos, QoS::ExactlyOnce],
+            };
+            for order in [[0, 1], [1, 0]] {
+                let client = gateway.connected_client(&format!("client-{round}-{}", order[0]));
+                let ids = order.map(|at| client.subscribe(filters[at], granted[at]));
+                let topic = ids.into_iter().find(|id| *id != TopicId::NONE);
+                let topic = TopicRef::Normal(topic.expect("a name has an id"));
+
+                // The first message as well as the next, and each once.
+                for payload in ["first", "second"] {
+                    broker.publish("o/x/1", payload, 2);
+                    receives(&client, topic, QoS::ExactlyOnce, false, payload.as_bytes());
+                }
+                client.expect_silence();
+                client.disconnect();
+            }
+        }
+        gateway.stop();
+    }
 }
 
 fn max_qos_of_a_client_caps_what_is_granted(kind: BrokerKind) {

@@ -576,8 +576,20 @@ impl FakeBroker {
         connection.expect("no connection").unwrap();
     }
 
-    /// Takes a connection and its CONNECT, and answers with this CONNACK, from its flags on.
+    /// Takes a connection and its CONNECT, and answers with this CONNACK, from its flags on. If the CONNECT begins
+    /// clean, which only discards the session of before, it is the next that counts.
     pub(crate) async fn accept(&self, connack: &[u8]) -> (FakeConnection, Vec<u8>) {
+        let (mut connection, connect) = self.accept_one(connack).await;
+        let (is_clean, is_accepted) = (connect[7] & 0x02 != 0, connack[1] == 0);
+        if !is_clean || !is_accepted {
+            return (connection, connect);
+        }
+        assert_eq!(connection.read().await.expect("no DISCONNECT").0, 0xE0);
+        self.accept_one(connack).await
+    }
+
+    /// Takes a connection and its CONNECT, and answers with this CONNACK, from its flags on.
+    pub(crate) async fn accept_one(&self, connack: &[u8]) -> (FakeConnection, Vec<u8>) {
         let (stream, _) = timeout(PATIENCE, self.listener.accept())
             .await
             .expect("no connection")

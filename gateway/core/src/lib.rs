@@ -32,6 +32,7 @@ mod limiter;
 pub mod link_metrics;
 mod links;
 mod metrics;
+mod overlap;
 pub mod peer;
 mod registry;
 mod schedule;

@@ -14,6 +14,7 @@ use sn_codec::{MsgId, QoS, topic};
 
 use crate::clients::ClientIx;
 use crate::io::FilterId;
+use crate::overlap::overlap;
 use crate::subscribers::{Subscriber, Subscribers};
 use crate::time::Instant;
 
@@ -70,6 +71,8 @@ pub(crate) struct Filter {
     pub(crate) ask_again: bool,
     /// Some clients were accepted so, or asked for more than the broker has answered yet.
     unsettled: bool,
+    /// The highest QoS that one of its clients asked for another filter that overlaps with it, until nobody holds it.
+    beside: QoS,
     pub(crate) subscribers: Subscribers,
     /// What is under way; seldom anything.
     busy: Option<Box<Busy>>,
@@ -131,9 +134,17 @@ struct RetainedFor {
 }
 
 impl Filter {
-    /// The QoS to ask the broker for: the highest any subscriber asked for.
+    /// The QoS to ask the broker for: the highest any subscriber asked for, here or for a filter that overlaps with this.
     pub(crate) fn wanted_qos(&self) -> QoS {
-        self.subscribers.highest_asked().unwrap_or_default()
+        let asked = self.subscribers.highest_asked().unwrap_or_default();
+        asked.max(self.beside)
+    }
+
+    /// A client that has this filter asked for this QoS beside it. True if that is more than the broker was asked for.
+    fn want_beside(&mut self, qos: QoS) -> bool {
+        let more = self.wanted_qos() < qos;
+        self.beside = self.beside.max(qos);
+        more
     }
 
     /// The broker answered what was under way, for which these waited. True if it concerns all who have the filter, and
@@ -216,6 +227,11 @@ impl Filter {
         }
     }
 
+    /// The broker has it, and is not about to be told that nobody wants it.
+    fn stands(&self) -> bool {
+        self.active.is_some() && self.pending != Pending::Unsubscribe
+    }
+
     /// What stands for everything, the first level included.
     fn begins_with_wildcard(&self) -> bool {
         self.name.starts_with(['#', '+'])
@@ -230,6 +246,9 @@ impl Filter {
     /// Takes the client off.
     fn unsubscribe(&mut self, client: ClientIx) {
         self.subscribers.remove(client);
+        if self.subscribers.is_empty() {
+            self.beside = QoS::AtMostOnce;
+        }
         if let Some(busy) = &mut self.busy {
             busy.asking.retain(|asker| asker.client != client);
             busy.asking_next.retain(|asker| asker.client != client);
@@ -406,6 +425,7 @@ impl Subscriptions {
             vague: false,
             ask_again: false,
             unsettled: false,
+            beside: QoS::AtMostOnce,
             subscribers: Subscribers::default(),
             busy: None,
         }) as FilterKey;
@@ -440,6 +460,38 @@ impl Subscriptions {
         if let Some(filter) = self.filters.get_mut(key as usize) {
             filter.unsubscribe(client);
         }
+    }
+
+    /// A client that holds these filters asked for one of them: where two overlap, the broker is asked for the higher QoS
+    /// with both. Returns those that it has to be asked for again, before the new one.
+    ///
+    /// What comes for either is then of the right QoS, whichever copy counts, and also where the broker sends but one
+    /// and takes the QoS of any of them (mosquitto with MQTT 3.1.1).
+    pub(crate) fn level(
+        &mut self,
+        client: ClientIx,
+        new: FilterKey,
+        held: impl Iterator<Item = FilterKey>,
+    ) -> Vec<FilterKey> {
+        let mut again = Vec::new();
+        for key in held.filter(|key| *key != new) {
+            let Ok([new, old]) = self.filters.get_disjoint_mut([new as usize, key as usize]) else {
+                continue;
+            };
+            let asked = |filter: &Filter| filter.subscribers.get(client).map(|own| own.asked);
+            let (Some(asked_new), Some(asked_old)) = (asked(new), asked(old)) else {
+                continue;
+            };
+            if asked_new == asked_old || !overlap(&new.name, &old.name) {
+                continue;
+            }
+            new.want_beside(asked_old);
+            if old.want_beside(asked_new) {
+                old.ask_again = true;
+                again.push(key);
+            }
+        }
+        again
     }
 
     /// The filters that match a name, in key order.
@@ -507,14 +559,19 @@ impl Subscriptions {
                 else {
                     break;
                 };
+                let overlaps = matching.len() > 1;
                 let wanted = if retain {
                     self.filters[key as usize].take_retained(client, name, now)
                 } else if stray {
                     !self.has_own_copy(client, &keys)
                 } else {
-                    matching.len() < 2 || self.best_filter(client, &matching, key, digest) == key
+                    !overlaps || self.best_filter(client, &matching, key, digest) == key
                 };
                 if wanted && !hidden {
+                    let granted = match overlaps {
+                        true => granted.max(self.highest_granted(client, &matching)),
+                        false => granted,
+                    };
                     into.push((client, granted));
                 }
             }
@@ -532,6 +589,15 @@ impl Subscriptions {
         filters
             .filter(|filter| stands(filter))
             .any(|filter| filter.subscribers.get(client).is_some())
+    }
+
+    /// The highest QoS that the client is granted with one of these that stands at the broker.
+    fn highest_granted(&self, client: ClientIx, matching: &[FilterKey]) -> QoS {
+        let filters = matching.iter().map(|key| &self.filters[*key as usize]);
+        let granted = filters
+            .filter(|filter| filter.stands())
+            .filter_map(|filter| filter.subscribers.get(client));
+        granted.map(|own| own.granted).max().unwrap_or_default()
     }
 
     /// Of the client's filters that match and stand at the broker, the one whose copy counts: with the highest QoS.

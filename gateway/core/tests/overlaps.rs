@@ -55,6 +55,40 @@ fn grant(bench: &mut Bench, filter: FilterId) {
     bench.commit();
 }
 
+fn asked_at(filter: &str, qos: QoS) -> (String, QoS) {
+    (filter.to_owned(), qos)
+}
+
+/// The filters that the broker was asked for, and with which QoS.
+fn asked_for(bench: &Bench) -> Vec<(String, QoS)> {
+    let asked_for = |request: &BrokerRequest| match request {
+        BrokerRequest::Subscribe { filter, qos, .. } => Some(asked_at(filter, *qos)),
+        _ => None,
+    };
+    bench.requests.iter().filter_map(asked_for).collect()
+}
+
+/// Subscribes; the broker grants whatever it is asked for, and that is returned.
+fn hold(bench: &mut Bench, filter: &str, qos: QoS) -> Vec<(String, QoS)> {
+    bench.requests.clear();
+    bench.packet(A, subscribe(MsgId(9), filter, qos));
+    for request in bench.requests.clone() {
+        if let BrokerRequest::Subscribe { token, qos, .. } = request {
+            let result = Ok(Some(qos));
+            bench.broker(BrokerEvent::Settled { token, result });
+        }
+    }
+    asked_for(bench)
+}
+
+/// What the SUBACK says.
+fn granted(bench: &mut Bench) -> QoS {
+    match bench.heard(A)[..] {
+        [.., Packet::Suback(suback)] => suback.qos,
+        ref other => panic!("{other:?}"),
+    }
+}
+
 fn copy(bench: &mut Bench, filter: FilterId, payload: &[u8]) {
     bench.broker(BrokerEvent::Message {
         conn: CONN,
@@ -131,6 +165,117 @@ fn first_message_comes_at_the_highest_qos_although_another_copy_comes_first() {
     bench.packet(A, Packet::Pubrec(message.msg_id));
     bench.packet(A, Packet::Pubcomp(message.msg_id));
     assert!(matches!(bench.heard(A)[..], [Packet::Pubrel(_)]));
+}
+
+#[test]
+fn overlapping_filters_are_asked_for_at_the_higher_qos_and_granted_as_asked() {
+    let orders = [
+        [("room/+", QoS::AtLeastOnce), ("#", QoS::ExactlyOnce)],
+        [("#", QoS::ExactlyOnce), ("room/+", QoS::AtLeastOnce)],
+    ];
+    for [first, second] in orders {
+        let mut bench = Bench::up(GatewayConfig::default());
+        bench.connect(A, "a");
+        hold(&mut bench, "hall", QoS::AtMostOnce);
+        assert_eq!(
+            hold(&mut bench, first.0, first.1),
+            match first.0 {
+                // It overlaps with the one for the hall as well.
+                "#" => vec![asked_at("hall", first.1), asked_at(first.0, first.1)],
+                _ => vec![asked_at(first.0, first.1)],
+            }
+        );
+        assert_eq!(granted(&mut bench), first.1);
+        let mut expected = vec![asked_at(second.0, QoS::ExactlyOnce)];
+        if second.0 == "#" {
+            // Before the new one: when that is answered the broker has both.
+            expected.insert(0, asked_at("room/+", QoS::ExactlyOnce));
+            expected.insert(0, asked_at("hall", QoS::ExactlyOnce));
+        }
+        assert_eq!(hold(&mut bench, second.0, second.1), expected);
+        assert_eq!(granted(&mut bench), second.1);
+        // It is so already.
+        let again = hold(&mut bench, second.0, second.1);
+        assert_eq!(again, [asked_at(second.0, QoS::ExactlyOnce)]);
+    }
+}
+
+#[test]
+fn first_message_comes_at_the_higher_qos_whichever_filter_is_older_and_whichever_copy_comes_first() {
+    let filters = [("room/+", QoS::AtLeastOnce), ("#", QoS::ExactlyOnce)];
+    for (older, first) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut bench = Bench::up(GatewayConfig::default());
+        bench.connect(A, "a");
+        bench.register(A, "room/1");
+        let mut ids = [FilterId(0); 2];
+        for at in [older, 1 - older] {
+            hold(&mut bench, filters[at].0, filters[at].1);
+            ids[at] = bench.subscribe_request().1;
+        }
+        bench.take(A);
+        for payload in [b"1", b"2"] {
+            for copy in [first, 1 - first] {
+                bench.message(&[ids[copy]], "room/1", QoS::ExactlyOnce, false, payload);
+            }
+            let publish = bench.heard_publish(A);
+            assert_eq!(
+                (publish.qos, publish.data),
+                (PublishQoS::Level(QoS::ExactlyOnce), &payload[..])
+            );
+            let msg_id = publish.msg_id;
+            bench.packet(A, Packet::Pubrec(msg_id));
+            bench.packet(A, Packet::Pubcomp(msg_id));
+            assert_eq!(bench.heard(A), [Packet::Pubrel(msg_id)]);
+        }
+    }
+}
+
+#[test]
+fn others_with_a_filter_get_what_they_asked_for_and_so_does_who_gives_the_better_one_back() {
+    let mut bench = Bench::up(GatewayConfig::default());
+    for (client, id) in [(A, "a"), (B, "b")] {
+        bench.connect(client, id);
+        bench.register(client, "room/1");
+    }
+    bench.subscribe(B, "room/+", QoS::AtMostOnce);
+    hold(&mut bench, "room/+", QoS::AtLeastOnce);
+    let (_, room) = bench.subscribe_request();
+    hold(&mut bench, "#", QoS::ExactlyOnce);
+    let (_, all) = bench.subscribe_request();
+    bench.take(A);
+    bench.message(&[room, all], "room/1", QoS::ExactlyOnce, false, b"1");
+    assert_eq!(bench.heard_publish(B).qos, PublishQoS::Level(QoS::AtMostOnce));
+    let publish = bench.heard_publish(A);
+    assert_eq!(publish.qos, PublishQoS::Level(QoS::ExactlyOnce));
+    let msg_id = publish.msg_id;
+    bench.packet(A, Packet::Pubrec(msg_id));
+    bench.packet(A, Packet::Pubcomp(msg_id));
+    bench.packet(A, unsubscribe("#"));
+    bench.take(A);
+    bench.message(&[room], "room/1", QoS::ExactlyOnce, false, b"2");
+    assert_eq!(bench.heard_publish(B).qos, PublishQoS::Level(QoS::AtMostOnce));
+    assert_eq!(bench.heard_publish(A).qos, PublishQoS::Level(QoS::AtLeastOnce));
+}
+
+#[test]
+fn overlapping_filters_are_asked_for_at_the_higher_qos_after_a_restart() {
+    let mut bench = Bench::up(config());
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "room/+", QoS::AtLeastOnce);
+    bench.subscribe(A, "#", QoS::ExactlyOnce);
+    bench.subscribe(A, "$SYS/+", QoS::AtMostOnce);
+    bench.commit();
+    let mut bench = bench.restart(config());
+    bench.requests.clear();
+    bench.broker_up(true);
+    let mut asked = asked_for(&bench);
+    asked.sort();
+    let expected = [
+        asked_at("#", QoS::ExactlyOnce),
+        asked_at("$SYS/+", QoS::AtMostOnce),
+        asked_at("room/+", QoS::ExactlyOnce),
+    ];
+    assert_eq!(asked, expected);
 }
 
 #[test]

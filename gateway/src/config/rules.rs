@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::net::SocketAddr;
 
-use sn_codec::topic::{MAX_LEVELS, is_carried};
+use sn_codec::topic::{MAX_LEVELS, is_carried, is_open_to_clients};
 
 use super::{
     radio_rules,
@@ -356,18 +356,27 @@ fn broker(root: &Table, reports: &mut Vec<Report>) {
         }
     }
     whole_seconds(root, "broker.keep_alive", reports);
-    if let (Some(prefix), Some(node)) = (root.text("broker.topic_prefix"), root.node("broker.topic_prefix"))
-        && let Some(wrong) = prefix
+    if let (Some(prefix), Some(node)) = (root.text("broker.topic_prefix"), root.node("broker.topic_prefix")) {
+        let wrong = prefix
             .chars()
-            .find(|c| matches!(c, '+' | '#' | '{' | '}') || !is_carried(*c))
-    {
-        let title = format!("broker.topic_prefix cannot contain {wrong:?}");
-        reports.push(Report::error(
-            "bad-topic",
-            title,
-            &node.place,
-            "every publish begins with this, as it is",
-        ));
+            .find(|c| matches!(c, '+' | '#' | '{' | '}') || !is_carried(*c));
+        if let Some(wrong) = wrong {
+            let title = format!("broker.topic_prefix cannot contain {wrong:?}");
+            reports.push(Report::error(
+                "bad-topic",
+                title,
+                &node.place,
+                "every publish begins with this, as it is",
+            ));
+        }
+        if !is_open_to_clients(prefix) {
+            let title =
+                format!("broker.topic_prefix cannot be {prefix:?}: brokers keep such topics to themselves");
+            reports.push(
+                Report::error("bad-topic", title, &node.place, "every publish begins with this")
+                    .help("for example topic_prefix = \"sensors/\""),
+            );
+        }
     }
     let named = root.node("broker.username").is_some()
         || root

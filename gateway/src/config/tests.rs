@@ -1209,6 +1209,10 @@ const BAD: &[(&str, &str)] = &[
         "[broker]\nclient_id = \"\"\nusername = \"a\\u0000\"\ntopic_prefix = \"a/#/\"\n",
     ),
     (
+        "prefix_of_the_broker",
+        "[broker]\ntopic_prefix = \"$SYS/sensors/\"\n",
+    ),
+    (
         "password_file",
         "[broker]\npassword_file = \"no-such-file\"\nusername = \"ann\"\n",
     ),

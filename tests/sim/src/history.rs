@@ -66,6 +66,8 @@ pub enum Step {
     Disconnect(usize),
     Vanish(usize),
     Reboot(usize),
+    /// It gets another program, which wants the other kind of session.
+    Reflash(usize),
     Roam(usize),
     Rebind(usize),
     Sleep {
@@ -210,6 +212,13 @@ impl History {
                 period: Duration::from_secs(rng.random_range(1..=60)),
                 share: rng.random_range(0.1..0.7),
             });
+        }
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0xF1A5);
+        if rng.random_bool(0.15) {
+            for _ in 0..rng.random_range(1..=3) {
+                let client = rng.random_range(0..history.clients.len());
+                history.insert(Step::Reflash(client), rng);
+            }
         }
         history
     }
@@ -386,6 +395,7 @@ impl Step {
             Step::Disconnect(client) => world.disconnect(ClientIx(client)),
             Step::Vanish(client) => world.vanish(ClientIx(client)),
             Step::Reboot(client) => world.reboot(ClientIx(client)),
+            Step::Reflash(client) => world.reflash(ClientIx(client)),
             Step::Roam(client) => world.roam(ClientIx(client)),
             Step::Rebind(client) => world.rebind(ClientIx(client)),
             Step::Sleep {

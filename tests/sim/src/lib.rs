@@ -498,6 +498,13 @@ impl World {
         self.after_client(ix.0);
     }
 
+    /// A client gets another program, which wants the other kind of session, and reboots.
+    pub fn reflash(&mut self, ix: ClientIx) {
+        let config = &mut self.clients[ix.0].client.config;
+        config.clean = !config.clean;
+        self.reboot(ix);
+    }
+
     /// A REGISTER that the network still holds back has a message id that the device uses anew, and REGACK has no name
     /// in it: which id belongs to which name is then left to chance.
     fn forget_ids(&mut self, ix: ClientIx) {

@@ -93,6 +93,14 @@ impl Client {
             granted: asked,
         });
         filter.want_retained(self.ix);
+        // The broker keeps the order: once it has answered for this one, the others are as they should be.
+        let held = self.subscriptions.iter().map(|mine| mine.filter);
+        for overlapping in cx.subscriptions.level(self.ix, key, held) {
+            drive(cx, overlapping);
+        }
+        let Some(filter) = cx.subscriptions.get_mut(key) else {
+            return;
+        };
         self.touch();
         self.open.open_subscribe(msg_id, wanted.topic_id, key, number);
         if up {

@@ -165,6 +165,9 @@ impl Gateway {
                     filter: key,
                     form: saved.form,
                 });
+                // The broker will be asked for all of them.
+                let held = client.subscriptions.iter().map(|mine| mine.filter);
+                self.cx.subscriptions.level(ix, key, held);
             }
         }
         ix
