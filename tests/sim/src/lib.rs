@@ -502,6 +502,8 @@ impl World {
     pub fn reflash(&mut self, ix: ClientIx) {
         let config = &mut self.clients[ix.0].client.config;
         config.clean = !config.clean;
+        // It may take a CONNACK for the program of before for its own, and a REGACK that follows it too.
+        self.reference.confuse_ids(ix);
         self.reboot(ix);
     }
 
