@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use anyhow::Context as _;
 use broker::EmbeddedStats;
 use gateway_core::SpoolDrop;
-use gateway_core::io::{ForwarderRefusal, Notice};
+use gateway_core::io::{ForwarderRefusal, NoTopic, Notice};
 use gateway_core::link_metrics::{Class, LinkMetrics, NotSent};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
@@ -337,9 +337,11 @@ impl Notices {
                 client,
                 addr,
                 topic_id,
+                reason,
             } => {
                 let client = client.as_deref().unwrap_or("(QoS -1)");
-                info!(target: "client", client, %addr, topic_id, "publish dropped: no such predefined topic id, see [[predefined]]");
+                let text = no_topic(reason);
+                info!(target: "client", client, %addr, topic_id, "publish dropped: {text}");
             }
             Notice::ForwarderRefused {
                 forwarder,
@@ -432,6 +434,18 @@ impl Notices {
                 warn!(target: "client", %client, %topic, len, "message dropped: larger than the radio carries, see its key mtu");
             }
         }
+    }
+}
+
+/// Why a predefined topic id stands for no topic, and what to do about it.
+fn no_topic(reason: NoTopic) -> &'static str {
+    match reason {
+        NoTopic::NotConfigured => "no such predefined topic id, see [[predefined]]",
+        NoTopic::NeedsClient => {
+            "its topic has {client_id}, or stands in a [[client]], and a publish without a session has no client id; \
+             [[qos_minus_one]] can give it one"
+        }
+        NoTopic::InvalidName => "its topic has {client_id}, and is no valid name with the id of this client",
     }
 }
 

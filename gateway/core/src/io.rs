@@ -718,7 +718,7 @@ pub enum Notice {
         /// The broker's reason.
         refusal: Refusal,
     },
-    /// A publish under a predefined topic id that nobody configured.
+    /// A publish under a predefined topic id that stands for no topic here.
     UnknownTopic {
         /// The client; `None` for QoS −1 from a peer without a session.
         client: Option<Arc<str>>,
@@ -726,6 +726,8 @@ pub enum Notice {
         addr: LinkAddr,
         /// The id.
         topic_id: u16,
+        /// Why it stands for none.
+        reason: NoTopic,
     },
     /// A message for a client does not fit its link (§6.10).
     TooLarge {
@@ -827,6 +829,18 @@ pub enum Notice {
         /// True if it was missed, false if it is there again.
         missed: bool,
     },
+}
+
+/// Why a predefined topic id stands for no topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoTopic {
+    /// Nobody configured it, or not for this client.
+    NotConfigured,
+    /// Its topic depends on the client, and the publish is from a peer without a session that counts as none (reading
+    /// A48).
+    NeedsClient,
+    /// With the client's id filled in, its topic is no valid name.
+    InvalidName,
 }
 
 /// Why a message does not wait for a client any more (reading A70).
