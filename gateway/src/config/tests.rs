@@ -1090,11 +1090,16 @@ const BAD: &[(&str, &str)] = &[
     (
         "out_of_range",
         "[gateway]\nid = 0\nadvertise_interval = \"19h\"\ngather = \"2s\"\n[broker]\nconnections = 65\nin_flight = 99999999999999999999\n\
-         reconnect = { jitter = 1.5 }\n[timers]\nkeep_alive_tolerance = nan\n[limits]\nmemory = \"1 KiB\"\nclient_id_bytes = 22\n",
+         reconnect = { jitter = 1.5 }\n[timers]\nkeep_alive_tolerance = nan\n[limits]\nmemory = \"1 KiB\"\nclient_id_bytes = 22\n\
+         queue_messages = 0\nqueue_bytes = \"0 B\"\n",
     ),
     (
         "invalid_words",
         "[broker]\nkind = \"extern\"\nprotocol = 4\nwhen_down = \"spol\"\n[[radio]]\nname = \"r\"\nkind = \"upd\"\nmtu = 3\n",
+    ),
+    (
+        "words_cut_short",
+        "[security]\naddress_change = \"guard\"\n[sleep]\nwhen_full = \"drop\"\n[log]\nformat = \"jsonl\"\nlevel = \"in\"\n",
     ),
     (
         "units",
