@@ -36,6 +36,11 @@ use crate::printable::{PrintableWriter, must_be_escaped};
 /// Lines of one kind that are logged in a second; more are counted and said later.
 const LINES_PER_SECOND: u32 = 20;
 
+/// The targets that log lines have, of all crates.
+pub(crate) const TARGETS: [&str; 9] = [
+    "broker", "client", "config", "control", "gateway", "guard", "packet", "radio", "spool",
+];
+
 /// Starts logging as configured; to standard error unless a file is named.
 pub(crate) fn init(log: &LogSettings) -> anyhow::Result<()> {
     use std::io::IsTerminal as _;
@@ -720,6 +725,10 @@ pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use gateway_core::link_metrics::Histogram;
     use std::io::Write;
@@ -987,6 +996,36 @@ mod tests {
         );
         assert_eq!(of("snipe_radio_duty_cycle_ratio"), 0.0062);
         assert_eq!(of("snipe_radio_duty_cycle_limit_ratio"), 0.01);
+    }
+
+    #[test]
+    fn every_line_has_one_of_the_targets() {
+        fn look(dir: &Path, found: &mut BTreeSet<String>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    look(&path, found);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = fs::read_to_string(&path).unwrap();
+                    let after = text.split("target: \"").skip(1);
+                    found.extend(after.filter_map(|text| Some(text.split_once('"')?.0.to_owned())));
+                }
+            }
+        }
+        let gateway = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = BTreeSet::new();
+        for crate_ in [
+            "src",
+            "core/src",
+            "store/src",
+            "../broker/src",
+            "../radio-adapters/src",
+        ] {
+            look(&gateway.join(crate_), &mut found);
+        }
+        // This test's own.
+        found.remove("\\");
+        assert_eq!(found, TARGETS.map(str::to_owned).into());
     }
 
     #[test]

@@ -882,6 +882,18 @@ fn doubts_are_shown_with_their_lines() {
 }
 
 #[test]
+fn targets_that_no_line_has_are_shown_with_what_is_meant() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[log]\ntargets = { \"cleint\" = \"debug\", \"radio.u\" = \"trace\", \"x\" = \"warn\", \"broker\" = \"info\", \"cli\" = \"info\" }\n",
+    );
+    let warnings = dir.load(&[&file]).unwrap().warnings;
+    let warnings: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    insta::assert_snapshot!(without_path(&warnings.join("\n\n"), dir.path()));
+}
+
+#[test]
 fn doubts_about_peers_and_sleep_are_shown_with_their_lines() {
     let dir = Dir::new();
     let file = dir.write(
