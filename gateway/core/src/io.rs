@@ -248,8 +248,8 @@ pub struct ConnectOptions {
     pub stored_until: u64,
     /// The gateway works without it: if the broker refuses it, the port says so once and does not try again.
     pub optional: bool,
-    /// While it is down, what is published waits on disk; for the log.
-    pub spools: bool,
+    /// Whether what is published while it is down waits on disk, for the log; `None` if clients publish nothing over it.
+    pub spools: Option<bool>,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.

@@ -273,7 +273,7 @@ impl Upstream {
             exactly_once: true,
             holds_pubcomp: true,
             // Whatever becomes of QoS 1.
-            spools: durable,
+            spools: Some(durable),
             ..ConnectOptions::default()
         });
         let name = |conn: u32| match conn {
@@ -284,7 +284,7 @@ impl Upstream {
             client_id: name(conn).into(),
             clean_start: true,
             holds_pubcomp: durable,
-            spools,
+            spools: Some(spools),
             ..ConnectOptions::default()
         });
         let options: Vec<ConnectOptions> = shared.chain(exact.clone()).collect();
