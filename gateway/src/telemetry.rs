@@ -175,7 +175,7 @@ fn more(suppressed: u64) -> Option<u64> {
 }
 
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 27;
+const KINDS: usize = 29;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -228,6 +228,8 @@ impl Notices {
             Notice::SpoolDropped { .. } => (24, "messages dropped"),
             Notice::StatusRefused { .. } => (25, "status refused"),
             Notice::PublishPostponed { .. } => (26, "publish postponed"),
+            Notice::OneAtATime { .. } => (27, "one at a time"),
+            Notice::NoneToBlame { .. } => (28, "none to blame"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -334,6 +336,17 @@ impl Notices {
             }
             Notice::PublishPostponed { topic, suppressed } => {
                 warn!(target: "spool", %topic, suppressed, "the broker refuses acknowledged messages for now, with \"quota exceeded\": they stay in the spool and are sent again");
+            }
+            Notice::OneAtATime {
+                conn,
+                client_id,
+                breaks,
+                requests,
+            } => {
+                warn!(target: "broker", conn = conn.0, %client_id, breaks, requests, "the connection broke again and again over what is under way: it goes one at a time now, on a new session, until the one is found that the broker closes it over");
+            }
+            Notice::NoneToBlame { conn, client_id } => {
+                info!(target: "broker", conn = conn.0, %client_id, "requests go together again: the broker closes the connection over none of them");
             }
             Notice::StatusRefused { topic, refusal } => {
                 warn!(target: "broker", %topic, %refusal, "status refused: nothing more is told until the gateway is restarted; allow it that topic, or set mqtt_status.enabled = false");

@@ -702,14 +702,34 @@ pub enum Notice {
         /// The same happened this many times more since it was last told.
         suppressed: u64,
     },
-    /// Publishes whose clients had their answers were dropped by a bound of the spool.
+    /// Publishes whose clients had their answers were dropped by a bound of the spool. Told at most once in ten seconds
+    /// for each reason.
     SpoolDropped {
         /// Why.
         reason: SpoolDrop,
-        /// How many at once.
+        /// How many since it was last told.
         messages: u64,
         /// The topic of the last of them.
         topic: Arc<str>,
+    },
+    /// A connection broke again and again with the same requests under way: those go one at a time now, on a new session,
+    /// until the one is found over which the broker closes it (reading A84).
+    OneAtATime {
+        /// The connection.
+        conn: ConnId,
+        /// Its MQTT client id.
+        client_id: Arc<str>,
+        /// How often it broke with one of them.
+        breaks: u8,
+        /// How many they are.
+        requests: usize,
+    },
+    /// The requests of a connection go together again, and none was found over which the broker closes it.
+    NoneToBlame {
+        /// The connection.
+        conn: ConnId,
+        /// Its MQTT client id.
+        client_id: Arc<str>,
     },
     /// The broker refuses what the gateway tells of itself: it is silent from now on.
     StatusRefused {

@@ -2034,6 +2034,8 @@ impl Reference {
             | Notice::UnheardRefused { .. }
             | Notice::PublishPostponed { .. }
             | Notice::SpoolDropped { .. }
+            | Notice::OneAtATime { .. }
+            | Notice::NoneToBlame { .. }
             | Notice::StatusRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }
