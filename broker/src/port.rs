@@ -299,7 +299,7 @@ impl<M: Mqtt> Port<M> {
         self.owed = 0;
         // The core may have stopped reading.
         let _ = tokio::time::timeout(CLOSE_WAITS[1], self.flush()).await;
-        debug!(target: "broker", conn = self.conn.0, "link closed");
+        debug!(target: "broker", conn = self.conn.0, client_id = %self.options.client_id, "link closed");
     }
 
     /// The broker has the session but takes fewer publishes at once than before. The client resends with the packet ids
@@ -310,6 +310,7 @@ impl<M: Mqtt> Port<M> {
             warn!(
                 target: "broker", conn = self.conn.0,
                 url = %Url(&self.config),
+                client_id = %self.options.client_id,
                 receive_maximum = terms.receive_maximum,
                 "session given up, since the broker takes less than before"
             );
@@ -338,6 +339,7 @@ impl<M: Mqtt> Port<M> {
         info!(
             target: "broker", conn = self.conn.0,
             url = %Url(&self.config),
+            client_id = %self.options.client_id,
             session_present = terms.session_present,
             window,
             outage = outage.map(|outage| tracing::field::display(format!("{:.1}s", outage.as_secs_f32()))),
@@ -391,8 +393,8 @@ impl<M: Mqtt> Port<M> {
             url = %Url(&self.config),
             error = %reason,
             retry_in = format_args!("{:.1}s", wait.as_secs_f32()),
+            client_id = %self.options.client_id,
             spooling = self.options.spools,
-            client_id = hint.map(|_| &*self.options.client_id),
             hint = hint.map(Remedy::words),
             "link down"
         );

@@ -57,7 +57,7 @@ enum SpoolCommand {
     },
     /// Write all messages to a file, one JSON object a line
     Export {
-        /// A new file, or - for standard output
+        /// A new file, never one that is there, or - for standard output
         file: PathBuf,
         #[command(flatten)]
         gateway: RunningArgs,
@@ -197,7 +197,14 @@ fn export(gateway: &mut ControlClient, path: &Path) -> anyhow::Result<()> {
         return Ok(out.flush()?);
     }
     // Never over another export: what it holds may be nowhere else any more.
-    let file = File::create_new(path).with_context(|| format!("write {}", path.display()))?;
+    let file = match File::create_new(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::bail!(
+            "{} is there already, and is never written over\n  \
+             give another name, or move it away first",
+            path.display()
+        ),
+        file => file.with_context(|| format!("write {}", path.display()))?,
+    };
     let mut out = BufWriter::new(file);
     let count = messages(gateway, |row| Ok(writeln!(out, "{row}")?))?;
     let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;

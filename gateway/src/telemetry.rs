@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use anyhow::Context as _;
 use broker::EmbeddedStats;
 use gateway_core::SpoolDrop;
-use gateway_core::io::{ForwarderRefusal, Notice};
+use gateway_core::io::{ForwarderRefusal, NoTopic, Notice};
 use gateway_core::link_metrics::{Class, LinkMetrics, NotSent};
 use gateway_core::peer::LinkId;
 use gateway_core::time::Instant;
@@ -35,6 +35,11 @@ use crate::printable::{PrintableWriter, must_be_escaped};
 
 /// Lines of one kind that are logged in a second; more are counted and said later.
 const LINES_PER_SECOND: u32 = 20;
+
+/// The targets that log lines have, of all crates.
+pub(crate) const TARGETS: [&str; 9] = [
+    "broker", "client", "config", "control", "gateway", "guard", "packet", "radio", "spool",
+];
 
 /// Starts logging as configured; to standard error unless a file is named.
 pub(crate) fn init(log: &LogSettings) -> anyhow::Result<()> {
@@ -170,7 +175,7 @@ fn more(suppressed: u64) -> Option<u64> {
 }
 
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 27;
+const KINDS: usize = 29;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -223,6 +228,8 @@ impl Notices {
             Notice::SpoolDropped { .. } => (24, "messages dropped"),
             Notice::StatusRefused { .. } => (25, "status refused"),
             Notice::PublishPostponed { .. } => (26, "publish postponed"),
+            Notice::OneAtATime { .. } => (27, "one at a time"),
+            Notice::NoneToBlame { .. } => (28, "none to blame"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -330,6 +337,17 @@ impl Notices {
             Notice::PublishPostponed { topic, suppressed } => {
                 warn!(target: "spool", %topic, suppressed, "the broker refuses acknowledged messages for now, with \"quota exceeded\": they stay in the spool and are sent again");
             }
+            Notice::OneAtATime {
+                conn,
+                client_id,
+                breaks,
+                requests,
+            } => {
+                warn!(target: "broker", conn = conn.0, %client_id, breaks, requests, "the connection broke again and again over what is under way: it goes one at a time now, on a new session, until the one is found that the broker closes it over");
+            }
+            Notice::NoneToBlame { conn, client_id } => {
+                info!(target: "broker", conn = conn.0, %client_id, "requests go together again: the broker closes the connection over none of them");
+            }
             Notice::StatusRefused { topic, refusal } => {
                 warn!(target: "broker", %topic, %refusal, "status refused: nothing more is told until the gateway is restarted; allow it that topic, or set mqtt_status.enabled = false");
             }
@@ -337,9 +355,11 @@ impl Notices {
                 client,
                 addr,
                 topic_id,
+                reason,
             } => {
                 let client = client.as_deref().unwrap_or("(QoS -1)");
-                info!(target: "client", client, %addr, topic_id, "publish dropped: no such predefined topic id, see [[predefined]]");
+                let text = no_topic(reason);
+                info!(target: "client", client, %addr, topic_id, "publish dropped: {text}");
             }
             Notice::ForwarderRefused {
                 forwarder,
@@ -432,6 +452,18 @@ impl Notices {
                 warn!(target: "client", %client, %topic, len, "message dropped: larger than the radio carries, see its key mtu");
             }
         }
+    }
+}
+
+/// Why a predefined topic id stands for no topic, and what to do about it.
+fn no_topic(reason: NoTopic) -> &'static str {
+    match reason {
+        NoTopic::NotConfigured => "no such predefined topic id, see [[predefined]]",
+        NoTopic::NeedsClient => {
+            "its topic has {client_id}, or stands in a [[client]], and a publish without a session has no client id; \
+             [[qos_minus_one]] can give it one"
+        }
+        NoTopic::InvalidName => "its topic has {client_id}, and is no valid name with the id of this client",
     }
 }
 
@@ -706,6 +738,10 @@ pub(crate) fn broker_rows(stats: &EmbeddedStats) -> Vec<(String, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
     use gateway_core::link_metrics::Histogram;
     use std::io::Write;
@@ -973,6 +1009,36 @@ mod tests {
         );
         assert_eq!(of("snipe_radio_duty_cycle_ratio"), 0.0062);
         assert_eq!(of("snipe_radio_duty_cycle_limit_ratio"), 0.01);
+    }
+
+    #[test]
+    fn every_line_has_one_of_the_targets() {
+        fn look(dir: &Path, found: &mut BTreeSet<String>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    look(&path, found);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let text = fs::read_to_string(&path).unwrap();
+                    let after = text.split("target: \"").skip(1);
+                    found.extend(after.filter_map(|text| Some(text.split_once('"')?.0.to_owned())));
+                }
+            }
+        }
+        let gateway = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut found = BTreeSet::new();
+        for crate_ in [
+            "src",
+            "core/src",
+            "store/src",
+            "../broker/src",
+            "../radio-adapters/src",
+        ] {
+            look(&gateway.join(crate_), &mut found);
+        }
+        // This test's own.
+        found.remove("\\");
+        assert_eq!(found, TARGETS.map(str::to_owned).into());
     }
 
     #[test]

@@ -62,6 +62,7 @@ fn an_export_is_a_line_for_each_message_and_never_replaces_another() {
     assert_eq!(exported.code(), Some(0), "{exported:?}");
     let again = gateway.ask(&["spool", "export", path]);
     assert_eq!(again.code(), Some(1), "{again:?}");
+    assert!(again.stderr.contains("give another name"), "{again:?}");
 
     let text = fs::read_to_string(&file).expect("it was written");
     let topics: Vec<String> = text

@@ -393,12 +393,8 @@ impl Gateway {
                 return Some(Output::Store(request));
             }
         }
-        if let Some((reason, messages, topic)) = self.cx.upstream.take_untold_drops() {
-            return Some(Output::Notice(Notice::SpoolDropped {
-                reason,
-                messages,
-                topic,
-            }));
+        if let Some(notice) = self.cx.upstream.poll_notice(now) {
+            return Some(Output::Notice(notice));
         }
         if let Some(notice) = self.cx.notices.pop_front() {
             return Some(Output::Notice(notice));
@@ -429,6 +425,7 @@ impl Gateway {
             self.cx.upstream.quarantine_at(),
             self.cx.upstream.held_until(),
             self.cx.upstream.opening_until(),
+            self.cx.upstream.notice_at(),
             self.cx.links.next_wake(),
             self.status.poll_timeout(),
         ]

@@ -248,8 +248,8 @@ pub struct ConnectOptions {
     pub stored_until: u64,
     /// The gateway works without it: if the broker refuses it, the port says so once and does not try again.
     pub optional: bool,
-    /// While it is down, what is published waits on disk; for the log.
-    pub spools: bool,
+    /// Whether what is published while it is down waits on disk, for the log; `None` if clients publish nothing over it.
+    pub spools: Option<bool>,
 }
 
 /// A QoS 2 publish that was under way when the gateway ended.
@@ -702,14 +702,34 @@ pub enum Notice {
         /// The same happened this many times more since it was last told.
         suppressed: u64,
     },
-    /// Publishes whose clients had their answers were dropped by a bound of the spool.
+    /// Publishes whose clients had their answers were dropped by a bound of the spool. Told at most once in ten seconds
+    /// for each reason.
     SpoolDropped {
         /// Why.
         reason: SpoolDrop,
-        /// How many at once.
+        /// How many since it was last told.
         messages: u64,
         /// The topic of the last of them.
         topic: Arc<str>,
+    },
+    /// A connection broke again and again with the same requests under way: those go one at a time now, on a new session,
+    /// until the one is found over which the broker closes it (reading A84).
+    OneAtATime {
+        /// The connection.
+        conn: ConnId,
+        /// Its MQTT client id.
+        client_id: Arc<str>,
+        /// How often it broke with one of them.
+        breaks: u8,
+        /// How many they are.
+        requests: usize,
+    },
+    /// The requests of a connection go together again, and none was found over which the broker closes it.
+    NoneToBlame {
+        /// The connection.
+        conn: ConnId,
+        /// Its MQTT client id.
+        client_id: Arc<str>,
     },
     /// The broker refuses what the gateway tells of itself: it is silent from now on.
     StatusRefused {
@@ -718,7 +738,7 @@ pub enum Notice {
         /// The broker's reason.
         refusal: Refusal,
     },
-    /// A publish under a predefined topic id that nobody configured.
+    /// A publish under a predefined topic id that stands for no topic here.
     UnknownTopic {
         /// The client; `None` for QoS −1 from a peer without a session.
         client: Option<Arc<str>>,
@@ -726,6 +746,8 @@ pub enum Notice {
         addr: LinkAddr,
         /// The id.
         topic_id: u16,
+        /// Why it stands for none.
+        reason: NoTopic,
     },
     /// A message for a client does not fit its link (§6.10).
     TooLarge {
@@ -827,6 +849,18 @@ pub enum Notice {
         /// True if it was missed, false if it is there again.
         missed: bool,
     },
+}
+
+/// Why a predefined topic id stands for no topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoTopic {
+    /// Nobody configured it, or not for this client.
+    NotConfigured,
+    /// Its topic depends on the client, and the publish is from a peer without a session that counts as none (reading
+    /// A48).
+    NeedsClient,
+    /// With the client's id filled in, its topic is no valid name.
+    InvalidName,
 }
 
 /// Why a message does not wait for a client any more (reading A70).

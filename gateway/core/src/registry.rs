@@ -9,6 +9,7 @@ use foldhash::{HashMap, HashSet};
 use sn_codec::{QoS, TopicId};
 
 use crate::config::{ClientRule, PredefinedTopic};
+use crate::io::NoTopic;
 
 /// The first normal id handed out, so that numbers of the two id spaces do not overlap in practice (reading A34).
 const FIRST_NORMAL_ID: u16 = 0x0401;
@@ -139,6 +140,23 @@ impl Predefined {
         }
         let name = expand(template, client_id);
         sn_codec::topic::is_valid_name(&name).then(|| name.into())
+    }
+
+    /// Why an id has no name for a client under this rule.
+    pub(crate) fn why_none(&self, rule: RuleIx, id: TopicId) -> NoTopic {
+        match self.template(rule, id) {
+            None => NoTopic::NotConfigured,
+            Some(_) => NoTopic::InvalidName,
+        }
+    }
+
+    /// Why an id has no name for a peer that counts as no client.
+    pub(crate) fn why_none_without_client(&self, id: TopicId) -> NoTopic {
+        let of_clients = self.rules.iter().any(|rule| rule.topics.contains_key(&id.0));
+        match of_clients || self.global.contains_key(&id.0) {
+            true => NoTopic::NeedsClient,
+            false => NoTopic::NotConfigured,
+        }
     }
 
     /// The name of an id for one client.

@@ -14,6 +14,7 @@ mod backlog;
 mod later;
 mod quarantine;
 pub(crate) mod spooled;
+mod untold;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
@@ -38,6 +39,7 @@ use crate::subscriptions::FilterKey;
 use crate::time::Instant;
 use crate::upstream::backlog::{Backlog, Place};
 use crate::upstream::quarantine::{Breaks, Quarantine};
+use crate::upstream::untold::Untold;
 
 /// The connection that carries all subscriptions.
 pub(crate) const SUBSCRIPTIONS: ConnId = ConnId(0);
@@ -80,8 +82,7 @@ pub(crate) struct Upstream {
     held: BTreeMap<u64, usize>,
     /// Spooled messages dropped, by [`SpoolDrop`].
     dropped: [u64; SpoolDrop::ALL.len()],
-    /// Those that nobody was told of yet: why, how many, the topic of the last.
-    untold_drops: Vec<(SpoolDrop, u64, Arc<str>)>,
+    untold: Untold,
     /// Notices of publishes that go out again later.
     postponed: Seldom,
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
@@ -273,7 +274,7 @@ impl Upstream {
             exactly_once: true,
             holds_pubcomp: true,
             // Whatever becomes of QoS 1.
-            spools: durable,
+            spools: Some(durable),
             ..ConnectOptions::default()
         });
         let name = |conn: u32| match conn {
@@ -284,7 +285,7 @@ impl Upstream {
             client_id: name(conn).into(),
             clean_start: true,
             holds_pubcomp: durable,
-            spools,
+            spools: Some(spools),
             ..ConnectOptions::default()
         });
         let options: Vec<ConnectOptions> = shared.chain(exact.clone()).collect();
@@ -308,7 +309,7 @@ impl Upstream {
             exactly_once: FxHashMap::default(),
             held: BTreeMap::new(),
             dropped: [0; SpoolDrop::ALL.len()],
-            untold_drops: Vec::new(),
+            untold: Untold::default(),
             postponed: Seldom::new(later::NOTICE),
             restoring: 0,
             control: (0..count)

@@ -8,7 +8,9 @@ use common::{Bench, LINK, connack, disconnect, publish, seconds};
 use gateway_core::config::{
     AddressChange, ClientRule, ForwarderRule, GatewayConfig, PeerMatch, PredefinedTopic, QosMinusOneRule,
 };
-use gateway_core::io::{BrokerEvent, BrokerRequest, ForwarderRefusal, LinkEvent, LinkProfile, Notice};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ForwarderRefusal, LinkEvent, LinkProfile, NoTopic, Notice,
+};
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use sn_codec::{
     Connect, Disconnect, Encapsulation, GwInfo, MsgId, Packet, Pingreq, Puback, Publish, PublishQoS, QoS,
@@ -671,6 +673,36 @@ fn rules_say_who_publishes_without_a_session_and_where() {
     let told = |notice: &&Notice| matches!(notice, Notice::PublishMinusOneRefused { .. });
     assert_eq!(bench.notices.iter().filter(told).count(), 1);
     assert_eq!(bench.gateway.metrics().publish_dropped_total, 4);
+}
+
+#[test]
+fn a_predefined_id_without_a_topic_is_told_with_its_reason() {
+    let why = |bench: &mut Bench, ids: &[u16]| -> Vec<NoTopic> {
+        bench.notices.clear();
+        for id in ids {
+            bench.packet(1, minus_one(TopicRef::Predefined(TopicId(*id)), b"x"));
+        }
+        let reasons = bench.notices.iter().filter_map(|notice| match notice {
+            Notice::UnknownTopic { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        reasons.collect()
+    };
+    // 2 has {client_id}, 4 is that of some clients, 9 nobody has.
+    let mut bench = Bench::up(with_minus_one_rules(&[]));
+    assert_eq!(
+        why(&mut bench, &[2, 4, 9]),
+        [NoTopic::NeedsClient, NoTopic::NeedsClient, NoTopic::NotConfigured]
+    );
+    let rule = QosMinusOneRule {
+        client_id: "a+b".into(),
+        ..minus_one_rule("10.0.0.0/8", &["#"])
+    };
+    let mut bench = Bench::up(with_minus_one_rules(&[rule]));
+    assert_eq!(
+        why(&mut bench, &[2, 4]),
+        [NoTopic::InvalidName, NoTopic::NotConfigured]
+    );
 }
 
 #[test]

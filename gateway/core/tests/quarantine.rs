@@ -169,6 +169,12 @@ fn both_connected(bench: &mut Bench, remote: &mut Remote) -> (TopicId, TopicId) 
     ids
 }
 
+/// What is told of its beginnings, and of ends without a culprit.
+fn about_quarantine(bench: &Bench) -> Vec<&Notice> {
+    let is = |notice: &&Notice| matches!(notice, Notice::OneAtATime { .. } | Notice::NoneToBlame { .. });
+    bench.notices.iter().filter(is).collect()
+}
+
 fn publish1(id: TopicId, msg_id: u16) -> Packet<'static> {
     publish(TopicRef::Normal(id), QoS::AtLeastOnce, msg_id, b"x")
 }
@@ -197,6 +203,13 @@ fn a_publish_that_the_broker_closes_over_is_refused_and_the_others_arrive() {
             refusal,
         };
         assert!(bench.notices.contains(&refused), "{:?}", bench.notices);
+        let begun = Notice::OneAtATime {
+            conn: CONN,
+            client_id: UpstreamConfig::default().client_id.into(),
+            breaks: 7,
+            requests: 2,
+        };
+        assert_eq!(about_quarantine(&bench), [&begun]);
 
         let breaks = remote.breaks;
         for msg_id in 3..30 {
@@ -321,6 +334,9 @@ fn a_connection_that_breaks_by_itself_costs_nobody_a_message() {
         remote.run(&mut bench, 10);
         bench.expect(GOOD, &[puback(good, 2, ReturnCode::Accepted)]);
         assert_eq!(remote.arrived, ["t/good"]);
+        let told = about_quarantine(&bench);
+        let end = matches!(told.last(), Some(Notice::NoneToBlame { conn: CONN, .. }));
+        assert_eq!(end, seconds == 100, "{told:?}");
     }
 }
 

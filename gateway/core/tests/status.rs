@@ -7,7 +7,7 @@ mod common;
 use core::time::Duration;
 
 use common::{Bench, CONN, publish, subscribe};
-use gateway_core::config::{Durability, GatewayConfig, StatusConfig, StatusRadio, WhenDown};
+use gateway_core::config::{Durability, GatewayConfig, SpoolFull, StatusConfig, StatusRadio, WhenDown};
 use gateway_core::io::{
     BrokerEvent, BrokerRequest, ConnId, ConnectOptions, LinkEvent, LinkProfile, Notice, Refusal, StoreEvent,
     Token,
@@ -635,6 +635,59 @@ fn who_subscribes_to_everything_is_not_sent_status_and_who_asks_for_it_is() {
         [1, 0, 0, 0],
         "that of another; those busy wait"
     );
+}
+
+#[test]
+fn a_spool_that_stays_full_tells_what_it_drops_once_in_ten_seconds() {
+    let mut bench = Bench::new(GatewayConfig {
+        upstream: gateway_core::config::UpstreamConfig {
+            when_down: WhenDown::Spool,
+            ..Default::default()
+        },
+        durability: Some(Durability {
+            spool_messages: 1,
+            when_full: SpoolFull::DropOldest,
+            ..Durability::default()
+        }),
+        ..GatewayConfig::default()
+    });
+    bench.connect_with(
+        1,
+        Connect {
+            will: false,
+            clean_session: false,
+            duration: 600,
+            client_id: "a",
+        },
+    );
+    let dropped = |bench: &mut Bench| -> Vec<u64> {
+        let notices = bench.notices.drain(..);
+        let dropped = notices.filter_map(|notice| match notice {
+            Notice::SpoolDropped { messages, .. } => Some(messages),
+            _ => None,
+        });
+        dropped.collect()
+    };
+    let publish = |bench: &mut Bench, msg_ids: core::ops::Range<u16>| {
+        for msg_id in msg_ids {
+            bench.packet(1, short_publish(msg_id));
+            bench.commit();
+        }
+    };
+    publish(&mut bench, 1..7);
+    assert_eq!(dropped(&mut bench), [1], "the first at once");
+    bench.pass(Duration::from_secs(9));
+    assert_eq!(dropped(&mut bench), [0; 0]);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(dropped(&mut bench), [4], "the others together");
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(dropped(&mut bench), [0; 0]);
+
+    publish(&mut bench, 7..10);
+    assert_eq!(dropped(&mut bench), [1]);
+    bench.gateway.handle_shutdown(bench.now);
+    bench.drain();
+    assert_eq!(dropped(&mut bench), [2], "what is left, at the end");
 }
 
 #[test]

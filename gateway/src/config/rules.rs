@@ -13,8 +13,9 @@ use super::{
     tree::{Node, Table, Value},
     units::show_size,
     url::{BrokerUrl, Scheme},
-    walk::did_you_mean,
+    walk::{begins_like, did_you_mean},
 };
+use crate::telemetry::TARGETS;
 
 /// §7.2: T_ADV should be greater than this.
 const ADVERTISE_LEAST: Duration = Duration::from_secs(15 * 60);
@@ -36,6 +37,7 @@ pub(super) fn check(root: &Table, reports: &mut Vec<Report>) {
     forwarders(root, reports);
     qos_minus_one(root, reports);
     sleep(root, reports);
+    log_targets(root, reports);
     waits(root, "timers.retry", reports);
     waits(root, "broker.reconnect", reports);
     if let Some(node) = root
@@ -475,6 +477,30 @@ pub(super) fn spool(root: &Table, ephemeral: bool, reports: &mut Vec<Report>) {
         let help = "\"64 MiB\" is little for any SD card; \"0 B\" is no limit";
         let report = Report::warning("small-budget", title, &node.place, label);
         reports.push(report.help(help));
+    }
+}
+
+/// The only library that logs under its own name.
+const SOCKETS_TARGET: &str = "quinn_udp";
+
+/// Levels for parts that log nothing: most likely another part is meant.
+fn log_targets(root: &Table, reports: &mut Vec<Report>) {
+    let Some(Value::Table(targets)) = root.node("log.targets").map(|node| &node.value) else {
+        return;
+    };
+    for (name, node) in &targets.fields {
+        // They count by how they begin.
+        let known = TARGETS.iter().any(|target| target.starts_with(name.as_str()));
+        if known || name.starts_with(SOCKETS_TARGET) {
+            continue;
+        }
+        let title = format!("no line of the log has a target that begins with `{name}`");
+        let report = Report::warning("unknown-name", title, &node.place, "has no effect");
+        let near = did_you_mean(name, TARGETS).or_else(|| begins_like(name, TARGETS));
+        reports.push(match near {
+            Some(near) => report.help(format!("did you mean `{near}`?")),
+            None => report.help(format!("there are: {}", TARGETS.join(", "))),
+        });
     }
 }
 

@@ -818,7 +818,7 @@ pub(super) static BROKER_EMBEDDED: Shape = Shape::table(&[
     later("bridge", Kind::Tables(&BRIDGE)),
 ]);
 
-/// A CONNECT with a client id, a user name and a password must fit; taste.
+/// A CONNECT with a client id, a user name and a password must fit, and a short message with its topic; taste.
 const PACKET_LEAST: i64 = 256;
 
 static BRIDGE: Shape = Shape::table(&[later("url", Kind::Text), later("out", TEXTS), later("in", TEXTS)]);
@@ -977,11 +977,16 @@ static LIMITS: Shape = Shape::table(&[
     .default("128"),
     key(
         "queue_messages",
-        COUNT,
+        Kind::Integer(1, u32::MAX as i64),
         "QoS 1 and 2 publishes that wait for the broker",
     )
     .default("10_000"),
-    key("queue_bytes", ANY_SIZE, "their topics and payloads").default("\"16 MiB\""),
+    key(
+        "queue_bytes",
+        Kind::Size(PACKET_LEAST as u64, 1024 * GIB),
+        "their topics and payloads",
+    )
+    .default("\"16 MiB\""),
     key(
         "per_source_sessions",
         COUNT,

@@ -882,6 +882,18 @@ fn doubts_are_shown_with_their_lines() {
 }
 
 #[test]
+fn targets_that_no_line_has_are_shown_with_what_is_meant() {
+    let dir = Dir::new();
+    let file = dir.write(
+        "snipe.toml",
+        "[log]\ntargets = { \"cleint\" = \"debug\", \"radio.u\" = \"trace\", \"x\" = \"warn\", \"broker\" = \"info\", \"cli\" = \"info\" }\n",
+    );
+    let warnings = dir.load(&[&file]).unwrap().warnings;
+    let warnings: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    insta::assert_snapshot!(without_path(&warnings.join("\n\n"), dir.path()));
+}
+
+#[test]
 fn doubts_about_peers_and_sleep_are_shown_with_their_lines() {
     let dir = Dir::new();
     let file = dir.write(
@@ -1090,11 +1102,16 @@ const BAD: &[(&str, &str)] = &[
     (
         "out_of_range",
         "[gateway]\nid = 0\nadvertise_interval = \"19h\"\ngather = \"2s\"\n[broker]\nconnections = 65\nin_flight = 99999999999999999999\n\
-         reconnect = { jitter = 1.5 }\n[timers]\nkeep_alive_tolerance = nan\n[limits]\nmemory = \"1 KiB\"\nclient_id_bytes = 22\n",
+         reconnect = { jitter = 1.5 }\n[timers]\nkeep_alive_tolerance = nan\n[limits]\nmemory = \"1 KiB\"\nclient_id_bytes = 22\n\
+         queue_messages = 0\nqueue_bytes = \"0 B\"\n",
     ),
     (
         "invalid_words",
         "[broker]\nkind = \"extern\"\nprotocol = 4\nwhen_down = \"spol\"\n[[radio]]\nname = \"r\"\nkind = \"upd\"\nmtu = 3\n",
+    ),
+    (
+        "words_cut_short",
+        "[security]\naddress_change = \"guard\"\n[sleep]\nwhen_full = \"drop\"\n[log]\nformat = \"jsonl\"\nlevel = \"in\"\n",
     ),
     (
         "units",

@@ -53,6 +53,20 @@ pub(super) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a s
     (wrong <= (letters / 3).max(1) && wrong < letters).then_some(nearest)
 }
 
+/// The only known word that begins with `word`, or that `word` begins with: half a word, or one with an ending.
+pub(super) fn begins_like<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |known: &&str| {
+        let shorter = known.len().min(word.len());
+        shorter >= BEGINNING && (known.starts_with(word) || word.starts_with(known))
+    };
+    let mut found = known.into_iter().filter(alike);
+    let only = found.next()?;
+    found.next().is_none().then_some(only)
+}
+
+/// Letters that say which word is meant; taste.
+const BEGINNING: usize = 3;
+
 struct Walker<'a> {
     source: &'a Arc<Source>,
     reports: &'a mut Vec<Report>,
@@ -451,7 +465,8 @@ impl Walker<'_> {
         };
         let title = format!("{path} must be {choice}, not `{typed}`");
         let mut report = Report::error("invalid-value", title, place, "here");
-        if let Some(near) = did_you_mean(&typed, known.iter().map(String::as_str)) {
+        let words = || known.iter().map(String::as_str);
+        if let Some(near) = did_you_mean(&typed, words()).or_else(|| begins_like(&typed, words())) {
             report = report.help(format!("did you mean `{near}`?"));
         }
         self.reports.push(report);

@@ -455,6 +455,8 @@ impl Reference {
             | Notice::UnheardRefused { .. }
             | Notice::PublishPostponed { .. }
             | Notice::SpoolDropped { .. }
+            | Notice::OneAtATime { .. }
+            | Notice::NoneToBlame { .. }
             | Notice::StatusRefused { .. }
             | Notice::UnknownTopic { .. }
             | Notice::ForwarderRefused { .. }

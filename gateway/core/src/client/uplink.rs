@@ -237,12 +237,13 @@ impl Client {
         let topic_id = echoed(publish.topic);
         let Some(name) = self.resolve(cx, publish.topic) else {
             cx.metrics.publish_unknown_topic_total += 1;
-            if let (TopicRef::Predefined(_), Some(via)) = (publish.topic, &self.via) {
+            if let (TopicRef::Predefined(id), Some(via)) = (publish.topic, &self.via) {
                 let (client, addr) = (Some(self.id.clone()), via.route.addr.clone());
                 cx.notice(Notice::UnknownTopic {
                     client,
                     addr,
-                    topic_id: topic_id.0,
+                    topic_id: id.0,
+                    reason: cx.predefined.why_none(self.rule, id),
                 });
             }
             // §6.6, reading A43: whatever the QoS, so that a client that missed our restart registers again.

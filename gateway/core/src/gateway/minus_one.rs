@@ -42,10 +42,16 @@ impl Gateway {
         let Some(name) = name else {
             self.cx.metrics.publish_unknown_topic_total += 1;
             if let TopicRef::Predefined(id) = publish.topic {
+                let predefined = &self.cx.predefined;
+                let reason = match rule {
+                    Some(rule) => predefined.why_none(predefined.rule_for(&client_id(rule, from)), id),
+                    None => predefined.why_none_without_client(id),
+                };
                 self.cx.notice(Notice::UnknownTopic {
                     client: None,
                     addr: from.route.addr.clone(),
                     topic_id: id.0,
+                    reason,
                 });
             }
             return;

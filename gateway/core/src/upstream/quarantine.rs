@@ -10,7 +10,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{RequestKind, SUBSCRIPTIONS, Upstream};
 use crate::durable::Journal;
-use crate::io::{BrokerRequest, ConnId, Token};
+use crate::io::{BrokerRequest, ConnId, Notice, Token};
 use crate::metrics::Metrics;
 use crate::subscriptions::FilterKey;
 use crate::time::Instant;
@@ -40,6 +40,8 @@ pub(super) struct Quarantine {
     alone: FxHashMap<Suspect, u8>,
     /// Breaks in a row with none.
     in_quiet: u8,
+    /// One was found to be the reason.
+    found: bool,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +115,7 @@ impl Upstream {
         }
         let since = *breaks.since.get_or_insert(now);
         let mut most = 0;
+        let requests = under_way.len();
         for key in under_way {
             let count = match &self.requests[key].kind {
                 RequestKind::Subscribe { filter, .. } | RequestKind::Unsubscribe { filter, .. } => {
@@ -125,6 +128,12 @@ impl Upstream {
         }
         if most >= SUSPECTED_AFTER && now.since(since) >= PATIENCE && !self.closing {
             self.connections[conn.0 as usize].quarantine = Some(Box::default());
+            self.untold.notices.push_back(Notice::OneAtATime {
+                conn,
+                client_id: self.options[conn.0 as usize].client_id.clone(),
+                breaks: most,
+                requests,
+            });
             self.open_anew(conn);
         }
     }
@@ -162,6 +171,7 @@ impl Upstream {
         let convinced = *breaks >= CONVINCED_AFTER;
         if convinced {
             quarantine.alone.remove(&suspect);
+            quarantine.found = true;
         }
         convinced.then_some(token)
     }
@@ -196,8 +206,14 @@ impl Upstream {
 
     fn end_quarantine(&mut self, conn: ConnId) {
         let connection = &mut self.connections[conn.0 as usize];
-        connection.quarantine = None;
+        let ended = connection.quarantine.take();
         connection.breaks.since = None;
+        if ended.is_some_and(|quarantine| !quarantine.found) {
+            self.untold.notices.push_back(Notice::NoneToBlame {
+                conn,
+                client_id: self.options[conn.0 as usize].client_id.clone(),
+            });
+        }
         if conn == SUBSCRIPTIONS {
             self.filter_breaks.clear();
         }

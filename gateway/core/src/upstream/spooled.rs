@@ -194,18 +194,7 @@ impl Upstream {
             SpoolDrop::Command | SpoolDrop::Refused => return,
             SpoolDrop::Full | SpoolDrop::Age => {}
         }
-        match self.untold_drops.iter_mut().find(|(of, ..)| *of == reason) {
-            Some((_, count, last)) => {
-                *count += 1;
-                *last = topic;
-            }
-            None => self.untold_drops.push((reason, 1, topic)),
-        }
-    }
-
-    /// Drops that are to be told: why, how many, the topic of the last.
-    pub(crate) fn take_untold_drops(&mut self) -> Option<(SpoolDrop, u64, Arc<str>)> {
-        self.untold_drops.pop()
+        self.untold.count(reason, topic);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Two gateways under one MQTT client id: the second is told what to do, once.
+//! What the log says of the connections to a broker: the gateway's own, or another.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -37,6 +37,18 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// One that is a broker for others, and its address.
+    fn with_broker() -> (Self, String) {
+        let mut gateway = Gateway::start(&["broker.embedded.bind=127.0.0.1:0"]);
+        let said = lines_with(gateway.process.stdout.take().unwrap(), "embedded listening on")
+            .next()
+            .unwrap();
+        let address = said.split_whitespace().last().unwrap().to_owned();
+        (gateway, address)
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -53,11 +65,7 @@ fn lines_with(from: impl Read, part: &str) -> impl Iterator<Item = String> {
 
 #[test]
 fn the_second_is_told_what_to_do_once() {
-    let mut first = Gateway::start(&["broker.embedded.bind=127.0.0.1:0"]);
-    let said = lines_with(first.process.stdout.take().unwrap(), "embedded listening on")
-        .next()
-        .unwrap();
-    let address = said.split_whitespace().last().unwrap();
+    let (_first, address) = Gateway::with_broker();
 
     for protocol in [5, 3] {
         let mut second = Gateway::start(&[
@@ -81,4 +89,39 @@ fn the_second_is_told_what_to_do_once() {
         let again = attempts.next().unwrap();
         assert!(!again.contains("hint="), "{again}");
     }
+}
+
+#[test]
+fn lines_about_a_connection_name_it_and_say_whether_it_spools() {
+    let (broker, address) = Gateway::with_broker();
+    let mut gateway = Gateway::start(&[
+        &format!("broker.url=mqtt://{address}"),
+        "gateway.name=barn",
+        "log.format=logfmt",
+    ]);
+    let mut lines = BufReader::new(gateway.process.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let mut both = |part: &str| {
+        let mut shared = None;
+        let mut status = None;
+        for line in lines.by_ref().filter(|line| line.contains(part)) {
+            match line.split(' ').find(|word| word.starts_with("client_id=")) {
+                Some("client_id=snipe-barn") => shared = Some(line),
+                Some("client_id=snipe-barn-status") => status = Some(line),
+                other => panic!("{other:?} in {line}"),
+            }
+            if shared.is_some() && status.is_some() {
+                break;
+            }
+        }
+        (shared.unwrap(), status.unwrap())
+    };
+
+    both("msg=\"link up\"");
+    drop(broker);
+    let (shared, status) = both("msg=\"link down\"");
+
+    assert!(shared.contains(" spooling=true"), "{shared}");
+    assert!(!status.contains("spooling="), "{status}");
 }
