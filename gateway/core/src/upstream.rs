@@ -785,7 +785,9 @@ impl Upstream {
             }
             _ => true,
         });
-        connection.backlog.extend(moved);
+        for (place, author) in moved {
+            connection.backlog.insert(place, author);
+        }
     }
 
     /// When [`Upstream::look_at_opening`] is wanted.
@@ -1315,7 +1317,7 @@ impl Upstream {
         } = self;
         let connection = &mut connections[at];
         let key = match spooled {
-            true => connection.backlog.next(|key| author_of(requests, key))?,
+            true => connection.backlog.next()?,
             false => *connection.waiting.front()?,
         };
         let RequestKind::Publish { message, ready, .. } = &requests[key].kind else {
@@ -1548,13 +1550,6 @@ fn seq_of(requests: &Slab<Request>, key: usize) -> u64 {
     match &requests[key].kind {
         RequestKind::Publish { seq, .. } => *seq,
         _ => 0,
-    }
-}
-
-fn author_of(requests: &Slab<Request>, key: usize) -> Author {
-    match &requests[key].kind {
-        RequestKind::Publish { author, .. } => *author,
-        _ => Author::NONE,
     }
 }
 

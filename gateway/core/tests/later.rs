@@ -86,6 +86,25 @@ fn a_client_whose_message_waits_keeps_its_order_one_at_a_time() {
 }
 
 #[test]
+fn what_a_held_client_had_in_line_goes_before_what_came_since() {
+    // "b" keeps "2" from the front of the line, and one at a time is under way.
+    let mut bench = spooled(&[(A, "1"), (B, "b"), (A, "2")]);
+    bench.broker_up_with(CONN, false, 1, false);
+    assert_eq!(bench.payloads(), ["1"]);
+    bench.refuse();
+    assert_eq!(bench.payloads(), ["b"]);
+    bench.publish1(A, 4, "3");
+    bench.pass(seconds(1));
+    bench.settle();
+    let mut arrived = vec![];
+    while let [payload] = &bench.payloads()[..] {
+        arrived.push(payload.clone());
+        bench.settle();
+    }
+    assert_eq!(arrived, ["1", "2", "3"]);
+}
+
+#[test]
 fn others_do_not_wait_for_a_client_whose_messages_are_refused_for_now() {
     let mut bench = spooled(&[[(A, "a"), (B, "b")]; 20].concat());
     // One at a time.

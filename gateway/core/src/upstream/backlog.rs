@@ -24,22 +24,29 @@ pub(super) type Place = (u64, usize);
 /// Spooled publishes that are not sent, in order.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    /// Of clients that were not held when they came here. What one of them has was here before what is held of it.
-    line: VecDeque<Place>,
-    held: FxHashMap<Author, Held>,
-    /// All that is held, by `seq`.
-    all_held: BTreeMap<u64, usize>,
+    /// All of them, by client.
+    lines: FxHashMap<Author, Line>,
+    /// Those of clients that are not held, by `seq`.
+    free: BTreeMap<u64, (usize, Author)>,
+    /// Those of clients that are, by `seq`.
+    held: BTreeMap<u64, usize>,
     /// Clients in [`Turn::Waiting`].
     due: BTreeSet<(Instant, Author)>,
     /// Clients in [`Turn::Ready`].
     ready: VecDeque<Author>,
 }
 
-/// What a client has that is held.
-#[derive(Debug)]
+/// What a client has here.
+#[derive(Debug, Default)]
+struct Line {
+    /// By `seq`. Empty only while the client is held and its only one is under way.
+    places: BTreeMap<u64, usize>,
+    held: Option<Held>,
+}
+
+/// A client whose message the broker did not take.
+#[derive(Debug, Clone, Copy)]
 struct Held {
-    /// By `seq`. Empty only while one is under way.
-    line: BTreeMap<u64, usize>,
     turn: Turn,
     /// How long it waits when its next message is not taken.
     wait: Duration,
@@ -57,96 +64,69 @@ enum Turn {
 
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
-        self.line.is_empty() && self.all_held.is_empty()
+        self.free.is_empty() && self.held.is_empty()
     }
 
     /// Something of it does not have to wait.
     pub(super) fn wants_to_leave(&self) -> bool {
-        !self.line.is_empty() || !self.ready.is_empty()
+        !self.free.is_empty() || !self.ready.is_empty()
     }
 
     /// The one that came first.
     pub(super) fn oldest(&self) -> Option<usize> {
-        let in_line = self.line.front().copied();
-        let held = self.all_held.first_key_value().map(|(seq, key)| (*seq, *key));
-        let (_, key) = in_line.into_iter().chain(held).min()?;
+        let free = self.free.first_key_value().map(|(seq, (key, _))| (*seq, *key));
+        let held = self.held.first_key_value().map(|(seq, key)| (*seq, *key));
+        let (_, key) = free.into_iter().chain(held).min()?;
         Some(key)
     }
 
     /// Those that do not wait for a held client's turn, in order.
-    pub(super) fn in_line(&self) -> impl Iterator<Item = usize> {
-        self.line.iter().map(|(_, key)| *key)
+    pub(super) fn free(&self) -> impl Iterator<Item = usize> {
+        self.free.values().map(|(key, _)| *key)
     }
 
     /// Those that do, in order.
     pub(super) fn held(&self) -> impl Iterator<Item = usize> {
-        self.all_held.values().copied()
+        self.held.values().copied()
     }
 
     /// Puts one in its place.
-    pub(super) fn insert(&mut self, place: Place, author: Author) {
-        if self.held.contains_key(&author) {
-            return self.hold(place, author);
+    pub(super) fn insert(&mut self, (seq, key): Place, author: Author) {
+        let line = self.lines.entry(author).or_default();
+        line.places.insert(seq, key);
+        match line.held {
+            Some(_) => drop(self.held.insert(seq, key)),
+            None => drop(self.free.insert(seq, (key, author))),
         }
-        match self.line.back() {
-            Some(last) if *last > place => {
-                let at = self.line.partition_point(|other| *other < place);
-                self.line.insert(at, place);
-            }
-            _ => self.line.push_back(place),
-        }
-    }
-
-    /// Puts many in their places.
-    pub(super) fn extend(&mut self, places: impl IntoIterator<Item = (Place, Author)>) {
-        for (place, author) in places {
-            match self.held.contains_key(&author) {
-                true => self.hold(place, author),
-                false => self.line.push_back(place),
-            }
-        }
-        self.line.make_contiguous().sort();
     }
 
     /// One is not to be sent any more.
-    pub(super) fn remove(&mut self, place: Place, author: Author) {
-        if self.all_held.remove(&place.0).is_none() {
-            return self.remove_from_line(place);
-        }
-        let Some(held) = self.held.get_mut(&author) else {
+    pub(super) fn remove(&mut self, (seq, _): Place, author: Author) {
+        let Some(line) = self.lines.get_mut(&author) else {
             return;
         };
-        held.line.remove(&place.0);
-        if held.line.is_empty() && !matches!(held.turn, Turn::Trying(_)) {
+        line.places.remove(&seq);
+        if self.free.remove(&seq).is_none() {
+            self.held.remove(&seq);
+        }
+        let under_way = line.held.is_some_and(|held| matches!(held.turn, Turn::Trying(_)));
+        if line.places.is_empty() && !under_way {
             self.let_go(author);
         }
     }
 
-    /// Many are not to be sent any more. Those that are held stay, and are removed one by one.
-    pub(super) fn retain_in_line(&mut self, stays: impl Fn(usize) -> bool) {
-        self.line.retain(|(_, key)| stays(*key));
-    }
-
     /// The next that may be sent: of a held client whose wait is over, else the first of the others.
-    pub(super) fn next(&mut self, author_of: impl Fn(usize) -> Author) -> Option<usize> {
-        while let Some(front) = self.line.front().copied()
-            && !self.held.is_empty()
-            && let author = author_of(front.1)
-            && self.held.contains_key(&author)
-        {
-            self.line.pop_front();
-            self.hold(front, author);
-        }
-        let ready = self.ready.front().and_then(|author| self.held.get(author));
-        match ready.and_then(|held| held.line.first_key_value()) {
+    pub(super) fn next(&self) -> Option<usize> {
+        let ready = self.ready.front().and_then(|author| self.lines.get(author));
+        match ready.and_then(|line| line.places.first_key_value()) {
             Some((_, key)) => Some(*key),
-            None => self.line.front().map(|(_, key)| *key),
+            None => self.free.first_key_value().map(|(_, (key, _))| *key),
         }
     }
 
     /// One is sent. With `tracked` its outcome comes.
     pub(super) fn send(&mut self, place: Place, author: Author, tracked: bool) {
-        if tracked && self.all_held.contains_key(&place.0) {
+        if tracked && self.held.contains_key(&place.0) {
             self.turn(author, Turn::Trying(place.0));
         }
         self.remove(place, author);
@@ -155,8 +135,7 @@ impl Backlog {
     /// The broker decided about one that was sent.
     pub(super) fn settled(&mut self, seq: u64, author: Author) {
         if let Some(held) = self
-            .held
-            .get_mut(&author)
+            .held_mut(author)
             .filter(|held| held.turn == Turn::Trying(seq))
         {
             held.wait = WAIT_MIN;
@@ -167,7 +146,10 @@ impl Backlog {
     /// One that was sent is lost: it goes out again, in its old place.
     pub(super) fn lost(&mut self, place: Place, author: Author) {
         self.insert(place, author);
-        if self.is_trying(place.0, author) {
+        if self
+            .held_mut(author)
+            .is_some_and(|held| held.turn == Turn::Trying(place.0))
+        {
             self.ready_or_gone(author);
         }
     }
@@ -175,18 +157,25 @@ impl Backlog {
     /// The broker does not take one for now that was sent: it goes out again later, in its old place, and what its client
     /// has here after it.
     pub(super) fn postpone(&mut self, now: Instant, place: Place, author: Author) {
-        let held = self.held.entry(author).or_insert(Held {
-            line: BTreeMap::new(),
-            turn: Turn::Trying(place.0),
-            wait: WAIT_MIN,
+        let line = self.lines.entry(author).or_default();
+        let held = *line.held.get_or_insert_with(|| {
+            for (seq, key) in &line.places {
+                self.free.remove(seq);
+                self.held.insert(*seq, *key);
+            }
+            Held {
+                turn: Turn::Trying(place.0),
+                wait: WAIT_MIN,
+            }
         });
+        self.insert(place, author);
         // Else it was under way together with the one that began the wait.
         if held.turn == Turn::Trying(place.0) {
-            let until = now + held.wait;
-            held.wait = (2 * held.wait).min(WAIT_MAX);
-            self.turn(author, Turn::Waiting(until));
+            self.turn(author, Turn::Waiting(now + held.wait));
+            if let Some(own) = self.held_mut(author) {
+                own.wait = (2 * held.wait).min(WAIT_MAX);
+            }
         }
-        self.hold(place, author);
     }
 
     /// When [`Backlog::look_at_held`] is wanted.
@@ -203,42 +192,26 @@ impl Backlog {
         }
     }
 
-    fn hold(&mut self, (seq, key): Place, author: Author) {
-        if let Some(held) = self.held.get_mut(&author) {
-            held.line.insert(seq, key);
-            self.all_held.insert(seq, key);
-        }
-    }
-
-    fn remove_from_line(&mut self, place: Place) {
-        if self.line.front() == Some(&place) {
-            self.line.pop_front();
-        } else if let Ok(at) = self.line.binary_search(&place) {
-            self.line.remove(at);
-        }
-    }
-
-    fn is_trying(&self, seq: u64, author: Author) -> bool {
-        let held = self.held.get(&author);
-        held.is_some_and(|held| held.turn == Turn::Trying(seq))
+    fn held_mut(&mut self, author: Author) -> Option<&mut Held> {
+        self.lines.get_mut(&author)?.held.as_mut()
     }
 
     fn ready_or_gone(&mut self, author: Author) {
-        match self.held.get(&author).is_some_and(|held| held.line.is_empty()) {
+        match self.lines.get(&author).is_some_and(|line| line.places.is_empty()) {
             true => self.let_go(author),
             false => self.turn(author, Turn::Ready),
         }
     }
 
-    /// Nothing is held of it any more.
+    /// Nothing is left of it.
     fn let_go(&mut self, author: Author) {
-        if let Some(held) = self.held.remove(&author) {
+        if let Some(held) = self.lines.remove(&author).and_then(|line| line.held) {
             self.leave(author, held.turn);
         }
     }
 
     fn turn(&mut self, author: Author, turn: Turn) {
-        let Some(held) = self.held.get_mut(&author) else {
+        let Some(held) = self.held_mut(author) else {
             return;
         };
         let before = core::mem::replace(&mut held.turn, turn);

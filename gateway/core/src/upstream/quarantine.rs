@@ -297,7 +297,7 @@ impl Upstream {
             return None;
         }
         let connection = &self.connections[at];
-        let backlog = connection.backlog.in_line().chain(connection.backlog.held());
+        let backlog = connection.backlog.free().chain(connection.backlog.held());
         let waiting = connection.waiting.iter().copied().chain(backlog);
         let suspects = waiting.filter(|key| self.requests[*key].breaks > 0);
         let Some(key) = suspects.min_by_key(|key| self.seq_of(*key)) else {

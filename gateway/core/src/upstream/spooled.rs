@@ -96,9 +96,9 @@ impl Upstream {
         // Those before it are few: messages that came within one sync, or whose QoS 2 client has not been answered.
         let droppable = |key: usize| Some((self.droppable(key)?, key));
         let waiting = self.connections.iter().flat_map(|connection| {
-            let in_line = connection.backlog.in_line().find_map(droppable);
+            let free = connection.backlog.free().find_map(droppable);
             let held = connection.backlog.held().find_map(droppable);
-            in_line.into_iter().chain(held)
+            free.into_iter().chain(held)
         });
         let held = self.held.first_key_value().map(|(id, key)| (*id, *key));
         match waiting.chain(held).min_by_key(|(id, _)| *id) {
@@ -137,9 +137,8 @@ impl Upstream {
             .map(|(key, _)| key)
             .filter(|key| self.droppable(*key).is_some())
             .collect();
-        // All at once out of their lines, which may be long.
+        // All at once out of lines that may be long.
         for connection in &mut self.connections {
-            connection.backlog.retain_in_line(|key| !all.contains(&key));
             connection.waiting.retain(|key| !all.contains(key));
         }
         let dropped = all.len();

@@ -143,6 +143,7 @@ impl Reference {
         let spooled: FxHashSet<Bytes> = of(kind::UPLINK)
             .filter_map(|value| Some(SavedUplink::decode(value)?.payload))
             .collect();
+        self.spooled.extend(spooled.iter().cloned());
         for uplink in self.uplinks.values_mut() {
             // What is in the store may be sent again.
             uplink.allowed = uplink.allowed.saturating_mul(2);

@@ -2,7 +2,7 @@
 //! has it, and that they reach the broker in order, unchanged and no more often than they were received.
 
 use bytes::Bytes;
-use gateway_core::io::{BrokerRequest, Refusal, Token};
+use gateway_core::io::{BrokerRequest, Refusal, StoredUplink, Token};
 use sn_codec::{MsgId, MsgType, Puback, Publish, PublishQoS, QoS, ReturnCode};
 
 use super::Reference;
@@ -132,6 +132,7 @@ impl Reference {
             qos,
             retain,
             payload,
+            stored,
             ..
         } = request
         else {
@@ -175,16 +176,21 @@ impl Reference {
             return self.reopen(token);
         }
         let author = uplink.client;
-        // One that was refused for now may have been sent before what was lost (A50).
+        // One that was refused for now may have been sent before what was lost (A50), maybe in an earlier life.
         let order = token
             .and_then(|token| self.tokens.get(&token))
             .map(|own| own.order);
+        let number = |stored: &Option<StoredUplink>| stored.as_ref().map(|stored| stored.key.id);
         let overtaken = self.tokens.values().find(|model| match &model.request {
             BrokerRequest::Publish {
-                payload, conn: on, ..
+                payload,
+                conn: on,
+                stored: lost,
+                ..
             } if model.state == TokenState::Lost
                 && on == conn
-                && order.is_none_or(|order| model.order < order) =>
+                && order.is_none_or(|order| model.order < order)
+                && (number(stored).is_none() || number(lost) <= number(stored)) =>
             {
                 self.uplinks
                     .get(payload)
@@ -257,7 +263,9 @@ impl Reference {
     /// A50: what the broker refuses for now may be sent again, and has to arrive if its client has the answer.
     pub(super) fn on_postponed(&mut self, token: Token, order: u64, payload: &Bytes) {
         if let Some(uplink) = self.uplinks.get_mut(payload) {
-            uplink.allowed += u32::from(self.spooled.contains(payload));
+            // What a disk in trouble was given may be durable without a word.
+            let kept = self.spooled.contains(payload) || self.disk_failed_since_start;
+            uplink.allowed += u32::from(kept);
         } else if let Some(&ix) = self.wills.get(payload) {
             let client = &mut self.clients[ix];
             let emitted = client.wills_emitted.iter();
