@@ -3,7 +3,8 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use super::{Origin, RequestKind, Upstream, WhenDown};
+use super::{Origin, RequestKind, Upstream};
+use crate::config::WhenDown;
 use crate::durable::Journal;
 use crate::gateway::Gateway;
 use crate::io::{Notice, Token};

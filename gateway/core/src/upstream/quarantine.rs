@@ -8,6 +8,8 @@ use core::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::connection::Connection;
+use super::request::waits_for_disk;
 use super::{RequestKind, SUBSCRIPTIONS, Upstream};
 use crate::durable::Journal;
 use crate::io::{BrokerRequest, ConnId, Notice, Token};
@@ -241,7 +243,7 @@ impl Upstream {
 
     /// When [`Upstream::look_at_quarantine`] is wanted.
     pub(crate) fn quarantine_at(&self) -> Option<Instant> {
-        let of = |connection: &super::Connection| match connection.quarantine.as_ref()?.phase {
+        let of = |connection: &Connection| match connection.quarantine.as_ref()?.phase {
             Phase::Quiet(until) => Some(until),
             Phase::Trying(_, since) => Some(since + SILENCE),
             Phase::Down | Phase::Ready => None,
@@ -285,7 +287,7 @@ impl Upstream {
         }
         let conn = ConnId(at as u32);
         if let Some(key) = connection.subscriptions.front().copied() {
-            if super::waits_for_disk(&self.requests, key) {
+            if waits_for_disk(&self.requests, key) {
                 return None;
             }
             connection.subscriptions.pop_front();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
+use super::request::Stored;
 use super::{Author, Origin, RequestKind, Uplink, Upstream};
 use crate::admin::SpoolState;
 use crate::durable::Journal;
@@ -148,6 +149,35 @@ impl Upstream {
         dropped
     }
 
+    /// Drops the spooled messages that waited for too long.
+    pub(crate) fn drop_expired(&mut self, journal: &mut Journal, now: Instant) {
+        let Some(age) = journal.rules().map(|rules| rules.spool_age) else {
+            return;
+        };
+        for at in 0..self.connections.len() {
+            while let Some(key) = self.connections[at].backlog.oldest()
+                && let RequestKind::Publish { since, message, .. } = &self.requests[key].kind
+                && now >= *since + age
+            {
+                let topic = message.topic.clone();
+                self.drop_spooled(journal, key);
+                self.count_dropped(SpoolDrop::Age, topic);
+            }
+        }
+    }
+
+    /// When the spooled message that waits longest has waited for too long.
+    pub(crate) fn expires_at(&self, journal: &Journal) -> Option<Instant> {
+        let age = journal.rules()?.spool_age;
+        let oldest = self.connections.iter().filter_map(|connection| {
+            match &self.requests[connection.backlog.oldest()?].kind {
+                RequestKind::Publish { since, .. } => Some(*since),
+                _ => None,
+            }
+        });
+        Some(oldest.min()? + age)
+    }
+
     /// The number in the store of a message that can go without anybody waiting for ever.
     fn droppable(&self, key: usize) -> Option<u64> {
         match &self.requests.get(key)?.kind {
@@ -194,6 +224,39 @@ impl Upstream {
             SpoolDrop::Full | SpoolDrop::Age => {}
         }
         self.untold.count(reason, topic);
+    }
+
+    fn drop_spooled(&mut self, journal: &mut Journal, key: usize) {
+        let request = self.requests.remove(key);
+        let RequestKind::Publish {
+            conn,
+            seq,
+            message,
+            stored,
+            author,
+            backlog,
+            released,
+            ..
+        } = request.kind
+        else {
+            return;
+        };
+        self.take_out(conn, backlog, (seq, key), author);
+        if backlog {
+            self.leave_backlog(conn, author);
+        }
+        match stored {
+            Some(id) => self.forget_stored(
+                journal,
+                Stored {
+                    id,
+                    size: message.size(),
+                    qos: message.qos,
+                    released,
+                },
+            ),
+            None => self.forget_waiting(&message),
+        }
     }
 }
 
