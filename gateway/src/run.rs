@@ -59,7 +59,10 @@ pub(crate) fn run(source: &config::SourceArgs) -> ExitCode {
         Err(errors) => return config::refuse(&errors),
     };
     if let Err(error) = telemetry::init(&loaded.settings.log) {
-        eprintln!("snipe: cannot write the log: {error:#}");
+        match loaded.log_refused(&error) {
+            Some(errors) => config::print_errors(&errors),
+            None => eprintln!("snipe: cannot write the log: {error:#}"),
+        }
         return ExitCode::from(EXIT_CANNOT_WRITE);
     }
     for warning in &loaded.warnings {

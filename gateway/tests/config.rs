@@ -34,6 +34,65 @@ fn check_ends_with_78_and_counts_errors() {
 }
 
 #[test]
+fn check_looks_whether_files_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let check = |text: &str, args: &[&str]| {
+        fs::write(dir.path().join("s.toml"), text).unwrap();
+        let output = snipe(&dir, &[&["check", "s.toml"], args].concat());
+        (output.status.code(), text_of(&output.stderr))
+    };
+
+    for (setting, why) in [
+        ("[log]\nfile = \"none/x.log\"\n", "there is no directory none"),
+        ("[log]\nfile = \"file/x.log\"\n", "file is no directory"),
+        ("[log]\nfile = \".\"\n", ". is a directory"),
+        ("[gateway]\nstate_dir = \"file\"\n", "file is no directory"),
+        ("[gateway]\nstate_dir = \"file/a/b\"\n", "file is no directory"),
+        (
+            "[gateway]\nstate_dir = \"/proc/snipe\"\n",
+            "no files can be made in /proc",
+        ),
+    ] {
+        let (code, said) = check(setting, &[]);
+        assert_eq!(code, Some(78), "{setting}{said}");
+        for part in [
+            why,
+            "s.toml:2:",
+            "help: name another directory",
+            "help: name a file",
+        ] {
+            let wanted = !part.starts_with("help") || setting.contains("log") == part.ends_with("file");
+            assert!(!wanted || said.contains(part), "{part} is not in {said}");
+        }
+    }
+    let unused = check("[gateway]\nstate_dir = \"file\"\n", &["--ephemeral"]);
+    assert_eq!(unused.0, Some(0), "a warning: {}", unused.1);
+    assert!(unused.1.starts_with("warning[cannot-write]"), "{}", unused.1);
+    let fine = "[log]\nfile = \"new.log\"\n[gateway]\nstate_dir = \"new/state\"\n";
+    assert_eq!(check(fine, &[]), (Some(0), String::new()));
+    assert!(!dir.path().join("new.log").exists() && !dir.path().join("new").exists());
+}
+
+#[test]
+fn run_says_where_a_log_file_is_named_that_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s.toml"), "[log]\nfile = \"none/x.log\"\n").unwrap();
+
+    let output = snipe(&dir, &["run", "--config", "s.toml"]);
+
+    assert_eq!(output.status.code(), Some(73));
+    let said = text(&output.stderr);
+    for part in [
+        "cannot write the log: open none/x.log",
+        "s.toml:2:8",
+        "log.file = \"\"",
+    ] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+}
+
+#[test]
 fn missing_file_ends_with_78() {
     let dir = tempfile::tempdir().unwrap();
 
@@ -91,6 +150,10 @@ fn snipe(dir: &tempfile::TempDir, args: &[&str]) -> Output {
         .env_clear()
         .output()
         .unwrap()
+}
+
+fn text_of(octets: &[u8]) -> String {
+    text(octets).to_owned()
 }
 
 fn text(octets: &[u8]) -> &str {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use super::{
     Broker, EXIT_INVALID, Loaded, SourceArgs, forecast,
     layers::Surroundings,
-    load, load_tree, render,
+    load_to_check, load_tree, render,
     report::{ConfigErrors, colours_on_stderr},
     schema::ROOT,
 };
@@ -62,7 +62,7 @@ impl CheckArgs {
         if !self.files.is_empty() {
             self.source.config = std::mem::take(&mut self.files);
         }
-        match load(&self.source) {
+        match load_to_check(&self.source) {
             Ok(loaded) => {
                 warn(&loaded);
                 println!("{}: ok ({})", loaded.origin, summary(&loaded));
@@ -141,13 +141,18 @@ fn warn(loaded: &Loaded) {
     }
 }
 
-/// Shows what is wrong on standard error and gives the exit code that stops systemd from trying again.
-pub(crate) fn refuse(errors: &ConfigErrors) -> ExitCode {
+/// Shows what is wrong on standard error.
+pub(crate) fn print_errors(errors: &ConfigErrors) {
     if colours_on_stderr() {
         eprintln!("{errors:#}");
     } else {
         eprintln!("{errors}");
     }
+}
+
+/// Shows what is wrong on standard error and gives the exit code that stops systemd from trying again.
+pub(crate) fn refuse(errors: &ConfigErrors) -> ExitCode {
+    print_errors(errors);
     ExitCode::from(EXIT_INVALID)
 }
 

@@ -8,6 +8,7 @@ mod command;
 mod derive;
 mod forecast;
 mod layers;
+mod paths;
 mod radio_rules;
 mod radio_settings;
 mod render;
@@ -25,13 +26,15 @@ mod walk;
 
 use std::path::PathBuf;
 
-pub(crate) use command::{CheckArgs, ConfigArgs, refuse};
+pub(crate) use command::{CheckArgs, ConfigArgs, print_errors, refuse};
 pub(crate) use report::{ConfigErrors, Warning};
 pub(crate) use settings::{Broker, LogFormat, LogSettings, Radio, RadioKind, Settings, StoreSettings};
 #[cfg(feature = "sim")]
 pub(crate) use units::{parse_duration, show_duration};
 
 use layers::Surroundings;
+use report::Report;
+use source::Place;
 use tree::Table;
 
 /// Exit code for a configuration that is wrong, `EX_CONFIG` of sysexits.
@@ -63,6 +66,18 @@ pub(crate) struct Loaded {
     pub(crate) warnings: Vec<Warning>,
     /// The files that were read, or `built-in defaults`, and what else was given.
     pub(crate) origin: String,
+    /// Where the log file is named.
+    log_file: Option<Place>,
+}
+
+impl Loaded {
+    /// What to tell the person who named a log file that cannot be opened; `None` if nobody did.
+    pub(crate) fn log_refused(&self, error: &anyhow::Error) -> Option<ConfigErrors> {
+        let title = format!("cannot write the log: {error:#}");
+        let report = Report::error("cannot-write", title, self.log_file.as_ref()?, "log.file")
+            .help("name a file in a directory that is there, or log.file = \"\" for standard error");
+        report::settle(vec![report]).err()
+    }
 }
 
 /// Reads the configuration of this process.
@@ -71,6 +86,14 @@ pub(crate) struct Loaded {
 /// All that is wrong with it; the process should end with [`EXIT_INVALID`].
 pub(crate) fn load(args: &SourceArgs) -> Result<Loaded, ConfigErrors> {
     load_tree(args, &Surroundings::of_this_process()).map(|tree| tree.loaded)
+}
+
+/// Reads the configuration of this process, and looks whether what it names can be written.
+fn load_to_check(args: &SourceArgs) -> Result<Loaded, ConfigErrors> {
+    let mut tree = load_tree(args, &Surroundings::of_this_process())?;
+    let warnings = report::settle(paths::check(&tree))?;
+    tree.loaded.warnings.extend(warnings);
+    Ok(tree.loaded)
 }
 
 /// A configuration and the values it was made from.
@@ -106,6 +129,7 @@ fn load_tree(args: &SourceArgs, around: &Surroundings) -> Result<LoadedTree, Con
             settings,
             warnings,
             origin,
+            log_file: merged.root.node("log.file").map(|node| node.place.clone()),
         },
         root: merged.root,
     })
