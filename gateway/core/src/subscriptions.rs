@@ -43,7 +43,7 @@ pub(crate) struct Subscriptions {
     /// Counts filters that messages came for.
     seen: u32,
     /// Counts what clients asked for.
-    asked: u64,
+    asked: u32,
     /// When the retained messages of a filter are no longer told from others', in order of time.
     windows: VecDeque<(Instant, FilterKey)>,
 }
@@ -317,8 +317,8 @@ impl Subscriptions {
     }
 
     /// The number of the next SUBSCRIBE.
-    pub(crate) fn number(&mut self) -> u64 {
-        self.asked += 1;
+    pub(crate) fn number(&mut self) -> u32 {
+        self.asked = self.asked.wrapping_add(1);
         self.asked
     }
 

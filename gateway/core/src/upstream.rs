@@ -55,9 +55,9 @@ pub(crate) struct Upstream {
     connections: Vec<Connection>,
     /// Connections that clients share.
     shared: u32,
-    /// The connection for QoS 2 where that is to survive, the last one: how it is opened, until it is.
-    exact: Option<ConnectOptions>,
-    /// How each connection is opened anew.
+    /// The connection for QoS 2 where that is to survive, the last one, is there and not opened yet.
+    exact_unopened: bool,
+    /// How each connection is opened anew. That for QoS 2 has what is restored here until it is opened.
     options: Vec<ConnectOptions>,
     /// How often the connection broke with a request for a filter under way.
     filter_breaks: FxHashMap<FilterKey, u8>,
@@ -117,13 +117,13 @@ impl Upstream {
             spools: Some(spools),
             ..ConnectOptions::default()
         });
-        let options: Vec<ConnectOptions> = shared.chain(exact.clone()).collect();
+        let options: Vec<ConnectOptions> = shared.chain(exact).collect();
         Upstream {
             connections: (0..count + u32::from(durable))
                 .map(|_| Connection::new())
                 .collect(),
             shared: count,
-            exact,
+            exact_unopened: durable,
             requests: Slab::new(),
             generation: 0,
             next_seq: 0,
@@ -168,7 +168,7 @@ impl Upstream {
 
     /// Connections that are open, whether they work or not.
     pub(crate) fn opened(&self) -> u64 {
-        self.connections.len() as u64 - u64::from(self.exact.is_some())
+        self.connections.len() as u64 - u64::from(self.exact_unopened)
     }
 
     /// Publishes wait although their connection works and the broker takes them.
@@ -201,7 +201,7 @@ impl Upstream {
     /// Closes every connection in good order.
     pub(crate) fn close(&mut self) {
         let conns = 0..self.connections.len() as u32;
-        self.exact = None;
+        self.exact_unopened = false;
         self.closing = true;
         self.control
             .extend(conns.map(|conn| BrokerRequest::Close { conn: ConnId(conn) }));

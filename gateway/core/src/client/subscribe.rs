@@ -131,7 +131,7 @@ impl Client {
     ) {
         if let Ok(granted) = granted {
             let open = self.open.subscribing_to(msg_id, filter);
-            let number = open.map_or(0, |request| request.stored);
+            let number = open.map_or(0, |request| request.number);
             if let Some(request) = open {
                 self.topics.tell(request.topic_id);
             }

@@ -53,8 +53,10 @@ pub(crate) struct OpenRequest {
     /// Tells a repeat from another message under the same id, and a SUBSCRIBE from another by its filter. Any id will
     /// do, 0 too (reading A45).
     digest: u32,
-    /// QoS 2: the number of the message in the store; 0 if it has none. SUBSCRIBE: which of all it is.
-    pub(crate) stored: u64,
+    /// QoS 2: the number of the message in the store; 0 if it has none.
+    stored: u64,
+    /// SUBSCRIBE: which of all it is. Four octets, so that a request takes 24.
+    pub(crate) number: u32,
     /// It came in an earlier connection and not again in this one, so it is not answered: the answer would pass for
     /// that to another message under the same id, which may be on its way.
     earlier: bool,
@@ -99,23 +101,24 @@ impl OpenRequests {
         msg_id: MsgId,
         topic_id: TopicId,
         filter: FilterKey,
-        number: u64,
+        number: u32,
     ) {
         self.requests.push(OpenRequest {
             kind: RequestKind::Subscribe,
             msg_id,
             topic_id,
             digest: filter,
-            stored: number,
+            stored: 0,
+            number,
             earlier: false,
         });
     }
 
     /// This SUBSCRIBE is not answered yet, and of this connection.
-    pub(crate) fn has_subscribe(&self, number: u64) -> bool {
+    pub(crate) fn has_subscribe(&self, number: u32) -> bool {
         self.requests
             .iter()
-            .any(|request| request.kind == RequestKind::Subscribe && request.stored == number)
+            .any(|request| request.kind == RequestKind::Subscribe && request.number == number)
     }
 
     /// The SUBSCRIBE that is open for a filter.
@@ -214,6 +217,7 @@ impl OpenRequests {
             topic_id: TopicId::NONE,
             digest,
             stored,
+            number: 0,
             earlier: true,
         });
     }
@@ -297,6 +301,7 @@ impl Client {
             stored: stored
                 .filter(|_| kind == RequestKind::Publish2)
                 .unwrap_or_default(),
+            number: 0,
             earlier: false,
         });
     }
@@ -380,7 +385,7 @@ impl Client {
 
     /// What is stored of a client's QoS 2 publish beside the message: that it may send another under the same id.
     fn forget_receiving(&self, cx: &mut Context, request: &OpenRequest) {
-        if request.kind == RequestKind::Subscribe || request.stored == 0 {
+        if request.stored == 0 {
             return;
         }
         let key = receiving_key(request.stored);

@@ -92,7 +92,7 @@ pub(crate) enum Waiting {
     Suback {
         client: ClientIx,
         serial: u32,
-        number: u64,
+        number: u32,
         filter: FilterKey,
         msg_id: MsgId,
         granted: sn_codec::QoS,

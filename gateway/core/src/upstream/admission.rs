@@ -9,7 +9,7 @@ use super::{Author, Origin, RequestKind, SUBSCRIPTIONS, Uplink, Upstream};
 use crate::config::{Durability, SpoolFull, WhenDown};
 use crate::durable::records::{Stage, UplinkRecord};
 use crate::durable::{Journal, Waiting, uplink_key};
-use crate::io::{BrokerRequest, ConnId};
+use crate::io::ConnId;
 use crate::time::Instant;
 
 /// How long the first QoS 2 publishes wait for their connection before they count as spooled: their clients are told by
@@ -32,10 +32,8 @@ impl Upstream {
         message: Uplink,
     ) -> Result<Option<u64>, Full> {
         let conn = self.connection_for(author, message.qos);
-        if conn.0 == self.shared
-            && let Some(options) = self.exact.take()
-        {
-            self.control.push_back(BrokerRequest::Open { conn, options });
+        if conn.0 == self.shared && self.exact_unopened {
+            self.open_exact();
             let opening = self.is_up(SUBSCRIPTIONS).then_some(now + OPENING);
             self.connections[conn.0 as usize].opening = opening;
         }

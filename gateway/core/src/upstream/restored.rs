@@ -75,7 +75,7 @@ impl Upstream {
     /// Puts the publishes that have packet ids in the order in which that was written: of two with the same, the broker
     /// is done with the earlier. It need not be the older, since spooled and new ones take turns.
     pub(crate) fn order_restored(&mut self, written: impl Fn(StoreKey) -> Option<usize>) {
-        if let Some(options) = &mut self.exact {
+        if let Some(options) = self.options.get_mut(self.shared as usize) {
             options
                 .restored
                 .sort_by_key(|restored| written(restored.stored.key));
@@ -87,9 +87,6 @@ impl Upstream {
         if let Some(options) = self.options.get_mut(self.shared as usize) {
             options.stored_until = id;
         }
-        if let Some(options) = &mut self.exact {
-            options.stored_until = id;
-        }
     }
 
     /// Something of an earlier life is restored: the broker is asked for the session with the subscriptions, and for
@@ -99,14 +96,28 @@ impl Upstream {
             options.clean_start = false;
         }
         let waits = (self.connections.last()).is_some_and(|connection| !connection.backlog.is_empty());
-        if let Some(mut options) = self
-            .exact
-            .take_if(|options| waits || !options.restored.is_empty())
-        {
-            options.clean_start = options.restored.is_empty();
-            let conn = ConnId(self.shared);
-            self.control.push_back(BrokerRequest::Open { conn, options });
+        let known = (self.options.last()).is_some_and(|options| !options.restored.is_empty());
+        if self.exact_unopened && (waits || known) {
+            self.open_exact();
         }
+    }
+
+    /// Opens the connection for QoS 2 with what is restored for it; without that the broker knows no session worth keeping.
+    pub(super) fn open_exact(&mut self) {
+        self.exact_unopened = false;
+        let conn = ConnId(self.shared);
+        let Some(options) = self.options.get_mut(conn.0 as usize) else {
+            return;
+        };
+        let restored = core::mem::take(&mut options.restored);
+        let received = core::mem::take(&mut options.received);
+        let options = ConnectOptions {
+            clean_start: restored.is_empty(),
+            restored,
+            received,
+            ..options.clone()
+        };
+        self.control.push_back(BrokerRequest::Open { conn, options });
     }
 
     /// A delivery of an earlier life that the broker has not released.
@@ -118,7 +129,8 @@ impl Upstream {
 
     fn open_options(&mut self, conn: ConnId) -> Option<&mut ConnectOptions> {
         if conn.0 == self.shared {
-            return self.exact.as_mut();
+            let unopened = self.exact_unopened;
+            return self.options.last_mut().filter(|_| unopened);
         }
         self.control.iter_mut().find_map(|request| match request {
             BrokerRequest::Open { conn: of, options } if *of == conn => Some(options),
