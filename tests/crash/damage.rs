@@ -13,7 +13,7 @@ use std::{
 };
 
 use sn_codec::TopicRef;
-use system_tests::{Broker, Client, PATIENCE};
+use system_tests::{Broker, Client, PATIENCE, RUNNING};
 
 use crate::campaign::{Evidence, Machine};
 
@@ -48,7 +48,7 @@ fn damage_costs_what_it_hits_and_is_told() {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let work = || {
-            let mut broker = Broker::stopped().for_many_messages();
+            let mut broker = Broker::stopped().for_many_messages(|line| line.ends_with(RUNNING));
             broker.start();
             while let Some(damage) = damages.get(next.fetch_add(1, Ordering::Relaxed)) {
                 start_on(&whole, *damage, &broker, dir.path());

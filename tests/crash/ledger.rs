@@ -24,6 +24,8 @@ pub(crate) struct Ledger {
     /// From when to when the gateway was connected to its broker and nothing else broke either, in milliseconds since
     /// 1970; in order.
     pub(crate) calm: Vec<RangeInclusive<u64>>,
+    /// How often the broker sent a QoS 2 command again that it must not send again, by sleeper.
+    sent_again: BTreeMap<String, u64>,
 }
 
 /// The messages in one direction.
@@ -81,6 +83,20 @@ impl Ledger {
         Ok(())
     }
 
+    /// The broker sent a QoS 2 command for this sleeper again that it must not send again.
+    pub(crate) fn excuse(&mut self, sleeper: String) {
+        *self.sent_again.entry(sleeper).or_default() += 1;
+    }
+
+    /// How many repeats the broker answers for, of how many that it sent.
+    pub(crate) fn excused(&self) -> (u64, u64) {
+        let repeats = |(sleeper, sent): (&String, &u64)| self.down.repeats_to(sleeper).min(*sent);
+        (
+            self.sent_again.iter().map(repeats).sum(),
+            self.sent_again.values().sum(),
+        )
+    }
+
     /// What was promised and is not there yet.
     pub(crate) fn outstanding(&self) -> usize {
         self.up.owed + self.down.owed
@@ -95,9 +111,8 @@ impl Ledger {
     /// What went wrong; empty is what a campaign is for.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        for (name, direction) in [("up", &self.up), ("down", &self.down)] {
-            direction.faults(name, &mut faults);
-        }
+        self.up.faults("up", &BTreeMap::new(), &mut faults);
+        self.down.faults("down", &self.sent_again, &mut faults);
         let late = self.up.late.iter().map(|key| ("up", key));
         let late = late.chain(
             self.down
@@ -187,12 +202,23 @@ impl Direction {
         of_qos.map(|(_, count)| count - 1).sum()
     }
 
-    fn faults(&self, name: &str, faults: &mut Vec<String>) {
+    /// Arrivals of QoS 2 messages of one client beyond the first of each.
+    fn repeats_to(&self, client: &str) -> u64 {
+        let own = self
+            .arrived
+            .iter()
+            .filter(|(key, _)| key.0 == client && key.1 == 2);
+        own.map(|(_, count)| count - 1).sum()
+    }
+
+    /// `excuses` says how many QoS 2 messages of a client may have come twice.
+    fn faults(&self, name: &str, excuses: &BTreeMap<String, u64>, faults: &mut Vec<String>) {
         let lost = self.missing().map(|key| (key, "acknowledged, and lost"));
         let twice = self
             .arrived
             .iter()
-            .filter(|(key, count)| key.1 == 2 && **count > 1);
+            .filter(|(key, count)| key.1 == 2 && **count > 1)
+            .filter(|(key, _)| self.repeats_to(&key.0) > excuses.get(&key.0).copied().unwrap_or_default());
         let twice = twice.map(|(key, _)| (key, "arrived more than once"));
         let invented = self.arrived.keys().filter(|key| !self.sent.contains(*key));
         let invented = invented.map(|key| (key, "arrived, and was never sent"));
@@ -346,6 +372,18 @@ mod verdict {
             "down-arrived sleeper1 2 1",
             &["down: message 1 of sleeper1 with QoS 2: arrived more than once"],
         );
+    }
+
+    #[test]
+    fn a_doubled_command_is_the_brokers_fault_as_often_as_the_broker_sent_one_again() {
+        let mut ledger = ledger(&format!(
+            "{GOOD}down-arrived sleeper1 2 1\ndown-arrived sleeper1 2 1"
+        ));
+        ledger.excuse("sleeper2".to_owned());
+        ledger.excuse("sleeper1".to_owned());
+        assert_eq!((ledger.faults().len(), ledger.excused()), (1, (1, 2)));
+        ledger.excuse("sleeper1".to_owned());
+        assert_eq!((ledger.faults().len(), ledger.excused()), (0, (2, 3)));
     }
 
     #[test]

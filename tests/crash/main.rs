@@ -4,6 +4,7 @@
 //! simulated on the store's simulated disk. Here it is the whole binary, real sockets and a real mosquitto, and books
 //! that are kept at the outer ends by programs that share no code with the gateway.
 
+mod broker_log;
 mod campaign;
 mod damage;
 mod ledger;

@@ -62,10 +62,18 @@ pub struct Broker {
     place: Place,
 }
 
+/// How the line of mosquitto's log ends that tells that it runs: to be kept.
+pub const RUNNING: &str = " running";
+
 /// Where a broker runs.
 enum Place {
     /// A mosquitto in a directory of its own, with every packet in its log; not running until started.
-    Mosquitto { dir: TempDir, process: Option<Process> },
+    Mosquitto {
+        dir: TempDir,
+        process: Option<Process>,
+        /// Which lines of its log are kept.
+        keeps: fn(&str) -> bool,
+    },
     /// Inside the gateway that is set up beside it.
     Gateway,
 }
@@ -138,11 +146,16 @@ impl Broker {
         fs::write(dir.path().join("mosquitto.conf"), config).expect("the directory is ours");
         Broker {
             port,
-            place: Place::Mosquitto { dir, process: None },
+            place: Place::Mosquitto {
+                dir,
+                process: None,
+                keeps: |_| true,
+            },
         }
     }
 
-    /// Has mosquitto take any number of messages at once from each client, and log none of them.
+    /// Has mosquitto take any number of messages at once from each client. Of its log, lines that `keep` accepts are kept;
+    /// [`RUNNING`] is to be one.
     ///
     /// With its usual limit it refuses the publishes of clients that it knows from before a restart: it counts those
     /// that it restored, and does not forget them when they end (2.0.11).
@@ -150,17 +163,12 @@ impl Broker {
     /// # Panics
     /// If it is the broker inside the gateway.
     #[must_use]
-    pub fn for_many_messages(self) -> Broker {
-        let Place::Mosquitto { dir, .. } = &self.place else {
-            panic!("the broker inside the gateway has no configuration of its own")
-        };
-        let file = dir.path().join("mosquitto.conf");
-        let config = fs::read_to_string(&file).expect("it was written by us");
-        // Its start is a line of kind "information".
-        let quiet = "log_type information\nlog_type error";
-        let config = config.replace("log_type all", quiet) + "max_inflight_messages 0\n";
-        fs::write(file, config).expect("the directory is ours");
-        self
+    pub fn for_many_messages(self, keep: fn(&str) -> bool) -> Broker {
+        let mut broker = self.with_line("max_inflight_messages 0");
+        if let Place::Mosquitto { keeps, .. } = &mut broker.place {
+            *keeps = keep;
+        }
+        broker
     }
 
     /// Has mosquitto take this line of configuration too.
@@ -200,13 +208,13 @@ impl Broker {
     /// If it is the gateway that starts it.
     #[track_caller]
     pub fn start(&mut self) {
-        let Place::Mosquitto { dir, process } = &mut self.place else {
+        let Place::Mosquitto { dir, process, keeps } = &mut self.place else {
             panic!("it starts with the gateway")
         };
         let mut command = Command::new(mosquitto_program());
         command.arg("-c").arg(dir.path().join("mosquitto.conf"));
-        let started = Process::spawn("mosquitto", command);
-        started.wait_for_line("mosquitto to run", 0, PATIENCE, |line| line.ends_with(" running"));
+        let started = Process::spawn_keeping("mosquitto", command, *keeps);
+        started.wait_for_line("mosquitto to run", 0, PATIENCE, |line| line.ends_with(RUNNING));
         *process = Some(started);
     }
 

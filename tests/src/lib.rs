@@ -19,7 +19,7 @@ mod relay;
 mod tap;
 mod tshark;
 
-pub use broker::{Broker, BrokerKind, Message, Subscriber};
+pub use broker::{Broker, BrokerKind, Message, RUNNING, Subscriber};
 pub use capture::{Capture, Sent};
 pub use client::{Client, Datagram, PATIENCE, SILENCE};
 pub use forwarder::Forwarder;

@@ -64,7 +64,16 @@ impl Process {
     /// # Panics
     /// If the program cannot be started: it is missing, and `tests/run.sh` installs it.
     #[track_caller]
-    pub fn spawn(name: &str, mut command: Command) -> Process {
+    pub fn spawn(name: &str, command: Command) -> Process {
+        Process::spawn_keeping(name, command, |_| true)
+    }
+
+    /// As [`Process::spawn`], of a program that prints more than can be kept: only lines that `keeps` accepts are.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn spawn_keeping(name: &str, mut command: Command, keeps: fn(&str) -> bool) -> Process {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command
             .stdin(Stdio::null())
@@ -75,8 +84,8 @@ impl Process {
                 panic!("cannot start {program}: {error}\nrun tests/run.sh, which installs it")
             });
         let output = Arc::new(Output::default());
-        output.follow(child.stdout.take().expect("stdout is piped"), false);
-        output.follow(child.stderr.take().expect("stderr is piped"), true);
+        output.follow(child.stdout.take().expect("stdout is piped"), false, keeps);
+        output.follow(child.stderr.take().expect("stderr is piped"), true, keeps);
         Process {
             name: name.to_owned(),
             child,
@@ -231,7 +240,7 @@ impl Output {
         self.kept.lock().expect("no reader panics")
     }
 
-    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static, is_error: bool) {
+    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static, is_error: bool, keeps: fn(&str) -> bool) {
         let output = Arc::clone(self);
         thread::spawn(move || {
             let mut stream = BufReader::new(stream);
@@ -240,12 +249,14 @@ impl Output {
                 let text = String::from_utf8_lossy(&line)
                     .trim_end_matches(['\n', '\r'])
                     .to_owned();
-                output.kept().lines.push(Line {
-                    at: Instant::now(),
-                    text,
-                    is_error,
-                });
-                output.changed.notify_all();
+                if keeps(&text) {
+                    output.kept().lines.push(Line {
+                        at: Instant::now(),
+                        text,
+                        is_error,
+                    });
+                    output.changed.notify_all();
+                }
                 line.clear();
             }
             output.kept().streams_closed += 1;
