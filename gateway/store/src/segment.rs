@@ -11,7 +11,7 @@ use core::ops::Range;
 use bytes::Bytes;
 
 use crate::OWN_KIND;
-use crate::record::{self, Found, Scan};
+use crate::record::{self, Found, OVERHEAD, Scan};
 
 /// The unit that disks write whole or not at all.
 pub(crate) const SECTOR: usize = 512;
@@ -86,10 +86,12 @@ fn cut_off_at(found: &[Found], end: usize, octets: &[u8]) -> Option<usize> {
 /// Whether what stands after all records is a write of which sectors are missing. As far as can be told: how long it was
 /// to be is known from its first octets alone.
 fn is_cut_off(found: &[Found], tail: Range<usize>, octets: &[u8]) -> bool {
+    let rest = &octets[tail.start..];
     let commit = last_commit(found, tail.start);
-    let record = tail.start + record::claimed_len(&octets[tail.start..]);
+    let record = tail.start + record::claimed_len(rest);
     let whole = tail.start..tail.end.max(commit.end).max(record);
-    has_empty_sector(octets, whole.clone(), &whole)
+    // Or the file ends in its first octets.
+    rest.len() < OVERHEAD || has_empty_sector(octets, whole.clone(), &whole)
 }
 
 /// The octets of the last commit of which a whole record stands; of several records, it begins with their number.
@@ -136,7 +138,6 @@ fn has_empty_sector(octets: &[u8], gap: Range<usize>, commit: &Range<usize>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::OVERHEAD;
     use crate::{Change, Key};
 
     const NONCE: u32 = 7;
@@ -230,6 +231,13 @@ mod tests {
             assert_eq!(found.octets(), begin..end, "octet {at}");
             assert_eq!((contents.end, contents.rest), (begin, begin..end));
             assert!(says_length || matches!(found, Found::Damage { .. }), "octet {at}");
+        }
+        for len in begin + 1..end {
+            let contents = last(octets[..len].to_vec());
+            assert!(
+                matches!(contents.found.last(), Some(Found::Tail { .. })),
+                "cut to {len}"
+            );
         }
         for sector in begin / SECTOR..=(end - 1) / SECTOR {
             let part = (sector * SECTOR).max(begin)..((sector + 1) * SECTOR).min(end);
