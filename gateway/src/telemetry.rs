@@ -335,7 +335,7 @@ impl Notices {
                 warn!(target: "spool", reason = reason.name(), messages, last = %topic, "acknowledged messages dropped: see {key}");
             }
             Notice::PublishPostponed { topic, suppressed } => {
-                warn!(target: "spool", %topic, suppressed, "the broker refuses acknowledged messages for now, with \"quota exceeded\": they stay in the spool and are sent again");
+                warn!(target: "spool", %topic, suppressed = more(suppressed), "the broker refuses acknowledged messages for now, with \"quota exceeded\": they stay in the spool and are sent again");
             }
             Notice::OneAtATime {
                 conn,

@@ -199,7 +199,7 @@ fn decode(nonce: u32, octets: &Bytes, offset: usize) -> Option<Found> {
     if header[..2] != MARK {
         return None;
     }
-    let value_len = u32::from_be_bytes(*header[2..].first_chunk()?) as usize;
+    let value_len = value_len(header);
     let end = offset + OVERHEAD + value_len;
     if value_len > VALUE_MAX || end > octets.len() {
         return None;
@@ -239,8 +239,12 @@ pub(crate) fn claimed_len(octets: &[u8]) -> usize {
     else {
         return 0;
     };
-    let value = u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize;
+    let value = value_len(header);
     if value > VALUE_MAX { 0 } else { OVERHEAD + value }
+}
+
+fn value_len(header: &[u8; OVERHEAD]) -> usize {
+    u32::from_be_bytes([header[2], header[3], header[4], header[5]]) as usize
 }
 
 fn checksum(nonce: u32, len: &[u8], rest: &[u8]) -> u32 {
