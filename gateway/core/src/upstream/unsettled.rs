@@ -94,6 +94,7 @@ impl Upstream {
         for (_, key) in keys {
             self.spool_old(journal, now, key);
         }
+        self.follow_spooled(conn);
         let Upstream {
             connections,
             requests,
@@ -115,6 +116,29 @@ impl Upstream {
         });
         for (place, author) in moved {
             connection.backlog.insert(place, author);
+        }
+    }
+
+    /// What is not stored keeps to the lane of what its client has in the store, so that its order holds.
+    fn follow_spooled(&mut self, conn: ConnId) {
+        let Upstream {
+            requests, backlog_of, ..
+        } = self;
+        for (_, request) in requests {
+            if let RequestKind::Publish {
+                conn: of,
+                author,
+                backlog: backlog @ false,
+                message,
+                ..
+            } = &mut request.kind
+                && *of == conn
+                && message.qos > QoS::AtMostOnce
+                && let Some(count) = backlog_of.get_mut(&(conn, *author))
+            {
+                *backlog = true;
+                *count += 1;
+            }
         }
     }
 
