@@ -350,6 +350,40 @@ fn while_the_disk_fails_publishes_are_refused_and_sessions_go_on() {
 }
 
 #[test]
+fn what_came_while_the_disk_failed_goes_after_what_its_client_has_in_the_store() {
+    let mut bench = Bench::up(GatewayConfig {
+        upstream: UpstreamConfig::default(),
+        ..config()
+    });
+    exact_up(&mut bench, false);
+    bench.connect_with(A, connect("a", false, 600));
+    let id = bench.register(A, "t");
+    let tokens = |bench: &mut Bench| -> Vec<_> {
+        let publishes = bench.publishes().into_iter();
+        publishes.map(|(token, _, _)| token.unwrap()).collect()
+    };
+    let mut sent = Vec::new();
+    for msg_id in 1..=4 {
+        if msg_id == 3 {
+            bench.gateway.handle_store(bench.now, StoreEvent::Failed);
+        }
+        bench.packet(A, publish2(id, msg_id, b"x"));
+        bench.commit();
+        sent.extend(tokens(&mut bench));
+    }
+    assert_eq!(sent.len(), 4);
+    let reason = "test".into();
+    bench.broker(BrokerEvent::Down { conn: EXACT, reason });
+    bench.gateway.handle_store(bench.now, StoreEvent::Works);
+    bench.commit();
+    exact_up(&mut bench, false);
+    for token in sent.iter().rev() {
+        bench.broker(BrokerEvent::Lost { token: *token });
+    }
+    assert_eq!(tokens(&mut bench), sent);
+}
+
+#[test]
 fn answers_that_waited_for_the_disk_are_given_when_it_fails_and_others_are_not() {
     let mut bench = up();
     bench.connect(A, "a");
@@ -875,10 +909,37 @@ fn an_id_is_used_only_after_the_answer_that_tells_it() {
             topic_name: "t",
         }),
     );
-    // REGACK waits for the disk, and a message comes under that name.
+    // REGACK waits for the disk, and a message comes under that name: so does it.
     deliver(&mut bench, "t", QoS::AtLeastOnce, 1, b"x");
+    bench.expect(A, &[]);
+    bench.commit();
     let heard = bench.heard(A);
-    assert!(matches!(heard[..], [Packet::Register(_)]), "{heard:?}");
+    assert!(
+        matches!(heard[..], [Packet::Regack(_), Packet::Register(_)]),
+        "{heard:?}"
+    );
+}
+
+#[test]
+fn a_repeated_register_is_answered_when_the_first_is() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.commit();
+    let register = Packet::Register(sn_codec::Register {
+        topic_id: TopicId::NONE,
+        msg_id: MsgId(3),
+        topic_name: "t",
+    });
+    // If the power goes now, the next life may give the id to another name.
+    bench.packet(A, register);
+    bench.packet(A, register);
+    bench.expect(A, &[]);
+    bench.commit();
+    let heard = bench.heard(A);
+    assert!(matches!(heard[..], [Packet::Regack(_)]), "{heard:?}");
+    // With nothing under way it does not wait.
+    bench.packet(A, register);
+    assert!(matches!(bench.heard(A)[..], [Packet::Regack(_)]));
 }
 
 #[test]

@@ -19,11 +19,15 @@ impl Client {
             // Reading A38: congestion would mean "again later", an invalid id "register again".
             Err(_) => Reply::Regack(TopicId::NONE, register.msg_id, ReturnCode::NotSupported),
         };
-        if known {
-            return self.reply_promised(cx, answer);
+        match known {
+            // It may be known for so short a time that the next life would not find it.
+            true if cx.journal.is_busy() => self.reply_durably(cx, answer),
+            true => self.reply_promised(cx, answer),
+            false => {
+                self.touch();
+                self.reply_durably(cx, answer);
+            }
         }
-        self.touch();
-        self.reply_durably(cx, answer);
     }
 
     /// G→C REGISTER(id, m, name)   C→G REGACK(id, m, rc), then the PUBLISH it was for.

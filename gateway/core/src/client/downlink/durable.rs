@@ -37,7 +37,7 @@ impl Client {
     }
 
     /// The exchange goes on once what was gathered so far is durable.
-    fn hold_exchange(&mut self, cx: &mut Context) {
+    pub(super) fn hold_exchange(&mut self, cx: &mut Context) {
         let (client, serial) = (self.ix, self.serial);
         let Some(exchange) = self.down.exchange_mut() else {
             return;

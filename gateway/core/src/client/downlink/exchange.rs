@@ -178,6 +178,8 @@ impl Client {
         match step {
             Step::Pubrel => self.hold_pubrel(cx),
             Step::Register(_) if new_id => self.hold_register(cx),
+            // The client may have asked for the id itself just now.
+            Step::Register(_) if cx.journal.is_busy() => self.hold_exchange(cx),
             Step::Register(_) | Step::Publish => {}
         }
     }
