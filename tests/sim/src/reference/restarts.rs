@@ -30,7 +30,9 @@ pub(super) struct SavedModel {
     maybe: BTreeSet<String>,
     names: BTreeMap<TopicId, String>,
     confirmed: BTreeSet<TopicId>,
+    refused_names: BTreeSet<String>,
     ignores_register: bool,
+    answers_register: bool,
     no_dup: bool,
     losses: u32,
 }
@@ -62,7 +64,9 @@ impl Reference {
                 maybe: client.maybe.clone(),
                 names: client.names.clone(),
                 confirmed: client.confirmed.clone(),
+                refused_names: client.refused_names.clone(),
                 ignores_register: client.ignores_register,
+                answers_register: client.answers_register,
                 no_dup: client.no_dup,
                 losses: client.losses,
             };
@@ -274,6 +278,9 @@ impl ClientModel {
         self.confirmed.extend(saved.confirmed);
         // What was learned of it, although the CONNECT that ended that connection may not be stored.
         self.ignores_register |= saved.ignores_register;
+        self.refused_names.extend(saved.refused_names);
+        // What it did since it was stored is not known any more.
+        self.answers_register = saved.answers_register;
         self.no_dup |= saved.no_dup;
         if failed {
             // Ids that it was told while the disk did not work may come again for other names (A35).

@@ -99,12 +99,13 @@ impl Reference {
             (QoS::ExactlyOnce, Some(open)) => !open.finished,
             (QoS::ExactlyOnce, None) => false,
         };
+        // A life that did not find the message takes a repeat for it.
+        uplink.order.get_or_insert(self.ingress);
         if known {
             return;
         }
         uplink.allowed += 1;
         uplink.meant += 1;
-        uplink.order.get_or_insert(self.ingress);
         if qos != QoS::AtMostOnce {
             let payload = Bytes::copy_from_slice(publish.data);
             let before = client.up.remove(&publish.msg_id);
