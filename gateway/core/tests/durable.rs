@@ -8,7 +8,9 @@ use bytes::Bytes;
 use common::*;
 use gateway_core::SpoolDrop;
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
-use gateway_core::io::{BrokerEvent, BrokerRequest, ConnId, DeliveryId, Notice, Refusal, StoreEvent};
+use gateway_core::io::{
+    BrokerEvent, BrokerRequest, ConnId, DeliveryId, Notice, Refusal, StoreEvent, StoreRequest,
+};
 use sn_codec::{Disconnect, MsgId, Packet, PublishQoS, QoS, ReturnCode, TopicId, TopicRef};
 
 const A: u16 = 5001;
@@ -347,6 +349,23 @@ fn while_the_disk_fails_publishes_are_refused_and_sessions_go_on() {
     bench.packet(A, publish1(id, 2, b"x"));
     bench.commit();
     bench.expect(A, &[accepted(id, 2)]);
+}
+
+#[test]
+fn what_was_promised_while_the_disk_failed_is_made_durable_when_it_works() {
+    let mut bench = up();
+    bench.connect(A, "a");
+    bench.commit();
+    bench.gateway.handle_store(bench.now, StoreEvent::Failed);
+    bench.subscribe(A, "c", QoS::AtLeastOnce);
+    assert!(bench.writes.iter().all(|request| !waited_for(request)));
+    bench.gateway.handle_store(bench.now, StoreEvent::Works);
+    bench.drain();
+    assert!(bench.writes.iter().any(waited_for), "{:?}", bench.writes);
+}
+
+fn waited_for(request: &StoreRequest) -> bool {
+    matches!(request, StoreRequest::Write { ticket: Some(_), .. })
 }
 
 #[test]

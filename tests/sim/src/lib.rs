@@ -23,7 +23,7 @@ use gateway_core::admin::{AdminCommand, AdminReply};
 use gateway_core::config::GatewayConfig;
 use gateway_core::io::{
     BrokerEvent, ConnId, Destination, LinkEvent, LinkProfile, Notice, Output, RadioFacts, StoreChange,
-    StoreEvent, StoreKey, StoreRequest, TxTicket, Will,
+    StoreKey, StoreRequest, TxTicket, Will,
 };
 use gateway_core::peer::{LinkAddr, LinkId, LocalEnd, Route};
 use gateway_core::time::Instant;
@@ -654,8 +654,7 @@ impl World {
             ));
         }
         self.reference.restore(self.now, &values)?;
-        self.reference.disk_fails = self.fails_at_start;
-        self.reference.disk_failed_since_start = self.fails_at_start;
+        self.reference.on_start(self.fails_at_start);
         self.link_credit = self.config.link_credit.unwrap_or(LinkProfile::UNLIMITED);
         self.link_up();
         Ok(())
@@ -1278,15 +1277,7 @@ impl World {
                 StoreNews::Port(write) => self.broker.handle_durable(now, &write, &mut self.rng),
                 StoreNews::Gateway(event) => {
                     self.note(|_| format!("store -> gateway {event:?}"));
-                    match event {
-                        StoreEvent::Failed => {
-                            (self.reference.disk_fails, self.reference.disk_failed) = (true, true);
-                            self.reference.disk_failed_since_start = true;
-                        }
-                        StoreEvent::Works => self.reference.disk_fails = false,
-                        StoreEvent::Durable(_) => self.reference.on_durable(),
-                        _ => {}
-                    }
+                    self.reference.on_store(&event);
                     self.gateway.handle_store(now, event);
                 }
             }
@@ -1364,6 +1355,9 @@ impl World {
                         _ => None,
                     }));
                     store.submit(self.now, changes.clone(), *ticket, &mut self.rng);
+                    ticket
+                        .iter()
+                        .for_each(|ticket| self.reference.on_written(*ticket));
                     self.after_store();
                 }
                 Output::Notice(notice) => {

@@ -61,6 +61,7 @@ use client::{ClientModel, Phase};
 use datagrams::{answered_by_disconnect, never_sent, to_stranger, well_formed};
 use downlinks::MessageModel;
 use requests::{ConnModel, TokenModel};
+use restarts::DiskModel;
 use topic_ids::Names;
 use uplinks::UplinkModel;
 use violation::ensure;
@@ -111,8 +112,8 @@ pub struct Reference {
     pub sessions_lost: bool,
     /// The disk did not work at some time: nor is it then.
     pub disk_failed: bool,
-    /// The disk does not work at the moment.
-    pub disk_fails: bool,
+    /// How the disk is at the moment.
+    pub disk: DiskModel,
     /// It did not work at some time in this life of the gateway: the next one may have forgotten.
     pub disk_failed_since_start: bool,
     /// Messages given up by rule: unanswered REGISTER (A40), poison (A60), full buffer (A70), too large (A63).
@@ -150,7 +151,7 @@ impl Reference {
             fragile: FxHashSet::default(),
             sessions_lost: false,
             disk_failed: false,
-            disk_fails: false,
+            disk: DiskModel::Works,
             disk_failed_since_start: false,
             given_up: 0,
         }

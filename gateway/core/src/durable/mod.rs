@@ -265,9 +265,10 @@ impl Journal {
         now.into_iter().map(|(_, waiting)| waiting).collect()
     }
 
-    /// The disk works again.
+    /// The disk works again: what was promised without it is made durable, though nobody waits for that.
     pub(crate) fn recover(&mut self) {
         self.works = true;
+        self.urgent = true;
     }
 
     /// What time it is.

@@ -75,6 +75,7 @@ impl Reference {
 
     /// The gateway gave a client up.
     pub(super) fn on_lost_client(&mut self, now: Instant, client: &str, will: bool) -> Check {
+        let weak = self.is_weak();
         let Some(model) = self.clients.iter_mut().find(|c| *c.id == *client) else {
             return Ok(());
         };
@@ -87,7 +88,7 @@ impl Reference {
         ensure(!model.said_goodbye, "not lost after DISCONNECT (A26)", || {
             client.to_string()
         })?;
-        will_is_published(&self.config, self.disk_fails, model, will)?;
+        will_is_published(&self.config, weak, model, will)?;
         model.phase = Phase::Lost;
         model.challenge = None;
         model.interrupt();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use gateway_core::config::WhenDown;
-use gateway_core::io::{ConnId, DeliveryId, StoreKey, Will};
+use gateway_core::io::{ConnId, DeliveryId, StoreEvent, StoreKey, Ticket, Will};
 use gateway_core::time::Instant;
 use rustc_hash::FxHashSet;
 use sn_codec::{MsgId, MsgType, QoS, TopicId, topic};
@@ -35,6 +35,17 @@ pub(super) struct SavedModel {
     answers_register: bool,
     no_dup: bool,
     losses: u32,
+}
+
+/// Whether what is promised is durable by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskModel {
+    /// It is.
+    Works,
+    /// It is not.
+    Fails,
+    /// It works again, and what was promised before is durable with this ticket, the first since then.
+    Mends(Option<Ticket>),
 }
 
 impl Reference {
@@ -74,9 +85,41 @@ impl Reference {
         }
     }
 
-    /// Something is durable, and the gateway is about to be told.
-    pub fn on_durable(&mut self) {
-        self.unsaid_subacks(|asked| asked.broker_was_away);
+    /// The gateway is about to be told something of its disk.
+    pub fn on_store(&mut self, event: &StoreEvent) {
+        match event {
+            StoreEvent::Failed => {
+                (self.disk, self.disk_failed) = (DiskModel::Fails, true);
+                self.disk_failed_since_start = true;
+            }
+            StoreEvent::Works => self.disk = DiskModel::Mends(None),
+            StoreEvent::Durable(ticket) => {
+                if self.disk == DiskModel::Mends(Some(*ticket)) {
+                    self.disk = DiskModel::Works;
+                }
+                self.unsaid_subacks(|asked| asked.broker_was_away);
+            }
+            _ => {}
+        }
+    }
+
+    /// The gateway writes something, and wants to know when that is durable.
+    pub fn on_written(&mut self, ticket: Ticket) {
+        if self.disk == DiskModel::Mends(None) {
+            self.disk = DiskModel::Mends(Some(ticket));
+        }
+    }
+
+    /// Another life begins, with a disk that may not work.
+    pub fn on_start(&mut self, disk_fails: bool) {
+        if disk_fails {
+            self.disk = DiskModel::Fails;
+        }
+        self.disk_failed_since_start = disk_fails;
+    }
+
+    pub(super) fn is_weak(&self) -> bool {
+        self.disk != DiskModel::Works
     }
 
     /// A message for the broker is durable, and the gateway is about to be told.
@@ -165,13 +208,14 @@ impl Reference {
             }
         }
         let failed = core::mem::take(&mut self.disk_failed_since_start);
+        let weak = self.is_weak();
         for client in &mut self.clients {
             let found = sessions.remove(&*client.id);
             // Else nothing waits on the disk for the broker.
             let spooled = (self.config.upstream.when_down == WhenDown::Spool).then_some(&spooled);
-            client.restore(now, found, spooled, self.disk_fails, failed)?;
+            client.restore(now, found, spooled, weak, failed)?;
         }
-        self.disk_fails = false;
+        self.disk = DiskModel::Works;
         Ok(())
     }
 
