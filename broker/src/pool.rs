@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use gateway_core::io::{BrokerRequest, ConnId, ConnectOptions, Input};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -52,6 +53,8 @@ enum Kind {
         requests: UnboundedSender<Vec<BrokerRequest>>,
         broker: JoinHandle<()>,
         stats: Arc<Mutex<EmbeddedStats>>,
+        /// Lets MQTT clients in, if they are held back.
+        door: Option<oneshot::Sender<()>>,
     },
 }
 
@@ -61,11 +64,13 @@ impl RequestSender {
         requests: UnboundedSender<Vec<BrokerRequest>>,
         broker: JoinHandle<()>,
         stats: Arc<Mutex<EmbeddedStats>>,
+        door: Option<oneshot::Sender<()>>,
     ) -> Self {
         RequestSender(Kind::Embedded {
             requests,
             broker,
             stats,
+            door,
         })
     }
 
@@ -74,6 +79,17 @@ impl RequestSender {
         match &self.0 {
             Kind::Remote(_) => None,
             Kind::Embedded { stats, .. } => stats.lock().ok().map(|stats| stats.clone()),
+        }
+    }
+
+    /// Lets MQTT clients come to the embedded broker, if they were held back until now
+    /// ([`Embedded::hold_clients_back`](crate::Embedded::hold_clients_back)).
+    pub fn let_clients_in(&mut self) {
+        if let Kind::Embedded { door, .. } = &mut self.0
+            && let Some(door) = door.take()
+        {
+            // Fails only when they were let in already, or nobody is any more.
+            let _ = door.send(());
         }
     }
 

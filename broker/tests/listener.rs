@@ -60,6 +60,55 @@ async fn it_listens_on_all_its_addresses() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_held_back_wait_until_they_are_let_in() {
+    let (addresses, mut broker) = held_back();
+    let mut clients = Vec::new();
+    for (address, id) in addresses.into_iter().zip(["a", "c"]) {
+        let mut client = Client::to(address).await;
+        client.send(&connect_v5(id)).await;
+        clients.push(client);
+    }
+    let options = ConnectOptions::default();
+    let conn = ConnId(1);
+    broker.requests.send(vec![BrokerRequest::Open { conn, options }]);
+    broker
+        .event(|event| matches!(event, BrokerEvent::Up { .. }))
+        .await;
+    for client in &mut clients {
+        client.hears_nothing_for(Duration::from_secs(2)).await;
+    }
+
+    let start = tokio::time::Instant::now();
+    broker.requests.let_clients_in();
+    for mut client in clients {
+        client.expect_connack_v5(0).await;
+    }
+    assert!(start.elapsed() < Duration::from_secs(1));
+    broker.requests.let_clients_in();
+    broker.connect("b").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_are_not_held_back_for_ever() {
+    let start = tokio::time::Instant::now();
+    let (addresses, _broker) = held_back();
+    let mut client = Client::to(addresses[0]).await;
+    client.send(&connect_v5("a")).await;
+    client.hears_nothing_for(Duration::from_millis(4900)).await;
+    client.expect_connack_v5(0).await;
+    assert!(start.elapsed() < Duration::from_millis(5100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_held_back_lose_their_connection_at_the_end() {
+    let (addresses, broker) = held_back();
+    let mut client = Client::to(addresses[0]).await;
+    client.send(&connect_v5("a")).await;
+    broker.requests.close().await;
+    assert_eq!(client.rest().await, b"");
+}
+
 #[tokio::test]
 async fn a_stopped_broker_s_address_can_be_had_at_once() {
     let broker = Broker::start(EmbeddedLimits::default());
@@ -288,6 +337,23 @@ async fn a_gateway_that_does_not_listen_holds_up_no_client() {
     }
 }
 
+/// A broker with two addresses that lets nobody in yet.
+fn held_back() -> (Vec<SocketAddr>, Broker) {
+    let config = EmbeddedConfig {
+        bind: vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv4Addr::LOCALHOST, 0).into()],
+        ..EmbeddedConfig::default()
+    };
+    let broker = Embedded::open(&config).unwrap().hold_clients_back();
+    let addresses = broker.local_addrs().to_vec();
+    let (sender, inputs) = channel(4);
+    let broker = Broker {
+        address: addresses[0],
+        requests: broker.spawn(sender, None, Vec::new()),
+        inputs,
+    };
+    (addresses, broker)
+}
+
 struct Broker {
     address: SocketAddr,
     requests: RequestSender,
@@ -374,6 +440,11 @@ impl Client {
             .unwrap()
             .unwrap();
         assert_eq!(found, octets);
+    }
+
+    async fn hears_nothing_for(&mut self, duration: Duration) {
+        let heard = timeout(duration, self.stream.read_u8()).await;
+        assert!(heard.is_err(), "{heard:?}");
     }
 
     async fn expect_connack_v5(&mut self, reason: u8) {

@@ -175,7 +175,11 @@ async fn serve(loaded: Loaded, start: Clock, messages: Arc<AtomicU64>) -> ExitCo
     };
     let journal = durable.as_ref().map(Durable::journal);
     let broker = match chosen.broker {
-        Opened::Embedded(embedded) => embedded.spawn(inputs.clone(), journal, found.sessions),
+        Opened::Embedded(embedded) => {
+            embedded
+                .hold_clients_back()
+                .spawn(inputs.clone(), journal, found.sessions)
+        }
         Opened::External(remote) => broker::spawn(remote, inputs.clone(), journal),
     };
     let names: Vec<String> = settings.radios.iter().map(|radio| radio.name.clone()).collect();
@@ -552,6 +556,9 @@ impl Shell {
         }
         if !requests.is_empty() {
             self.broker.send(requests);
+        }
+        if self.gateway.subscriptions_stand() {
+            self.broker.let_clients_in();
         }
         for link in &mut self.links {
             if !link.batch.datagrams.is_empty() {

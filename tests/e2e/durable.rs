@@ -1,5 +1,7 @@
 //! What survives: the gateway is killed, stopped and started again, and nobody who was promised something notices.
 
+mod from_the_first_moment;
+
 use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
 use sn_codec::{Packet, PublishQoS, QoS, ReturnCode, TopicFilter, TopicRef};

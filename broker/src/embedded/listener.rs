@@ -1,6 +1,6 @@
 //! TCP connections: accepted, counted, ended.
 
-use core::future::poll_fn;
+use core::future::{pending, poll_fn};
 use core::mem;
 use core::task::Poll;
 use core::time::Duration;
@@ -25,6 +25,9 @@ const REFUSED_AT_ONCE: usize = 32;
 /// Pause after an error of accept, most likely that there are no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long clients are held back at most: whatever keeps the gateway from letting them in keeps them from each other.
+const HELD_BACK: Duration = Duration::from_secs(5);
+
 /// How long connections take to say goodbye, as part of the second in which the gateway stops.
 const GOODBYE: Duration = Duration::from_millis(700);
 
@@ -36,10 +39,12 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Accepts connections on the current runtime.
+    /// Accepts connections on the current runtime. With a `door`, once something comes through that, or after
+    /// [`HELD_BACK`]; until then they wait in the system's queue.
     pub(crate) fn start(
         listeners: Vec<StdTcpListener>,
         limits: &EmbeddedLimits,
+        door: Option<oneshot::Receiver<()>>,
         broker: UnboundedSender<FromConnection>,
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
@@ -59,7 +64,7 @@ impl Listening {
         };
         Listening {
             stop,
-            task: tokio::spawn(acceptor.run(stopped)),
+            task: tokio::spawn(acceptor.run(door, stopped)),
         }
     }
 
@@ -81,10 +86,14 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+    async fn run(mut self, door: Option<oneshot::Receiver<()>>, mut stopped: oneshot::Receiver<()>) {
+        let open = opened(door);
+        tokio::pin!(open);
+        let mut is_open = false;
         loop {
             tokio::select! {
-                accepted = accept(&self.listeners) => match accepted {
+                () = &mut open, if !is_open => is_open = true,
+                accepted = accept(&self.listeners), if is_open => match accepted {
                     Ok((stream, peer)) => self.take(stream, peer),
                     Err(error) => {
                         warn!(target: "broker", %error, "accept failed: raise the limit of open files (ulimit -n)");
@@ -129,6 +138,20 @@ impl Acceptor {
         }
         let connection = Connection::new(stream, peer, self.packet_bytes, refuse, self.broker.clone());
         self.connections.spawn(connection.run());
+    }
+}
+
+/// Returns when clients are let in.
+async fn opened(door: Option<oneshot::Receiver<()>>) {
+    let Some(door) = door else { return };
+    match timeout(HELD_BACK, door).await {
+        Ok(Ok(())) => {}
+        // Whoever was to open it has gone, and the broker ends.
+        Ok(Err(_)) => pending().await,
+        Err(_) => warn!(
+            target: "broker", after = ?HELD_BACK,
+            "mqtt clients are let in before the subscriptions of all sensors are renewed: what they publish may not reach these"
+        ),
     }
 }
 

@@ -66,6 +66,7 @@ use gateway_core::io::{Input, StoreKey};
 use gateway_core::time::Instant;
 use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc::{Sender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use self::listener::Listening;
 use self::router::{Router, RouterLimits};
@@ -133,6 +134,7 @@ pub struct Embedded {
     limits: EmbeddedLimits,
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
+    holds_back: bool,
 }
 
 /// An address that could not be listened on.
@@ -164,7 +166,18 @@ impl Embedded {
             limits: config.limits.clone(),
             listeners,
             addresses,
+            holds_back: false,
         })
+    }
+
+    /// MQTT clients wait until [`RequestSender::let_clients_in`], for 5 s at most: their connections are made, and
+    /// nobody answers them yet. So nothing that they publish goes before the gateway's subscriptions.
+    #[must_use]
+    pub fn hold_clients_back(self) -> Self {
+        Embedded {
+            holds_back: true,
+            ..self
+        }
     }
 
     /// The addresses, with the ports that the system chose where the configuration has port 0.
@@ -192,7 +205,8 @@ impl Embedded {
     ) -> RequestSender {
         let (broker, from_connections) = unbounded_channel();
         let (requests, from_gateway) = unbounded_channel();
-        let listening = Listening::start(self.listeners, &self.limits, broker);
+        let (opener, door) = self.holds_back.then(oneshot::channel).unzip();
+        let listening = Listening::start(self.listeners, &self.limits, door, broker);
         let mut router = Router::new(RouterLimits::from(&self.limits), rand::random());
         if journal.is_some() {
             router.keep_sessions(Instant::START, sessions);
@@ -200,7 +214,7 @@ impl Embedded {
         let task = Task::new(router, from_connections, from_gateway, inputs, journal);
         let stats = task.stats();
         let task = tokio::spawn(task.run(Some(listening)));
-        RequestSender::embedded(requests, task, stats)
+        RequestSender::embedded(requests, task, stats, opener)
     }
 }
 

@@ -11,6 +11,13 @@ use crate::subscriptions::{Asker, FilterKey, Pending};
 use crate::time::Instant;
 
 impl Gateway {
+    /// The broker is there, and has answered for all subscriptions that clients had when it came: what is published
+    /// there from now on reaches them. An earlier life's clients are among these
+    /// ([`Gateway::restore`]).
+    pub fn subscriptions_stand(&self) -> bool {
+        self.cx.upstream.subscriptions_stand()
+    }
+
     pub(super) fn on_subscribed(
         &mut self,
         now: Instant,

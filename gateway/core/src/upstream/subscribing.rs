@@ -81,6 +81,11 @@ impl Upstream {
         }
     }
 
+    /// None of those is under way any more, and the broker is there.
+    pub(crate) fn subscriptions_stand(&self) -> bool {
+        self.is_up(SUBSCRIPTIONS) && self.restoring == 0
+    }
+
     /// Drops requests for subscriptions, sent or not: the filter table will ask anew.
     pub(crate) fn forget_subscriptions(&mut self) {
         self.connections[SUBSCRIPTIONS.0 as usize].subscriptions.clear();
