@@ -440,10 +440,11 @@ impl ClientTopics {
         }
     }
 
-    /// The client is about to be told `id`.
+    /// The client asked for `id` itself and is about to be told, whatever it said to our REGISTER.
     pub(crate) fn tell(&mut self, id: TopicId) {
         if let Some(topic) = self.by_id_mut(id) {
             topic.told = true;
+            topic.rejected = false;
         }
     }
 

@@ -962,6 +962,31 @@ fn a_repeated_register_is_answered_when_the_first_is() {
 }
 
 #[test]
+fn a_name_that_a_client_refused_and_asks_for_itself_is_delivered_by_the_next_life_too() {
+    let mut bench = up();
+    bench.connect_with(A, connect("a", false, 600));
+    bench.subscribe(A, "#", QoS::AtLeastOnce);
+    deliver(&mut bench, "t", QoS::AtLeastOnce, 1, b"x");
+    bench.commit();
+    let refusal = match bench.heard(A)[..] {
+        [Packet::Register(register)] => sn_codec::Regack {
+            topic_id: register.topic_id,
+            msg_id: register.msg_id,
+            return_code: ReturnCode::InvalidTopicId,
+        },
+        ref other => panic!("{other:?}"),
+    };
+    bench.packet(A, Packet::Regack(refusal));
+    bench.register(A, "t");
+    let mut bench = bench.restart(config());
+    bench.broker_up(true);
+    deliver(&mut bench, "t", QoS::AtLeastOnce, 2, b"y");
+    bench.commit();
+    let heard = bench.heard(A);
+    assert!(matches!(heard[..], [Packet::Register(_)]), "{heard:?}");
+}
+
+#[test]
 fn a_topic_id_that_was_told_is_not_given_to_another_name_after_any_number_of_restarts() {
     let mut bench = up();
     bench.connect_with(A, connect("a", false, 600));
