@@ -143,21 +143,24 @@ const FOUND: [u64; 15] = [
 /// Those in which the gateway was wrong, each with a test of its own in `gateway/core/tests` or `gateway/store/tests`:
 /// which of several copies counts after a restart or an UNSUBSCRIBE, subscriptions that are given back or wanted again,
 /// ids of topics over restarts, what is told before what is sent, when PINGRESP is due, messages refused and taken, whom a
-/// SUBACK is for, deliveries of a session that the broker lost, segments that a disk left unsure, what a client sent while
-/// it failed, and a REGISTER repeated before its answer was durable.
-const GATEWAY: [u64; 20] = [
+/// SUBACK is for, deliveries of a session that the broker lost, segments that a disk left unsure, what a client sent or was
+/// promised while it failed, a REGISTER repeated before its answer was durable, and names that a client refused first.
+const GATEWAY: [u64; 24] = [
     37_507, 122_494, 127_900, 129_762, 143_061, 145_912, 151_447, 154_100, 159_577, 176_687, 203_673,
-    229_800, 385_478, 414_580, 516_229, 533_531, 827_462, 831_340, 856_527, 1_023_071,
+    229_800, 385_478, 414_580, 516_229, 533_531, 559_958, 619_552, 728_776, 827_462, 831_340, 856_527,
+    997_397, 1_023_071,
 ];
 
 /// Those in which the model was: acknowledgements of what another connection, device or life of the gateway began (A18,
 /// A20, A41, A46), what a clean session gave up, who has a claim to what came for a filter that was given back, ids that
 /// were told while the disk did not work (A35), what one life knows of a client that the next does not (A40, A61), names
-/// of deliveries that come again, QoS 2 that another life goes on with, and when a message came that a life did not find.
-const MODEL: [u64; 27] = [
+/// of deliveries that come again, QoS 2 that another life goes on with, when a message came that a life did not find, two
+/// SUBSCRIBEs to one filter at a time, and answers to what went back into the queue.
+const MODEL: [u64; 34] = [
     30_238, 102_330, 105_390, 139_624, 167_426, 208_930, 219_920, 226_055, 250_884, 505_776, 522_058,
     535_040, 813_735, 867_981, 938_432, 940_186, 957_602, 2_063_510, 46_776, 117_170, 166_398, 196_376,
-    211_323, 392_029, 405_525, 428_882, 530_209,
+    211_323, 392_029, 405_525, 428_882, 530_209, 53_507, 603_395, 666_284, 697_628, 746_351, 887_974,
+    958_278,
 ];
 
 #[test]

@@ -83,6 +83,8 @@ pub(super) struct ClientModel {
     pub(super) due: BTreeMap<(MsgType, MsgId), u32>,
     pub(super) registers: BTreeMap<MsgId, String>,
     pub(super) subscribes: BTreeMap<MsgId, Asked>,
+    /// How many SUBSCRIBEs came.
+    pub(super) asked: u64,
     /// Accepted towards the client and not given back.
     pub(super) subs: BTreeMap<String, Sub>,
     /// Asked for in this session and not refused or given back, acknowledged or not.
@@ -188,6 +190,7 @@ impl ClientModel {
             due: BTreeMap::new(),
             registers: BTreeMap::new(),
             subscribes: BTreeMap::new(),
+            asked: 0,
             subs: BTreeMap::new(),
             maybe: BTreeSet::new(),
             ever: BTreeMap::new(),

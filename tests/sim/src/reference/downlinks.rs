@@ -84,7 +84,8 @@ impl Reference {
             BrokerRequest::Subscribe { filter, .. } => topic::matches(filter, topic),
             _ => false,
         });
-        message.uncertain_copies += usize::from(!new && unanswered);
+        // Nor may a life know the number of a filter that the disk did not keep.
+        message.uncertain_copies += usize::from(!new && (unanswered || self.disk_failed));
         if new && !retain {
             self.owe(now, filters, topic, *qos, payload);
         }

@@ -100,9 +100,14 @@ impl Reference {
             // A51: a PUBREC that belongs to nothing is answered too.
             return client.pay(MsgType::Pubrel, msg_id);
         }
-        let payload = client.down.as_ref().and_then(|down| down.payload.clone());
-        if let Some(payload) = payload {
+        let down = client.down.as_ref();
+        let waits = down.is_some_and(|down| down.stale);
+        if let Some(payload) = down.and_then(|down| down.payload.clone()) {
             client.started.entry(payload).or_default().released = true;
+        }
+        if waits && due {
+            // So is one to a message that is back in the queue, whose exchange begins when it may.
+            return client.pay(MsgType::Pubrel, msg_id);
         }
         let next = Next {
             kind: DownKind::Pubrel,
@@ -304,15 +309,16 @@ impl ClientModel {
             if puback.return_code == ReturnCode::InvalidTopicId && puback.msg_id == MsgId(0) {
                 self.confirmed.remove(&puback.topic_id);
             }
+            if puback.return_code == ReturnCode::Accepted {
+                self.acknowledged_late(puback.msg_id);
+            }
             return;
         };
         let DownKind::Publish(qos) = down.kind else {
             // Late, for a PUBLISH of an earlier connection whose REGISTER in this one was sent: if that is not under way
             // any more, the message is done with.
             if puback.return_code == ReturnCode::Accepted && down.kind == DownKind::Register {
-                let is = |(_, started): &(&Bytes, &Started)| started.msg_id == Some(puback.msg_id);
-                let earlier = self.started.iter().find(is).map(|(payload, _)| payload.clone());
-                earlier.and_then(|payload| self.owed.remove(&payload));
+                self.acknowledged_late(puback.msg_id);
             }
             return;
         };
@@ -357,6 +363,13 @@ impl ClientModel {
                 }
             }
         }
+    }
+
+    /// What went back into the queue after it was sent under this message id is with the client.
+    fn acknowledged_late(&mut self, msg_id: MsgId) {
+        let is = |(_, started): &(&Bytes, &Started)| started.msg_id == Some(msg_id);
+        let earlier = self.started.iter().find(is).map(|(payload, _)| payload.clone());
+        earlier.and_then(|payload| self.owed.remove(&payload));
     }
 
     /// The open message is with the client.

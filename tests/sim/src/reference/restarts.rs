@@ -209,6 +209,10 @@ impl Reference {
         }
         let failed = core::mem::take(&mut self.disk_failed_since_start);
         let weak = self.is_weak();
+        if failed {
+            // Under which numbers the broker has the filters may be forgotten.
+            self.numbers.clear();
+        }
         for client in &mut self.clients {
             let found = sessions.remove(&*client.id);
             // Else nothing waits on the disk for the broker.

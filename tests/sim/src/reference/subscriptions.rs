@@ -17,6 +17,8 @@ use super::violation::{Check, ensure};
 /// A SUBSCRIBE that was received.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
+    /// Counts the client's.
+    number: u64,
     filter: String,
     qos: QoS,
     /// By name, so that the SUBACK assigns an id; predefined and short ones are echoed (4.7).
@@ -99,6 +101,7 @@ impl Reference {
         };
         asked.answered = true;
         let Asked {
+            number,
             filter,
             qos,
             named,
@@ -149,7 +152,11 @@ impl Reference {
             return Ok(());
         }
         client.maybe.insert(filter.clone());
-        client.subs.insert(filter, Sub { granted: suback.qos });
+        // The one that came last decides.
+        let same = |later: &&Asked| later.filter == filter && later.number > number;
+        if !client.subscribes.values().any(|later| same(&later)) {
+            client.subs.insert(filter, Sub { granted: suback.qos });
+        }
         Ok(())
     }
 
@@ -212,7 +219,9 @@ impl ClientModel {
             let before = self.subs.remove(&filter);
             let asked_before = !self.maybe.insert(filter.clone());
             let named = matches!(subscribe.topic, TopicFilter::Name(_));
+            self.asked += 1;
             let asked = Asked {
+                number: self.asked,
                 filter,
                 qos: subscribe.qos,
                 named,
