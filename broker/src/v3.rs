@@ -35,7 +35,8 @@ pub(crate) struct Driver {
 /// The outcome of one request.
 pub(crate) enum Notice {
     Publish(PublishNotice),
-    Subscribe(SubscribeNotice),
+    /// With the QoS that is wanted.
+    Subscribe(SubscribeNotice, QoS),
     Unsubscribe(UnsubscribeNotice),
 }
 
@@ -132,9 +133,12 @@ impl Mqtt for V3 {
         }
     }
 
+    /// Asks for QoS 1 at least: of overlapping filters mosquitto goes by the one that it finds first, so a filter with
+    /// QoS 0 would take messages from those of other clients. Not for QoS 2, which some brokers do not answer.
     fn subscribe(&self, filter: &str, qos: QoS, _: Option<FilterId>) -> Result<Notice, Refusal> {
-        let notice = self.0.try_subscribe_tracked(filter, wire_qos(qos));
-        Ok(Notice::Subscribe(notice.map_err(|error| refusal(&error))?))
+        let asked = qos.max(QoS::AtLeastOnce);
+        let notice = self.0.try_subscribe_tracked(filter, wire_qos(asked));
+        Ok(Notice::Subscribe(notice.map_err(|error| refusal(&error))?, qos))
     }
 
     fn unsubscribe(&self, filter: &str) -> Result<Notice, Refusal> {
@@ -173,8 +177,8 @@ impl Mqtt for V3 {
                 Err(PublishNoticeError::Recv | PublishNoticeError::SessionReset) => Outcome::Lost,
                 Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
             },
-            Notice::Subscribe(notice) => match notice.wait_async().await {
-                Ok(suback) => granted(suback.return_codes.first()),
+            Notice::Subscribe(notice, wanted) => match notice.wait_async().await {
+                Ok(suback) => granted(suback.return_codes.first(), wanted),
                 Err(SubscribeNoticeError::Recv | SubscribeNoticeError::SessionReset) => Outcome::Lost,
                 Err(_) => Outcome::Refused(reason::IMPLEMENTATION_SPECIFIC),
             },
@@ -343,13 +347,14 @@ fn message(publish: Publish) -> Message {
     }
 }
 
-fn granted(code: Option<&SubscribeReasonCode>) -> Outcome {
-    match code {
-        Some(SubscribeReasonCode::Success(WireQoS::AtMostOnce)) => Outcome::Done(Some(QoS::AtMostOnce)),
-        Some(SubscribeReasonCode::Success(WireQoS::AtLeastOnce)) => Outcome::Done(Some(QoS::AtLeastOnce)),
-        Some(SubscribeReasonCode::Success(WireQoS::ExactlyOnce)) => Outcome::Done(Some(QoS::ExactlyOnce)),
-        Some(SubscribeReasonCode::Failure) | None => Outcome::Refused(reason::UNSPECIFIED),
-    }
+fn granted(code: Option<&SubscribeReasonCode>, wanted: QoS) -> Outcome {
+    let granted = match code {
+        Some(SubscribeReasonCode::Success(WireQoS::AtMostOnce)) => QoS::AtMostOnce,
+        Some(SubscribeReasonCode::Success(WireQoS::AtLeastOnce)) => QoS::AtLeastOnce,
+        Some(SubscribeReasonCode::Success(WireQoS::ExactlyOnce)) => QoS::ExactlyOnce,
+        Some(SubscribeReasonCode::Failure) | None => return Outcome::Refused(reason::UNSPECIFIED),
+    };
+    Outcome::Done(Some(granted.min(wanted)))
 }
 
 fn wire_qos(qos: QoS) -> WireQoS {

@@ -15,6 +15,7 @@ with_each_broker![
     shared_subscriptions_are_counted,
     overlapping_subscriptions_give_one_message_at_the_higher_qos,
     overlapping_subscriptions_give_the_higher_qos_in_either_order,
+    a_client_with_qos_0_takes_nothing_from_another_whose_filter_overlaps,
     max_qos_of_a_client_caps_what_is_granted,
     an_unanswered_message_is_repeated_with_dup,
     two_clients_of_the_gateway_reach_each_other,
@@ -259,6 +260,34 @@ fn overlapping_subscriptions_give_the_higher_qos_in_either_order(kind: BrokerKin
                     broker.publish("o/x/1", payload, 2);
                     receives(&client, topic, QoS::ExactlyOnce, false, payload.as_bytes());
                 }
+                client.expect_silence();
+                client.disconnect();
+            }
+        }
+        gateway.stop();
+    }
+}
+
+fn a_client_with_qos_0_takes_nothing_from_another_whose_filter_overlaps(kind: BrokerKind) {
+    for &protocol in kind.protocols() {
+        let broker = Broker::start_new(kind);
+        let gateway = Setup::beside(&broker)
+            .toml(&format!("broker.protocol = {protocol}"))
+            .start();
+        for (round, [filter, other]) in [["o/1", "o/+"], ["o/+", "o/1"]].into_iter().enumerate() {
+            let careless = gateway.connected_client(&format!("careless-{round}"));
+            let careful = gateway.connected_client(&format!("careful-{round}"));
+            let clients = [
+                (&careless, filter, QoS::AtMostOnce),
+                (&careful, other, QoS::AtLeastOnce),
+            ];
+            let ids = clients.map(|(client, filter, qos)| {
+                client.subscribe(TopicFilter::Name(filter), qos);
+                TopicRef::Normal(client.register("o/1"))
+            });
+            broker.publish("o/1", "for both", 1);
+            for ((client, _, qos), id) in clients.into_iter().zip(ids) {
+                receives(client, id, qos, false, b"for both");
                 client.expect_silence();
                 client.disconnect();
             }
