@@ -175,7 +175,7 @@ fn more(suppressed: u64) -> Option<u64> {
 }
 
 /// Kinds of notices, each with a limit of its own.
-const KINDS: usize = 29;
+const KINDS: usize = 30;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Kind {
@@ -230,6 +230,7 @@ impl Notices {
             Notice::PublishPostponed { .. } => (26, "publish postponed"),
             Notice::OneAtATime { .. } => (27, "one at a time"),
             Notice::NoneToBlame { .. } => (28, "none to blame"),
+            Notice::SpoolFull { .. } => (29, "spool full"),
         };
         let kind = &mut self.kinds[at];
         let second = now.as_micros() / 1_000_000;
@@ -320,6 +321,9 @@ impl Notices {
                 refusal,
             } => {
                 warn!(target: "spool", client = client.as_deref(), %topic, %refusal, "message lost: the broker refused it after its client had its answer; check what the broker allows this gateway");
+            }
+            Notice::SpoolFull { topic, suppressed } => {
+                warn!(target: "spool", %topic, suppressed = more(suppressed), "no room in the spool: sensors get congestion for what they publish; see spool.max_messages and spool.max_bytes");
             }
             Notice::SpoolDropped {
                 reason,

@@ -702,6 +702,14 @@ pub enum Notice {
         /// The same happened this many times more since it was last told.
         suppressed: u64,
     },
+    /// There is no room in the spool for a publish, and nothing that may be dropped for it: its client gets congestion.
+    /// Told at most once a minute.
+    SpoolFull {
+        /// The topic.
+        topic: Arc<str>,
+        /// The same happened this many times more since it was last told.
+        suppressed: u64,
+    },
     /// Publishes whose clients had their answers were dropped by a bound of the spool. Told at most once in ten seconds
     /// for each reason.
     SpoolDropped {

@@ -86,6 +86,8 @@ pub(crate) struct Upstream {
     untold: Untold,
     /// Notices of publishes that go out again later.
     postponed: Seldom,
+    /// For notices about a full spool.
+    full: Seldom,
     /// Subscriptions under way since the broker came back: what waited is published after them, so that it reaches
     /// the clients that are subscribed to it.
     restoring: usize,
@@ -140,6 +142,7 @@ impl Upstream {
             dropped: [0; SpoolDrop::ALL.len()],
             untold: Untold::default(),
             postponed: Seldom::new(later::NOTICE),
+            full: Seldom::new(admission::FULL),
             restoring: 0,
             control: (0..count)
                 .map(|conn| BrokerRequest::Open {

@@ -821,18 +821,41 @@ fn a_clean_session_leaves_nothing_of_the_old_one() {
 }
 
 #[test]
+fn a_port_that_forgets_gets_nothing_while_the_disk_fails() {
+    let mut bench = Bench::embedded(config());
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.commit();
+    bench.requests.clear();
+    bench.packet(A, publish1(id, 1, b"under way"));
+    bench.gateway.handle_store(bench.now, StoreEvent::Failed);
+    bench.packet(A, publish1(id, 2, b"x"));
+    bench.packet(A, publish2(id, 3, b"x"));
+    let congestion = [2, 3].map(|msg_id| puback(id, msg_id, ReturnCode::Congestion));
+    bench.expect(A, &congestion);
+    assert_eq!(payloads(&mut bench), Vec::<Vec<u8>>::new());
+    // Whose own write did not get through waits for that.
+    bench.gateway.handle_store(bench.now, StoreEvent::Works);
+    bench.commit();
+    assert_eq!(bench.requests.len(), 1);
+    bench.settle();
+    bench.expect(A, &[accepted(id, 1)]);
+}
+
+#[test]
+fn a_will_is_published_although_the_disk_fails() {
+    let mut bench = Bench::embedded(config());
+    bench.connect_with_will(A, "a", true, 60);
+    bench.commit();
+    bench.gateway.handle_store(bench.now, StoreEvent::Failed);
+    bench.requests.clear();
+    bench.pass(seconds(600));
+    assert_eq!(payloads(&mut bench), [b"gone"]);
+}
+
+#[test]
 fn a_port_that_forgets_gets_what_is_durable_and_its_record_stays_until_everybody_has_it() {
-    let mut bench = Bench::new(config());
-    bench.broker(BrokerEvent::Up {
-        conn: CONN,
-        session_present: false,
-        window: 20,
-        forgets: true,
-    });
-    bench.broker(BrokerEvent::Credit {
-        conn: CONN,
-        requests: 1000,
-    });
+    let mut bench = Bench::embedded(config());
     bench.connect(A, "a");
     let id = bench.register(A, "t");
     bench.commit();

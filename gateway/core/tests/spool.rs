@@ -6,7 +6,7 @@ use common::*;
 use gateway_core::SpoolDrop;
 use gateway_core::admin::{AdminCommand, AdminReply, SpoolRow, SpoolState};
 use gateway_core::config::{Durability, GatewayConfig, SpoolFull, UpstreamConfig, WhenDown};
-use gateway_core::io::{BrokerEvent, BrokerRequest, Token};
+use gateway_core::io::{BrokerEvent, BrokerRequest, Notice, Token};
 use sn_codec::{Packet, QoS, ReturnCode, TopicId, TopicRef};
 
 const A: u16 = 5001;
@@ -30,22 +30,6 @@ fn room_for_one() -> GatewayConfig {
         when_full: SpoolFull::DropOldest,
         ..Durability::default()
     })
-}
-
-/// The broker inside: it settles at once, and loses everything with the process.
-fn embedded(config: GatewayConfig) -> Bench {
-    let mut bench = Bench::new(config);
-    bench.broker(BrokerEvent::Up {
-        conn: CONN,
-        session_present: false,
-        window: 20,
-        forgets: true,
-    });
-    bench.broker(BrokerEvent::Credit {
-        conn: CONN,
-        requests: 1000,
-    });
-    bench
 }
 
 fn publish1(id: TopicId, msg_id: u16, data: &[u8]) -> Packet<'_> {
@@ -97,7 +81,7 @@ fn token(bench: &Bench) -> Token {
 
 #[test]
 fn what_the_broker_has_and_only_keeps_for_absent_subscribers_makes_room_for_new_messages() {
-    let mut bench = embedded(room_for_one());
+    let mut bench = Bench::embedded(room_for_one());
     bench.connect(A, "a");
     let id = bench.register(A, "t");
     bench.commit();
@@ -139,6 +123,34 @@ fn a_message_whose_client_waits_for_an_answer_is_not_dropped_for_another() {
     bench.commit();
     bench.expect(B, &[puback(b, 2, ReturnCode::Accepted)]);
     assert_eq!(dropped(&mut bench, SpoolDrop::Full), 1);
+}
+
+#[test]
+fn a_full_spool_is_told_once_a_minute() {
+    let mut bench = Bench::up(spooling(Durability {
+        spool_messages: 1,
+        ..Durability::default()
+    }));
+    bench.connect(A, "a");
+    let id = bench.register(A, "t");
+    bench.broker_down();
+    let told = |bench: &mut Bench| -> Vec<u64> {
+        let notices = bench.notices.drain(..);
+        notices
+            .filter_map(|notice| match notice {
+                Notice::SpoolFull { suppressed, .. } => Some(suppressed),
+                _ => None,
+            })
+            .collect()
+    };
+    for msg_id in 1..=4 {
+        bench.packet(A, publish1(id, msg_id, b"x"));
+        bench.commit();
+    }
+    assert_eq!(told(&mut bench), [0]);
+    bench.pass(seconds(60));
+    bench.packet(A, publish1(id, 5, b"x"));
+    assert_eq!(told(&mut bench), [2]);
 }
 
 #[test]

@@ -456,6 +456,7 @@ impl Reference {
             | Notice::UnheardRefused { .. }
             | Notice::PublishPostponed { .. }
             | Notice::SpoolDropped { .. }
+            | Notice::SpoolFull { .. }
             | Notice::OneAtATime { .. }
             | Notice::NoneToBlame { .. }
             | Notice::StatusRefused { .. }

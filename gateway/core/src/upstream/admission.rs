@@ -9,12 +9,15 @@ use super::{Author, Origin, RequestKind, SUBSCRIPTIONS, Uplink, Upstream};
 use crate::config::{Durability, SpoolFull, WhenDown};
 use crate::durable::records::{Stage, UplinkRecord};
 use crate::durable::{Journal, Waiting, uplink_key};
-use crate::io::ConnId;
+use crate::io::{ConnId, Notice};
 use crate::time::Instant;
 
 /// How long the first QoS 2 publishes wait for their connection before they count as spooled: their clients are told by
 /// PUBREC that all is well, and cannot be told any more that the broker refuses them. Taste.
 const OPENING: Duration = Duration::from_secs(2);
+
+/// Between two notices about a full spool; taste.
+pub(super) const FULL: Duration = Duration::from_secs(60);
 
 /// There is no place for a publish: congestion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +41,8 @@ impl Upstream {
             self.connections[conn.0 as usize].opening = opening;
         }
         let up = self.connections[conn.0 as usize].is_there();
-        let forgets = self.connections[conn.0 as usize].forgets;
+        // Whichever connection: they are all the same broker's, and one may not be open yet.
+        let forgets = self.connections.iter().any(|connection| connection.forgets);
         let backlogged = self.backlog_of.contains_key(&(conn, author));
         let tracked = message.qos > QoS::AtMostOnce;
         let spools = self.when_down == WhenDown::Spool && journal.is_on();
@@ -66,8 +70,10 @@ impl Upstream {
         if wanted && journal.works() {
             return self.spool(journal, now, (conn, author), origin, message, !up || backlogged);
         }
-        // While the disk does not work, what cannot leave at once is not taken: nobody could be answered for it.
-        let full = wanted && !up
+        // While the disk does not work, what a broker does not have at once or may forget is not taken: nobody could be
+        // answered for it. A will has nobody to answer.
+        let unsafe_there = !up || forgets && origin != Origin::Gateway;
+        let full = wanted && unsafe_there
             || self.waiting_messages >= self.queue_messages
             || self.waiting_bytes + message.size() > self.queue_bytes;
         if full {
@@ -90,7 +96,15 @@ impl Upstream {
         message: Uplink,
         backlog: bool,
     ) -> Result<Option<u64>, Full> {
-        self.make_room(journal, message.size())?;
+        if let Err(full) = self.make_room(journal, message.size()) {
+            if let Some(suppressed) = self.full.allow(now) {
+                let topic = message.topic;
+                self.untold
+                    .notices
+                    .push_back(Notice::SpoolFull { topic, suppressed });
+            }
+            return Err(full);
+        }
         let id = journal.new_id();
         let value = record(journal, author, &origin, &message, now).encode();
         journal.put(uplink_key(id), value.clone());

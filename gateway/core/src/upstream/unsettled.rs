@@ -49,8 +49,11 @@ impl Upstream {
         })
     }
 
-    /// The disk does not work: what waits for it and can go out all the same does.
+    /// The disk does not work: what waits for it and can go out all the same does. What a broker may forget cannot.
     pub(crate) fn on_store_failed(&mut self) {
+        if self.connections.iter().any(|connection| connection.forgets) {
+            return;
+        }
         for (_, request) in &mut self.requests {
             if let RequestKind::Publish { ready, .. } = &mut request.kind {
                 *ready = true;

@@ -130,6 +130,22 @@ impl Bench {
         self.drain();
     }
 
+    /// With the broker inside connected: it loses everything with the process.
+    pub fn embedded(config: GatewayConfig) -> Bench {
+        let mut bench = Bench::new(config);
+        bench.broker(BrokerEvent::Up {
+            conn: CONN,
+            session_present: false,
+            window: 20,
+            forgets: true,
+        });
+        bench.broker(BrokerEvent::Credit {
+            conn: CONN,
+            requests: 1000,
+        });
+        bench
+    }
+
     /// With the broker connected.
     pub fn up(config: GatewayConfig) -> Bench {
         let mut bench = Bench::new(config);
