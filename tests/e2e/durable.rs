@@ -19,6 +19,9 @@ with_each_broker![
 const AT_LEAST_ONCE: PublishQoS = PublishQoS::Level(QoS::AtLeastOnce);
 const EXACTLY_ONCE: PublishQoS = PublishQoS::Level(QoS::ExactlyOnce);
 
+/// For a gateway whose broker is not there.
+const AWAY: [&str; 2] = ["--broker", "mqtt://127.0.0.1:9"];
+
 /// A subscription that waits at the broker while nobody runs, not even the broker.
 const OBSERVER: &str = "observer";
 
@@ -198,7 +201,7 @@ fn a_second_gateway_on_the_same_state_is_refused_and_the_first_goes_on() {
 fn with_state_on(state: &Path, mount: &str, port: u16, more: &[&str]) -> Process {
     let mut gateway = snipe();
     let bind = format!("radio.udp0.bind=[\"127.0.0.1:{port}\"]");
-    gateway.args(["run", "--broker", "mqtt://127.0.0.1:9"]);
+    gateway.arg("run");
     gateway.args(["--set", &bind, "--set", "radio.udp0.multicast=[]"]);
     gateway.args(["--set", &format!("gateway.state_dir={}", state.display())]);
     gateway.args(more);
@@ -218,7 +221,7 @@ fn a_state_directory_that_cannot_be_written_ends_it_and_ephemeral_runs() {
     fs::create_dir_all(dir.path().join("store")).expect("a directory");
     let run = |more: &[&str]| {
         let read_only = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\"";
-        with_state_on(dir.path(), read_only, free_port(), more)
+        with_state_on(dir.path(), read_only, free_port(), &[&AWAY, more].concat())
     };
 
     let finished = run(&[]).finish(PATIENCE);
@@ -234,11 +237,21 @@ fn a_state_directory_that_cannot_be_written_ends_it_and_ephemeral_runs() {
 
 #[test]
 fn while_the_disk_is_full_nothing_is_promised_and_when_there_is_room_all_goes_on() {
+    nothing_is_promised_on_a_full_disk(&AWAY);
+}
+
+#[test]
+fn while_the_disk_is_full_the_broker_inside_promises_nothing_either() {
+    let bind = format!("broker.embedded.bind=[\"127.0.0.1:{}\"]", free_port());
+    nothing_is_promised_on_a_full_disk(&["--broker", "embedded", "--set", &bind]);
+}
+
+fn nothing_is_promised_on_a_full_disk(broker: &[&str]) {
     let dir = tempfile::tempdir().expect("a directory");
     let port = free_port();
     // A segment is 4 MiB.
     let full = "mount -t tmpfs -o size=6m none \"$0\" && head -c 5m /dev/zero > \"$0\"/ballast";
-    let gateway = with_state_on(dir.path(), full, port, &[]);
+    let gateway = with_state_on(dir.path(), full, port, broker);
     gateway.wait_for_line("the gateway to be ready", 0, PATIENCE, |line| {
         line.starts_with("ready")
     });
@@ -254,8 +267,10 @@ fn while_the_disk_is_full_nothing_is_promised_and_when_there_is_room_all_goes_on
     };
 
     told("the disk does not take what is written");
-    let refused = client.publish(topic, AT_LEAST_ONCE, b"now or never");
-    client.expect_puback(topic, refused, ReturnCode::Congestion);
+    for qos in [AT_LEAST_ONCE, EXACTLY_ONCE] {
+        let refused = client.publish(topic, qos, b"now or never");
+        client.expect_puback(topic, refused, ReturnCode::Congestion);
+    }
 
     // The process's own view of the file system.
     let ballast = format!("/proc/{}/root{}/ballast", gateway.id(), dir.path().display());
