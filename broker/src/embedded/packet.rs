@@ -244,6 +244,7 @@ pub(crate) mod reason {
     pub(crate) const SUCCESS: u8 = 0x00;
     pub(crate) const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
     pub(crate) const NO_SUBSCRIPTION_EXISTED: u8 = 0x11;
+    pub(crate) const MALFORMED_PACKET: u8 = 0x81;
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
     pub(crate) const CLIENT_ID_NOT_VALID: u8 = 0x85;
     pub(crate) const NOT_AUTHORIZED: u8 = 0x87;
@@ -255,4 +256,20 @@ pub(crate) mod reason {
     pub(crate) const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
     pub(crate) const PACKET_TOO_LARGE: u8 = 0x95;
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
+
+    /// What connections end with, in the words of the specification.
+    pub(crate) fn name(code: u8) -> Option<&'static str> {
+        Some(match code {
+            MALFORMED_PACKET => "malformed packet",
+            PROTOCOL_ERROR => "protocol error",
+            SERVER_SHUTTING_DOWN => "server shutting down",
+            SESSION_TAKEN_OVER => "session taken over",
+            TOPIC_FILTER_INVALID => "topic filter invalid",
+            TOPIC_NAME_INVALID => "topic name invalid",
+            RECEIVE_MAXIMUM_EXCEEDED => "receive maximum exceeded",
+            PACKET_TOO_LARGE => "packet too large",
+            QUOTA_EXCEEDED => "quota exceeded",
+            _ => return None,
+        })
+    }
 }

@@ -38,7 +38,7 @@ use tracing::{debug, error, info};
 
 use self::protocol::{End, Opened, Protocol, Sent};
 use super::channel::{Batch, CREDIT, FromConnection};
-use super::packet::{ClientKey, Reply};
+use super::packet::{ClientKey, Reply, reason};
 
 /// From TCP connection to CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -146,7 +146,10 @@ impl fmt::Display for Ending {
         match self {
             Ending::Disconnect => f.write_str("disconnect"),
             Ending::Lost(error) => write!(f, "connection lost: {error}"),
-            Ending::Reason(reason) => write!(f, "reason 0x{reason:02x}"),
+            Ending::Reason(code) => match reason::name(*code) {
+                Some(name) => write!(f, "{name} (0x{code:02x})"),
+                None => write!(f, "0x{code:02x}"),
+            },
             Ending::NoConnect => f.write_str("no CONNECT in time"),
             Ending::Silent => f.write_str("keep-alive exceeded"),
             Ending::SlowPacket => f.write_str("packet not completed in time"),
