@@ -42,10 +42,7 @@ fn random_histories_keep_every_rule() {
     println!("{}", campaign.progress());
     let failed = campaign.failed.into_inner().unwrap_or_default();
     if let Some((seed, failure)) = failed.into_iter().min_by_key(|(seed, _)| *seed) {
-        // Again with a trace, as small as it can be made.
-        let small = History::random(seed).shrink(failure.violation.rule);
-        let traced = small.run(true).err().unwrap_or(failure);
-        report(seed, &small, &traced);
+        explain(seed, &History::random(seed), failure);
     }
     // A generator that does nothing would find nothing.
     let (done, worked) = (campaign.done.into_inner(), campaign.worked.into_inner());
@@ -144,7 +141,8 @@ const FOUND: [u64; 15] = [
 /// which of several copies counts after a restart or an UNSUBSCRIBE, subscriptions that are given back or wanted again,
 /// ids of topics over restarts, what is told before what is sent, when PINGRESP is due, messages refused and taken, whom a
 /// SUBACK is for, deliveries of a session that the broker lost, segments that a disk left unsure, what a client sent or was
-/// promised while it failed, a REGISTER repeated before its answer was durable, and names that a client refused first.
+/// promised while it failed, a REGISTER repeated before its answer was durable, names that a client refused first, and a
+/// copy that a life left unacknowledged.
 const GATEWAY: [u64; 24] = [
     37_507, 122_494, 127_900, 129_762, 143_061, 145_912, 151_447, 154_100, 159_577, 176_687, 203_673,
     229_800, 385_478, 414_580, 516_229, 533_531, 559_958, 619_552, 728_776, 827_462, 831_340, 856_527,
@@ -172,7 +170,7 @@ fn histories_that_broke_a_rule_once_keep_it() {
         plenty.world.broker.shortage = None;
         for history in [history, plenty] {
             if let Err(failure) = history.run(false) {
-                report(seed, &history, &failure);
+                explain(seed, &history, failure);
             }
         }
     }
@@ -195,6 +193,13 @@ fn the_same_seed_gives_the_same_outputs() {
         hashes.windows(2).all(|pair| pair[0] != pair[1]),
         "different seeds differ: {hashes:?}"
     );
+}
+
+/// Reports it again with a trace, as small as it can be made.
+fn explain(seed: u64, history: &History, failure: Box<Failure>) -> ! {
+    let small = history.shrink(failure.violation.rule);
+    let traced = small.run(true).err().unwrap_or(failure);
+    report(seed, &small, &traced);
 }
 
 fn report(seed: u64, history: &History, failure: &Failure) -> ! {

@@ -24,6 +24,12 @@ const FILTER_ID_MAX: u32 = 0x0FFF_FFFF;
 /// How long after a SUBACK its retained messages are still told from others'. A broker sends them at once.
 const RETAINED_WINDOW: Duration = Duration::from_secs(10);
 
+/// Messages that are remembered while filters are vague: more than brokers leave in flight.
+const COUNTED_MAX: usize = 65_536;
+
+/// How long they are after that: the other copies are on their way.
+const COUNTED: Duration = Duration::from_secs(10);
+
 /// Index of a filter in the table.
 pub(crate) type FilterKey = u32;
 
@@ -46,6 +52,12 @@ pub(crate) struct Subscriptions {
     asked: u32,
     /// When the retained messages of a filter are no longer told from others', in order of time.
     windows: VecDeque<(Instant, FilterKey)>,
+    /// How many filters are [`Filter::vague`].
+    vague: usize,
+    /// QoS 1 messages that came while some were, by client and digest: the filter whose copy counted.
+    counted: HashMap<(ClientIx, NonZeroU32), FilterKey>,
+    /// When those are not needed any more, once no filter is vague.
+    counted_until: Option<Instant>,
 }
 
 /// One filter and what the broker knows of it. There may be one for every client, so it is small.
@@ -349,6 +361,10 @@ impl Subscriptions {
             return;
         };
         let vague = core::mem::take(&mut filter.vague);
+        if vague {
+            self.vague -= 1;
+            self.counted_until = (self.vague == 0).then_some(now + COUNTED);
+        }
         if filter.active.is_none() {
             self.stands = self.stands.wrapping_add(1);
             (filter.stands_since, filter.proof, filter.seen) = (self.stands, None, None);
@@ -409,6 +425,7 @@ impl Subscriptions {
             // If the broker kept the session it stands there, and has to be given back when nobody wants it.
             (filter.active, filter.ask_again) = (Some(QoS::AtMostOnce), true);
             (filter.stands_since, filter.vague) = (0, true);
+            self.vague += 1;
         }
         key
     }
@@ -444,6 +461,7 @@ impl Subscriptions {
     /// Forgets a filter without subscribers.
     pub(crate) fn remove(&mut self, key: FilterKey) {
         if let Some(filter) = self.filters.try_remove(key as usize) {
+            self.vague -= usize::from(filter.vague);
             let hash = self.hasher.hash_one(&*filter.name);
             if let Ok(entry) = self.by_name.find_entry(hash, |entry| *entry == key) {
                 entry.remove();
@@ -565,7 +583,7 @@ impl Subscriptions {
                 } else if stray {
                     !self.has_own_copy(client, &keys)
                 } else {
-                    !overlaps || self.best_filter(client, &matching, key, digest) == key
+                    !overlaps || self.counts(now, client, &matching, key, arrival)
                 };
                 if wanted && !hidden {
                     let granted = match overlaps {
@@ -598,6 +616,39 @@ impl Subscriptions {
             .filter(|filter| filter.stands())
             .filter_map(|filter| filter.subscribers.get(client));
         granted.map(|own| own.granted).max().unwrap_or_default()
+    }
+
+    /// Whether this copy is the one that the client gets of a message.
+    ///
+    /// What an earlier life had not acknowledged when it ended comes again, and that may be one copy only: the one that
+    /// counted then, or another. So while filters are vague the first copy of each QoS 1 message counts. Of those with
+    /// QoS 2 that could be a second time.
+    fn counts(
+        &mut self,
+        now: Instant,
+        client: ClientIx,
+        matching: &[FilterKey],
+        of: FilterKey,
+        arrival: Arrival<'_>,
+    ) -> bool {
+        if self.counted_until.is_some_and(|until| now >= until) {
+            (self.counted, self.counted_until) = (HashMap::default(), None);
+        }
+        let digest = arrival.digest;
+        let holds = |key: &&FilterKey| self.filters[**key as usize].subscribers.get(client).is_some();
+        let uncertain = self.vague > 0 || self.counted_until.is_some();
+        if arrival.qos == QoS::AtLeastOnce && uncertain {
+            let counted = self.counted.get(&(client, digest)).copied();
+            if let Some(counted) = matching.iter().filter(holds).find(|key| Some(**key) == counted) {
+                return *counted == of;
+            }
+            let vague = |key: &FilterKey| self.filters[*key as usize].vague;
+            if matching.iter().filter(holds).any(vague) && self.counted.len() < COUNTED_MAX {
+                self.counted.insert((client, digest), of);
+                return true;
+            }
+        }
+        self.best_filter(client, matching, of, digest) == of
     }
 
     /// Of the client's filters that match and stand at the broker, the one whose copy counts: with the highest QoS.

@@ -151,6 +151,21 @@ fn copies_on_both_sides_of_the_first_answers_after_a_restart_are_delivered_once(
 }
 
 #[test]
+fn copy_that_alone_was_left_unacknowledged_counts_whichever_came_first_of_others() {
+    for alone in [0, 1] {
+        let (mut bench, ids) = restarted(["room/+", "#"]);
+        for id in [ids[1 - alone], ids[alone]] {
+            copy(&mut bench, id, b"1");
+        }
+        copy(&mut bench, ids[alone], b"2");
+        for id in ids {
+            copy(&mut bench, id, b"3");
+        }
+        assert_eq!(taken(&mut bench), [b"1", b"2", b"3"], "{alone}");
+    }
+}
+
+#[test]
 fn first_message_comes_at_the_highest_qos_although_another_copy_comes_first() {
     let mut bench = Bench::up(GatewayConfig::default());
     bench.connect(A, "a");
