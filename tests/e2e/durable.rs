@@ -1,5 +1,6 @@
 //! What survives: the gateway is killed, stopped and started again, and nobody who was promised something notices.
 
+mod commands;
 mod from_the_first_moment;
 
 use std::{fs, net::Ipv4Addr, path::Path, process::Command};
@@ -24,6 +25,9 @@ const AWAY: [&str; 2] = ["--broker", "mqtt://127.0.0.1:9"];
 
 /// A subscription that waits at the broker while nobody runs, not even the broker.
 const OBSERVER: &str = "observer";
+
+/// For [`with_state_on`]: a disk without room for a segment, which is 4 MiB.
+const FULL: &str = "mount -t tmpfs -o size=6m none \"$0\" && head -c 5m /dev/zero > \"$0\"/ballast";
 
 #[test]
 fn what_was_acknowledged_while_the_broker_was_away_survives_a_crash() {
@@ -215,6 +219,14 @@ fn with_state_on(state: &Path, mount: &str, port: u16, more: &[&str]) -> Process
     Process::spawn("a gateway with a disk of its own", wrapped)
 }
 
+/// There is room on a disk that was [`FULL`].
+#[track_caller]
+fn make_room(gateway: &Process, state: &Path) {
+    // The process's own view of the file system.
+    let ballast = format!("/proc/{}/root{}/ballast", gateway.id(), state.display());
+    fs::remove_file(ballast).expect("the ballast is there");
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_written_ends_it_and_ephemeral_runs() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -249,9 +261,7 @@ fn while_the_disk_is_full_the_broker_inside_promises_nothing_either() {
 fn nothing_is_promised_on_a_full_disk(broker: &[&str]) {
     let dir = tempfile::tempdir().expect("a directory");
     let port = free_port();
-    // A segment is 4 MiB.
-    let full = "mount -t tmpfs -o size=6m none \"$0\" && head -c 5m /dev/zero > \"$0\"/ballast";
-    let gateway = with_state_on(dir.path(), full, port, broker);
+    let gateway = with_state_on(dir.path(), FULL, port, broker);
     gateway.wait_for_line("the gateway to be ready", 0, PATIENCE, |line| {
         line.starts_with("ready")
     });
@@ -272,9 +282,7 @@ fn nothing_is_promised_on_a_full_disk(broker: &[&str]) {
         client.expect_puback(topic, refused, ReturnCode::Congestion);
     }
 
-    // The process's own view of the file system.
-    let ballast = format!("/proc/{}/root{}/ballast", gateway.id(), dir.path().display());
-    fs::remove_file(ballast).expect("the ballast is there");
+    make_room(&gateway, dir.path());
     told("the disk works again");
     client.publish_acknowledged(topic, b"safe");
     let errors = gateway

@@ -249,7 +249,11 @@ impl Client {
                     }
                     last = Some(msg_id);
                 }
-                Packet::Pubrel(msg_id) => self.send(Packet::Pubcomp(msg_id)),
+                Packet::Pubrel(msg_id) => {
+                    self.send(Packet::Pubcomp(msg_id));
+                    // The id is free for the next message.
+                    last = None;
+                }
                 Packet::Pingresp => return payloads,
                 other => panic!("{}: {other:?} in a wake-up", self.id),
             }

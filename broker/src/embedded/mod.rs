@@ -12,6 +12,9 @@
 //! - QoS 1 and 2 for a connected session beyond that are taken up to twice the bound, but their publishers wait for
 //!   their acknowledgement until the session is within its bound again. So a fast publisher is slowed by its own window
 //!   and loses nothing, and nobody else's delivery waits. Beyond twice the bound the publisher is refused (0x97).
+//! - The gateway acknowledges what is durable. A client's QoS 1 or 2 message for it is answered when it has acknowledged its
+//!   copy ([`awaited`]), however long that takes, and refused (0x97) if its session ends before. So it is without a store
+//!   too, where the gateway acknowledges what it has in memory.
 //! - Its own session makes no publisher wait: its acknowledgements may stand behind what is not read before its own
 //!   messages are acknowledged.
 //! - A session that stays over its bound for [`session::TOO_SLOW`], on one connection or several, loses its connection, and
@@ -37,6 +40,7 @@
 //!   sent with QoS 1 when its session ends; what it was sent with QoS 2 goes to nobody else (MQTT-4.8.2-5).
 //! - QoS 0 and messages of a shared subscription that nobody can take are dropped and counted.
 
+mod awaited;
 mod channel;
 mod connection;
 mod exact;

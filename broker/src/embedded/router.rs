@@ -18,11 +18,13 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use self::connect::Client;
 use self::publish::Target;
 use self::settle::Pending;
 use super::EmbeddedLimits;
+use super::awaited::Ended;
 use super::filters::Filters;
 use super::kept::Keeper;
 use super::packet::{ClientKey, Connect, Received, Reply, reason};
@@ -70,6 +72,9 @@ pub(crate) struct Router {
     /// Acknowledgements withheld from publishers.
     pending: FxHashMap<u64, Pending>,
     next_pending: u64,
+    /// For copies that the gateway is to acknowledge.
+    end: UnboundedSender<Ended>,
+    ended: UnboundedReceiver<Ended>,
     /// Counts messages routed, for [`Session::mark()`].
     routed: u64,
     /// Kept for its memory.
@@ -86,6 +91,7 @@ pub(crate) struct Router {
 impl Router {
     /// A router without clients. The same seed and inputs bring the same outputs.
     pub(crate) fn new(limits: RouterLimits, seed: u64) -> Self {
+        let (end, ended) = unbounded_channel();
         Router {
             retained: Retained::new(limits.retained_max),
             limits,
@@ -99,6 +105,8 @@ impl Router {
             timers: BTreeSet::new(),
             pending: FxHashMap::default(),
             next_pending: 0,
+            end,
+            ended,
             routed: 0,
             targets: Vec::new(),
             sys_due: None,
@@ -231,6 +239,7 @@ impl Router {
 
     /// What is to be said to whom; call until `None` after each batch of inputs.
     pub(crate) fn poll_output(&mut self) -> Option<(ClientKey, Reply)> {
+        self.answer_ended();
         loop {
             let (client, reply) = self.out.replies.pop_front()?;
             if !self.is_live(client) {

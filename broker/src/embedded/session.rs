@@ -19,6 +19,7 @@ use gateway_core::time::Instant;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sn_codec::QoS;
 
+use super::awaited::Awaited;
 use super::exact::{Exact, Holds, ORDINARY_IDS};
 use super::filters::Filter;
 use super::kept::Kept;
@@ -145,6 +146,8 @@ pub(crate) struct Entry {
     pub(crate) share: Option<Arc<str>>,
     /// It does not count for the bound of its session.
     pub(crate) held_over: bool,
+    /// Its publisher waits until the session, one of the gateway, has taken it.
+    pub(crate) awaited: Option<Awaited>,
 }
 
 #[derive(Debug)]
@@ -168,6 +171,16 @@ enum Stage {
         #[expect(dead_code, reason = "what matters is how long it is held")]
         Option<Receipt>,
     ),
+}
+
+impl Stage {
+    /// The client has the message.
+    fn settle(self) {
+        match self {
+            Stage::Clearing(mut entry) | Stage::Sent(mut entry) => entry.settle(),
+            Stage::Taken(..) | Stage::Released(_) => {}
+        }
+    }
 }
 
 /// A new subscription that has not got all its retained messages.
@@ -487,7 +500,9 @@ impl Session {
             return false;
         };
         if front.expires.is_some_and(|expires| expires <= now) {
-            self.forget_front();
+            if let Some(mut entry) = self.forget_front() {
+                entry.settle();
+            }
             out.stats.dropped_expired += 1;
             return true;
         }
@@ -663,7 +678,8 @@ impl Session {
                     self.in_flight[at].stage = Stage::Taken(receipt, batch);
                     return Ok(None);
                 }
-                self.in_flight[at].stage = Stage::Released(receipt);
+                let sent = core::mem::replace(&mut self.in_flight[at].stage, Stage::Released(receipt));
+                sent.settle();
             }
             Stage::Taken(..) => return Ok(None),
             Stage::Released(_) => {}
@@ -758,10 +774,11 @@ impl Session {
             self.held_over -= 1;
         } else {
             self.messages -= 1;
-            if let Stage::Clearing(entry) | Stage::Sent(entry) = exchange.stage {
+            if let Stage::Clearing(entry) | Stage::Sent(entry) = &exchange.stage {
                 self.bytes -= entry.message.size();
             }
         }
+        exchange.stage.settle();
         if self.messages == 0 && self.held_over == 0 {
             self.waiting.shrink_to(KEPT_CAPACITY);
             self.in_flight.shrink_to(KEPT_CAPACITY);
@@ -825,6 +842,7 @@ impl Session {
                 expires: kept.expires,
                 share: None,
                 held_over: false,
+                awaited: None,
             };
             if !self.has_room(self.bound, entry.message.size()) {
                 return;
@@ -886,6 +904,13 @@ fn pubrel(packet_id: u16) -> Reply {
 pub(crate) struct ProtocolError;
 
 impl Entry {
+    /// Its publisher waits no longer.
+    pub(crate) fn settle(&mut self) {
+        if let Some(awaited) = self.awaited.take() {
+            awaited.settle();
+        }
+    }
+
     /// Of what a session gets for a subscription of its own. A member of a shared one may be another after a restart.
     fn exact(&self) -> Option<&Exact> {
         self.message

@@ -68,7 +68,7 @@ fn publish(port: u16, sensor: usize) {
 }
 
 /// A connection, as soon as somebody listens.
-fn connected(port: u16) -> TcpStream {
+pub(super) fn connected(port: u16) -> TcpStream {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
@@ -97,12 +97,12 @@ fn publish_one(mut stream: TcpStream, id: &str, topic: &str, number: u8) {
 }
 
 /// A string with its length.
-fn string(text: &str) -> Vec<u8> {
+pub(super) fn string(text: &str) -> Vec<u8> {
     [&[0, text.len() as u8], text.as_bytes()].concat()
 }
 
 /// A packet of less than 128 octets.
-fn packet(head: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn packet(head: u8, body: &[u8]) -> Vec<u8> {
     [&[head, body.len() as u8], body].concat()
 }
 

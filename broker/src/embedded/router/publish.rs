@@ -8,6 +8,7 @@ use sn_codec::QoS;
 
 use super::Router;
 use super::settle::Pending;
+use crate::embedded::awaited::Awaited;
 use crate::embedded::filters::{Filter, Match, is_sys, is_topic_name};
 use crate::embedded::packet::{ClientKey, Message, reason};
 use crate::embedded::session::{Entry, Session, Taken};
@@ -55,6 +56,7 @@ impl Target {
             expires,
             share: self.share,
             held_over: false,
+            awaited: None,
         }
     }
 }
@@ -124,7 +126,7 @@ impl Router {
 
     /// Gives a message to all who subscribe to its topic, and keeps it if it is to be retained. With a `publisher`,
     /// who waits for an acknowledgement, it is all or nothing. This is where a message is settled: when all sessions
-    /// have taken it.
+    /// have taken it, and those of the gateway have acknowledged it.
     pub(super) fn route(
         &mut self,
         from: Option<u32>,
@@ -159,9 +161,21 @@ impl Router {
         self.go_on(&message, &mut targets);
         let number = self.next_pending;
         let mut waits_for = 0;
+        // What the gateway publishes is in its own store, or nothing survives.
+        let by_client = from.is_some_and(|from| !self.sessions[from as usize].local);
+        let mut awaited = None;
         for target in targets.drain(..) {
             let session = target.session;
-            let taken = self.offer(session, target.entry(&message, expires), publisher.is_some());
+            let mut entry = target.entry(&message, expires);
+            if publisher.is_some()
+                && by_client
+                && entry.qos > QoS::AtMostOnce
+                && self.sessions[session as usize].local
+            {
+                let first = || Awaited::new(number, self.end.clone());
+                entry.awaited = Some(awaited.get_or_insert_with(first).another());
+            }
+            let taken = self.offer(session, entry, publisher.is_some());
             // Not by the publisher's own session: what makes room there, its acknowledgements, may stand behind more
             // publishes, which are not read while too many are unacknowledged.
             let waits = publisher.is_some() && from != Some(session);
@@ -171,6 +185,11 @@ impl Router {
             }
         }
         self.targets = targets;
+        if let Some(awaited) = awaited {
+            // All its copies count as one.
+            waits_for += 1;
+            awaited.settle();
+        }
 
         match publisher {
             Some((client, packet_id)) if waits_for > 0 => {
@@ -179,9 +198,11 @@ impl Router {
                     number,
                     Pending {
                         client,
+                        session: from,
                         packet_id,
                         qos: message.qos,
-                        sessions: waits_for,
+                        waits_for,
+                        reason: reason::SUCCESS,
                     },
                 );
                 Published::Withheld(number)
@@ -293,6 +314,9 @@ impl Router {
         entry.ids = member.id.into_iter().collect();
         entry.held_over = false;
         let session = member.session;
+        if !sessions[session as usize].local || entry.qos == QoS::AtMostOnce {
+            entry.settle();
+        }
         self.offer(session, entry, false);
         Ok(())
     }

@@ -25,6 +25,7 @@ impl Router {
             expires: None,
             share: None,
             held_over: false,
+            awaited: None,
         };
         matching.map(entry).collect()
     }

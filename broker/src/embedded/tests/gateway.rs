@@ -120,7 +120,14 @@ impl Attached {
         events
     }
 
-    fn messages(&mut self) -> Vec<(Option<DeliveryId>, String)> {
+    /// As the task does it.
+    pub(super) fn stop(&mut self) {
+        self.local.close(self.broker.now, &mut self.broker.router);
+        self.broker.router.shutdown();
+        self.drain();
+    }
+
+    pub(super) fn messages(&mut self) -> Vec<(Option<DeliveryId>, String)> {
         self.events().into_iter().filter_map(delivered).collect()
     }
 }
@@ -158,7 +165,7 @@ pub(super) fn publish(token: u64, topic: &str, qos: QoS) -> BrokerRequest {
     }
 }
 
-fn subscribe(token: u64, filter: &str, id: u32, qos: QoS) -> BrokerRequest {
+pub(super) fn subscribe(token: u64, filter: &str, id: u32, qos: QoS) -> BrokerRequest {
     BrokerRequest::Subscribe {
         conn: CONN,
         token: Token(token),
@@ -176,7 +183,7 @@ fn unsubscribe(token: u64, filter: &str) -> BrokerRequest {
     }
 }
 
-fn ack(delivery: DeliveryId) -> BrokerRequest {
+pub(super) fn ack(delivery: DeliveryId) -> BrokerRequest {
     BrokerRequest::Ack { conn: CONN, delivery }
 }
 

@@ -1,5 +1,6 @@
 //! What a client of the router sees, in virtual time. Names cite the statements of MQTT 5 where one says it.
 
+mod awaiting;
 mod exact;
 mod flow;
 mod gateway;

@@ -6,6 +6,7 @@
 //! - first arrivals are in order per publisher, topic and QoS;
 //! - nothing is dropped for a session whose connection was lost within its bound less than ten seconds ago;
 //! - credit, receive maximum and the bounds of queues hold; a message comes again only with DUP and on a new connection;
+//! - a client's publish is answered when the gateway has acknowledged its copy, and not before;
 //! - nothing is said under a key that has ended.
 //!
 //! With a store, the broker ends without a word now and then and begins again with what is there. The gateway publishes
@@ -203,7 +204,7 @@ struct World {
     shared: BTreeMap<u64, BTreeSet<usize>>,
     tokens: BTreeSet<Token>,
     answered: BTreeMap<Token, Result<(), u8>>,
-    gateway_todo: VecDeque<DeliveryId>,
+    gateway_todo: VecDeque<(DeliveryId, Option<u64>)>,
     gateway_credit: u32,
     gateway_next: u64,
     gateway_up: bool,
@@ -810,15 +811,19 @@ impl World {
                 self.connack = Some(session_present);
             }
             Reply::Publish(delivery) => self.on_delivery(client, &delivery),
-            Reply::PubAck { packet_id, .. } => {
+            Reply::PubAck { packet_id, reason } => {
                 let settled = self.session(client).unsettled.remove(&packet_id);
-                assert!(settled.is_some(), "acknowledged twice");
+                let (number, _) = settled.expect("acknowledged once");
+                self.answered_publish(number, reason);
             }
             Reply::PubRec { packet_id, reason } if reason >= 0x80 => {
                 self.session(client).unsettled.remove(&packet_id);
             }
             Reply::PubRec { packet_id, .. } => {
-                self.session(client).unsettled.get_mut(&packet_id).unwrap().1 = true;
+                let unsettled = self.session(client).unsettled.get_mut(&packet_id).unwrap();
+                unsettled.1 = true;
+                let number = unsettled.0;
+                self.answered_publish(number, reason::SUCCESS);
                 todo(self, Received::PubRel { packet_id });
             }
             Reply::PubRel { packet_id, reason } => {
@@ -836,6 +841,25 @@ impl World {
                 self.detached(client, connection.expiry);
             }
         }
+    }
+
+    /// A client was told that its message is taken.
+    fn answered_publish(&self, number: u64, reason: u8) {
+        let sent = &self.messages[number as usize];
+        // A copy of what is retained may come besides, and that of a first try.
+        if reason >= 0x80 || sent.retain || sent.resent {
+            return;
+        }
+        let open = self.gateway_todo.iter().any(|(_, open)| *open == Some(number));
+        assert!(!open, "{number} answered before the gateway had it");
+        let missing = self.sessions[GATEWAY].as_ref().is_some_and(|session| {
+            let wanted = session.allowed.get(&number).is_some_and(|qos| *qos > AtMostOnce);
+            wanted && !session.seen.contains_key(&number)
+        });
+        assert!(
+            !missing || sent.expires.is_some(),
+            "{number} answered before it was at the gateway"
+        );
     }
 
     fn on_delivery(&mut self, client: usize, delivery: &Delivery) {
@@ -976,11 +1000,11 @@ impl World {
                 ..
             } => {
                 assert_eq!(delivery.is_some(), qos > AtMostOnce);
-                self.gateway_todo.extend(delivery);
                 let number = str::from_utf8(&payload).unwrap().parse().ok();
-                if let Some(number) = number
-                    && self.sessions[GATEWAY].is_some()
-                {
+                let number = number.filter(|_| self.sessions[GATEWAY].is_some());
+                self.gateway_todo
+                    .extend(delivery.map(|delivery| (delivery, number)));
+                if let Some(number) = number {
                     self.saw(GATEWAY, number, qos, retain, false);
                 }
             }
@@ -1015,7 +1039,7 @@ impl World {
         let count = count.min(self.gateway_todo.len());
         let acks = self.gateway_todo.drain(..count);
         let acks = acks
-            .map(|delivery| BrokerRequest::Ack { conn: CONN, delivery })
+            .map(|(delivery, _)| BrokerRequest::Ack { conn: CONN, delivery })
             .collect();
         self.gateway(acks);
     }
