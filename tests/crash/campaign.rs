@@ -101,14 +101,11 @@ pub(crate) fn run(plan: &Plan) -> Report {
     let enough = plan.kills as usize * 10;
     let ledger = &report.ledger;
     assert!(ledger.up.acked() > enough, "too few messages: {}", ledger.up);
-    assert!(
-        plan.sleepers == 0 || ledger.down.acked() > enough,
-        "too few commands: {}",
-        ledger.down
-    );
+    assert!(ledger.down.acked() > enough, "too few commands: {}", ledger.down);
     let (compared, _) = ledger.down.overtaken(&ledger.calm);
+    // With the broker inside its clients are cut off in each life.
     assert!(
-        plan.sleepers == 0 || compared > plan.kills as usize,
+        plan.broker == BrokerKind::Embedded || compared > plan.kills as usize,
         "too few commands whose order is certain: {compared}"
     );
     report
@@ -173,9 +170,14 @@ impl<'a> Campaign<'a> {
             seed.clone(),
         ];
         programs.start(dir, "sensors.py", &[], &sensors);
-        if plan.sleepers > 0 {
-            programs.start(dir, "mqtt.py", &["command"], &[port, sleepers, seed]);
-        }
+        // A client's own QoS 2 publish comes twice if the broker ends before PUBREC arrives, as the one inside does with
+        // every kill.
+        let qos = match plan.broker {
+            BrokerKind::Mosquitto => "1,2",
+            BrokerKind::Embedded => "1",
+        };
+        let qos = ("qos", qos.to_owned());
+        programs.start(dir, "mqtt.py", &["command"], &[port, sleepers, seed, qos]);
         Campaign {
             plan,
             machine,

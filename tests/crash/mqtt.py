@@ -74,7 +74,7 @@ def command(options, ledger, stopping, ending, paused):
 
     while not stopping.is_set() or under_way:
         if not stopping.is_set() and not paused.is_set():
-            sleeper, qos = rng.randrange(options.sleepers), rng.choice((1, 2))
+            sleeper, qos = rng.randrange(options.sleepers), rng.choice(options.qos)
             numbers[sleeper] += 1
             key = (f"sleeper{sleeper}", qos, numbers[sleeper])
             ledger.write("down-sent", *key, now())
@@ -95,6 +95,7 @@ def main():
     parser.add_argument("--ledger", required=True)
     parser.add_argument("--sleepers", type=int, default=0)
     parser.add_argument("--rate", type=float, default=60, help="commands a second")
+    parser.add_argument("--qos", type=lambda text: [int(qos) for qos in text.split(",")], default=[1, 2])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
