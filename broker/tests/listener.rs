@@ -109,6 +109,29 @@ async fn clients_that_are_held_back_lose_their_connection_at_the_end() {
     assert_eq!(client.rest().await, b"");
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acknowledged_between_the_gateway_s_goodbye_and_the_end() {
+    let mut broker = Broker::start(EmbeddedLimits::default());
+    let conn = ConnId(0);
+    let open = || BrokerRequest::Open {
+        conn,
+        options: ConnectOptions::default(),
+    };
+    broker.requests.send(vec![open()]);
+    broker
+        .event(|event| matches!(event, BrokerEvent::Up { .. }))
+        .await;
+    let mut client = broker.connect("a").await;
+    broker.requests.send(vec![BrokerRequest::Close { conn }]);
+    // QoS 1, packet id 1, without properties.
+    client.send(b"\x32\x06\0\x01t\0\x01\0").await;
+    client.hears_nothing_for(Duration::from_secs(2)).await;
+
+    // It began anew: nobody there subscribed to that.
+    broker.requests.send(vec![open()]);
+    client.expect(b"\x40\x03\0\x01\x10").await;
+}
+
 #[tokio::test]
 async fn a_stopped_broker_s_address_can_be_had_at_once() {
     let broker = Broker::start(EmbeddedLimits::default());

@@ -52,6 +52,8 @@ pub(crate) struct Local {
     urgent: bool,
     /// Counts attachments, for delivery ids.
     attachments: u32,
+    /// It closed them all, because it stops or begins anew.
+    away: bool,
     /// The gateway has a store: it keeps a publish there until it is told that everybody has it.
     stores: bool,
     /// For receipts.
@@ -94,6 +96,7 @@ impl Local {
             owing: Vec::new(),
             urgent: false,
             attachments: 0,
+            away: false,
             stores,
             delivered,
             receipts,
@@ -248,7 +251,13 @@ impl Local {
         }
     }
 
+    /// The gateway has closed all its connections: what is published now would pass its clients by.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away
+    }
+
     fn open(&mut self, now: Instant, router: &mut Router, conn: ConnId, options: ConnectOptions) {
+        self.away = false;
         if self.connections.contains_key(&conn) {
             tracing::debug!(target: "broker", conn = conn.0, "connection is open already");
             return;
@@ -279,6 +288,7 @@ impl Local {
         let Some(connection) = self.connections.remove(&conn) else {
             return;
         };
+        self.away = self.connections.is_empty();
         self.lose(connection.unsettled);
         let Some(key) = connection.key else {
             return;

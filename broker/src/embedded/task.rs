@@ -117,7 +117,8 @@ impl Task {
                 .poll_timeout()
                 .map(|at| self.started + at.since(RouterInstant::START));
             tokio::select! {
-                1.. = self.from_connections.recv_many(&mut arrived, BATCH) => {
+                // Not between the gateway's goodbye and the end: nobody may be acknowledged what its clients do not get.
+                1.. = self.from_connections.recv_many(&mut arrived, BATCH), if !self.local.is_away() => {
                     let now = self.now();
                     for message in arrived.drain(..) {
                         self.on_message(now, message);
