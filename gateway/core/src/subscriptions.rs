@@ -462,6 +462,9 @@ impl Subscriptions {
     pub(crate) fn remove(&mut self, key: FilterKey) {
         if let Some(filter) = self.filters.try_remove(key as usize) {
             self.vague -= usize::from(filter.vague);
+            if self.vague == 0 && self.counted_until.is_none() {
+                self.counted = HashMap::default();
+            }
             let hash = self.hasher.hash_one(&*filter.name);
             if let Ok(entry) = self.by_name.find_entry(hash, |entry| *entry == key) {
                 entry.remove();

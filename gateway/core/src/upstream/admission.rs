@@ -41,8 +41,7 @@ impl Upstream {
             self.connections[conn.0 as usize].opening = opening;
         }
         let up = self.connections[conn.0 as usize].is_there();
-        // Whichever connection: they are all the same broker's, and one may not be open yet.
-        let forgets = self.connections.iter().any(|connection| connection.forgets);
+        let forgets = self.forgets();
         let backlogged = self.backlog_of.contains_key(&(conn, author));
         let tracked = message.qos > QoS::AtMostOnce;
         let spools = self.when_down == WhenDown::Spool && journal.is_on();

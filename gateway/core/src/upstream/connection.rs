@@ -91,6 +91,12 @@ impl Upstream {
             .is_some_and(|connection| connection.up)
     }
 
+    /// The broker loses what it settled if the process ends. Whichever connection says so: they are all the same
+    /// broker's, and one may not be open yet.
+    pub(super) fn forgets(&self) -> bool {
+        self.connections.iter().any(|connection| connection.forgets)
+    }
+
     pub(crate) fn any_up(&self) -> bool {
         self.connections.iter().any(|connection| connection.up)
     }

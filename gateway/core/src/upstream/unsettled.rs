@@ -51,7 +51,7 @@ impl Upstream {
 
     /// The disk does not work: what waits for it and can go out all the same does. What a broker may forget cannot.
     pub(crate) fn on_store_failed(&mut self) {
-        if self.connections.iter().any(|connection| connection.forgets) {
+        if self.forgets() {
             return;
         }
         for (_, request) in &mut self.requests {
