@@ -113,8 +113,10 @@ impl Kind {
     /// A sensor of that radio, switched off.
     pub(crate) fn sensor(self, index: u8) -> Sensor {
         let mut client = ClientConfig::new(&format!("sensor-{index}"));
-        // A gateway that has given up for now goes on at the next sign of life.
+        // A gateway that has given up for now goes on at the next sign of life, and keeps the session of a client that
+        // it has not heard for too long.
         client.keep_alive = 12;
+        client.clean = false;
         // As patient as it takes to plug a modem in again.
         client.retry = Duration::from_millis(1_500 + 400 * u64::from(index));
         client.retry_count = 20;
@@ -123,6 +125,8 @@ impl Kind {
         // Two that always send at once would take long to be done: they look whether the channel is free.
         config.back_off = Duration::from_millis(100);
         config.listens_first = true;
+        // A RAK4270 hears 65 ms after it sent, later where the machine is busy.
+        config.pause = Duration::from_millis(150);
         if matches!(self, Kind::Bridge | Kind::Wire) {
             // An nRF24 hears 130 µs after it sent.
             config.turnaround = Duration::from_micros(200);

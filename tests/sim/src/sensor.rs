@@ -34,7 +34,9 @@ pub struct SensorConfig {
     pub carriage: Carriage,
     /// From the end of a transmission until it hears.
     pub turnaround: Duration,
-    /// The first pause is drawn from zero to this; it doubles with each further frame that nobody answered, four times.
+    /// Waited before every frame, answers too: the gateway's modem may have to be told to listen again.
+    pub pause: Duration,
+    /// On top of that comes what is drawn from zero to this; it doubles with each further frame that nobody answered, four times.
     pub back_off: Duration,
     /// It asks whether the channel is free before it sends (CSMA), as 802.15.4 does.
     pub listens_first: bool,
@@ -50,6 +52,7 @@ impl SensorConfig {
             listens_first: matches!(carriage.carrier, Carrier::Xbee { .. }),
             carriage,
             turnaround: Duration::from_millis(15),
+            pause: Duration::ZERO,
             back_off: Duration::ZERO,
             speed_up: 1,
         }
@@ -342,7 +345,7 @@ impl Sensor {
             return;
         }
         let longest = self.config.back_off * 2_u32.pow(self.unanswered.min(4));
-        let not_before = now + between(&mut self.rng, Duration::ZERO, longest);
+        let not_before = now + self.config.pause + between(&mut self.rng, Duration::ZERO, longest);
         self.unanswered += 1;
         self.agenda.add(not_before, Step::Send);
         self.queue.push_back(Frame {
