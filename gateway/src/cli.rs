@@ -37,17 +37,32 @@ pub(crate) struct Cli {
 impl Cli {
     /// The command line of this process; what is wrong with it, or help, is printed and ends the process.
     pub(crate) fn of_process() -> Cli {
-        Cli::try_parse().unwrap_or_else(|error| with_place_of_options(error).exit())
+        Cli::try_parse().unwrap_or_else(|error| with_tip(error).exit())
     }
 }
 
-/// Says where options go to who put them before the command: there they would be those of `snipe run`.
-fn with_place_of_options(mut error: clap::Error) -> clap::Error {
-    let command = match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(command)) if error.kind() == ErrorKind::ArgumentConflict => command,
+/// Says where options go to who put them before the command (there they would be those of `snipe run`), and how a file is
+/// named to who names it as for `snipe check`.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    };
+    let tip = match (
+        error.kind(),
+        text(ContextKind::InvalidSubcommand),
+        text(ContextKind::InvalidArg),
+    ) {
+        (ErrorKind::ArgumentConflict, Some(command), _) => {
+            format!("options stand behind the command: snipe {command} --set KEY=VALUE")
+        }
+        (ErrorKind::InvalidSubcommand, Some(file), _) | (ErrorKind::UnknownArgument, _, Some(file))
+            if file.ends_with(".toml") =>
+        {
+            format!("a configuration is named by --config {file}")
+        }
         _ => return error,
     };
-    let tip = format!("options stand behind the command: snipe {command} --set KEY=VALUE");
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     error
 }
@@ -144,13 +159,31 @@ mod tests {
     #[test]
     fn options_before_a_command_are_told_their_place() {
         let line = ["snipe", "--set", "gateway.id=2", "check"];
-        let error = with_place_of_options(Cli::try_parse_from(line).expect_err("they are those of run"));
+        let error = with_tip(Cli::try_parse_from(line).expect_err("they are those of run"));
         assert_eq!(error.exit_code(), 2);
         let told = error.to_string();
         assert!(
             told.contains("tip: options stand behind the command: snipe check --set KEY=VALUE"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn who_names_a_file_as_for_check_is_told_the_option() {
+        for line in ["snipe a.toml", "snipe run a.toml"] {
+            let error = with_tip(Cli::try_parse_from(line.split(' ')).expect_err("it is no argument"));
+            let told = error.to_string();
+            assert!(
+                told.contains("tip: a configuration is named by --config a.toml"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn dropping_asks_which_messages() {
+        let error = Cli::try_parse_from(["snipe", "spool", "drop"]).expect_err("it must be told");
+        assert!(error.to_string().contains("<ID|--all>"), "{error}");
     }
 
     #[test]

@@ -63,12 +63,13 @@ enum SpoolCommand {
         gateway: RunningArgs,
     },
     /// Forget messages that the broker does not have yet: they are lost
+    #[command(group = clap::ArgGroup::new("which").required(true))]
     Drop {
         /// The number that ls prints
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(group = "which")]
         id: Option<u64>,
         /// All of them
-        #[arg(long)]
+        #[arg(long, group = "which")]
         all: bool,
         /// A JSON object, for programs
         #[arg(long)]

@@ -9,6 +9,7 @@ use system_tests::{
 
 with_each_broker![
     pub_reaches_mosquitto_sub,
+    pub_with_an_id_that_nobody_knows_fails_whatever_the_qos,
     mosquitto_pub_reaches_sub_with_each_qos_and_wildcards,
     sub_gets_what_was_retained,
     sub_that_waits_in_vain_says_so_by_its_exit_code,
@@ -47,6 +48,20 @@ fn pub_reaches_mosquitto_sub(kind: BrokerKind) {
         retain: true,
         ..Message::new("demo/kept", "kept", 1)
     });
+    gateway.stop();
+}
+
+fn pub_with_an_id_that_nobody_knows_fails_whatever_the_qos(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
+    let gateway = Setup::beside(&broker).start();
+    for qos in ["0", "1", "2"] {
+        let published = gateway.tool(&["pub", "--topic-id", "999", "-m", "x", "-q", qos]);
+        assert_eq!(published.code(), Some(1), "{published:?}");
+        assert!(
+            published.stderr.contains("rejected PUBLISH: invalid topic id"),
+            "{published:?}"
+        );
+    }
     gateway.stop();
 }
 

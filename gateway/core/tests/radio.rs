@@ -908,3 +908,23 @@ fn register_and_its_publish_are_one_exchange_with_one_client_at_a_time() {
     bench.packet(1, disconnect());
     assert_eq!(bench.gateway.metrics().delivered_total, 1);
 }
+
+// Goodbye.
+
+#[test]
+fn who_says_goodbye_at_once_still_learns_that_its_publish_was_refused() {
+    let mut bench = radio(modem(7, None));
+    connected(&mut bench, 1, "a");
+    connected(&mut bench, 2, "b");
+    // The modem is busy.
+    uplink(&mut bench, 2, 1);
+    uplink(&mut bench, 2, 2);
+    bench.packet(
+        1,
+        publish(TopicRef::Predefined(TopicId(99)), QoS::AtMostOnce, 0, b"x"),
+    );
+    bench.packet(1, disconnect());
+    all_leave(&mut bench);
+    let refusal = puback(TopicId(99), 0, ReturnCode::InvalidTopicId);
+    bench.expect(1, &[refusal, disconnect()]);
+}

@@ -593,8 +593,12 @@ impl Client {
     /// Ends the connection with a DISCONNECT to the client; the will is not published.
     pub(crate) fn goodbye(&mut self, cx: &mut Context, reason: &'static str) {
         self.leave_setup(cx);
+        let refused = self.refused_publishes(cx);
         self.end_connection(cx);
         if let Some(via) = self.via.clone() {
+            for refusal in refused {
+                cx.links.answer_stranger(via.clone(), refusal.into());
+            }
             cx.links.answer_stranger(via, Reply::Disconnect.into());
         }
         cx.notice(Notice::Disconnected {

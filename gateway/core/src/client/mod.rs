@@ -472,6 +472,20 @@ impl Client {
         self.owed = 0;
     }
 
+    /// Answers not sent yet that refuse a PUBLISH.
+    pub(crate) fn refused_publishes(&self, cx: &Context) -> Vec<Reply> {
+        let link = self.via.as_ref().and_then(|via| cx.links.get(via.link));
+        let owed = link
+            .filter(|_| self.owed > 0)
+            .map(|link| link.lines.replies.iter());
+        owed.into_iter()
+            .flatten()
+            .filter(|owed| owed.client == self.ix && owed.reply.is_refusal())
+            .map(|owed| owed.reply)
+            .filter(|reply| matches!(reply, Reply::Puback(..)))
+            .collect()
+    }
+
     /// A well-formed message came from the client: its timers start again.
     pub(crate) fn seen(&mut self, cx: &Context, now: Instant) {
         self.last_seen = now;
