@@ -7,12 +7,13 @@ use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 
 use sn_codec::{Packet, PublishQoS, QoS, ReturnCode, TopicFilter, TopicRef};
 use system_tests::{
-    Broker, BrokerKind, Capture, Client, Gateway, Message, PATIENCE, Process, Setup, free_port, snipe,
-    with_each_broker,
+    Broker, BrokerKind, Capture, Client, Gateway, Message, PATIENCE, Process, Setup, free_port, poll_until,
+    snipe, with_each_broker,
 };
 
 with_each_broker![
     a_sleeper_and_its_command_survive_a_crash,
+    what_a_sleeper_acknowledged_a_while_before_a_crash_does_not_come_again,
     a_stop_in_good_order_is_no_news_to_clients,
     a_client_publishes_over_a_restart_under_the_topic_ids_it_had,
 ];
@@ -102,6 +103,30 @@ fn a_sleeper_and_its_command_survive_a_crash(kind: BrokerKind) {
     sleeper.acknowledge(&first);
     assert_eq!(sleeper.receive_until_pingresp(), [b"1"]);
     gateway.wait_for_buffered(0);
+    gateway.stop();
+}
+
+fn what_a_sleeper_acknowledged_a_while_before_a_crash_does_not_come_again(kind: BrokerKind) {
+    let broker = Broker::start_new(kind);
+    let gateway = Setup::beside(&broker).start();
+    let sleeper = gateway.connected_client("sleeper");
+    sleeper.subscribe(TopicFilter::Name("cmd/set"), QoS::AtLeastOnce);
+    sleeper.sleep(60);
+    broker.publish("cmd/set", "open the valve", 1);
+    gateway.wait_for_buffered(1);
+    wait_until_durable(&gateway);
+    let commits = || gateway.metric("snipe_store_syncs_total");
+    let before = commits();
+    sleeper.wake();
+    assert_eq!(sleeper.receive_until_pingresp(), [b"open the valve"]);
+    // Nobody else needs the disk, and yet it is written.
+    poll_until("the acknowledgement on disk", 3 * PATIENCE, || {
+        (commits() > before).then_some(())
+    });
+
+    let gateway = gateway.kill().start();
+    sleeper.wake();
+    sleeper.expect(Packet::Pingresp);
     gateway.stop();
 }
 

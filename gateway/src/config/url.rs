@@ -46,7 +46,16 @@ impl BrokerUrl {
     /// # Errors
     /// What is wrong with it, in a few words.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
-        let (name, rest) = url.split_once("://").ok_or("it has no scheme")?;
+        let Some((name, rest)) = url.split_once("://") else {
+            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+            let known = SCHEMES
+                .iter()
+                .any(|(known, ..)| scheme.eq_ignore_ascii_case(known));
+            return Err(match known {
+                true => format!("`{scheme}:` wants two slashes after it"),
+                false => "it has no scheme".into(),
+            });
+        };
         let known = SCHEMES
             .iter()
             .find(|(known, ..)| name.eq_ignore_ascii_case(known));
@@ -210,6 +219,7 @@ mod tests {
     fn mistakes_are_named() {
         for (url, wrong) in [
             ("localhost:1883", "it has no scheme"),
+            ("mqtt:/h", "`mqtt:` wants two slashes after it"),
             ("http://h", "`http` is not a scheme of MQTT"),
             ("mqtt://", "it has no host"),
             ("mqtt://h:0", "its port is not a number from 1 to 65535"),

@@ -19,8 +19,9 @@ const GROUP_BYTES: usize = 64 << 10;
 /// Waits between attempts while the disk does not work: doubling, from the first to the last.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
-/// Changes nobody waits for are written after this at the latest.
-const LAZY: Duration = Duration::from_secs(600);
+/// Changes nobody waits for are written after this at the latest: what a client acknowledged so long before a crash may
+/// come again.
+const LAZY: Duration = Duration::from_secs(10);
 
 /// Over the day's budget, changes are gathered for this long.
 const FRUGAL: Duration = Duration::from_secs(1);

@@ -16,7 +16,7 @@ use crate::net::between;
 use crate::sim_broker::PortWrite;
 
 /// What nobody waits for is written after this at the latest.
-const LAZY: Duration = Duration::from_secs(600);
+const LAZY: Duration = Duration::from_secs(10);
 
 /// Between attempts while the disk does not work.
 const RETRY: Duration = Duration::from_secs(1);

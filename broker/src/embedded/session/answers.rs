@@ -146,7 +146,7 @@ impl Session {
         }
     }
 
-    fn finish(&mut self, at: usize) {
+    pub(super) fn finish(&mut self, at: usize) {
         let Some(exchange) = self.in_flight.remove(at) else {
             return;
         };

@@ -72,6 +72,11 @@ impl Entry {
         }
     }
 
+    /// §3.3.2.3.3: who has not been sent it by now must not get it any more.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
     /// §3.3.2.3.3: the time received less the time it waited here, in whole seconds.
     fn seconds_left(&self, now: Instant) -> Option<u32> {
         let left = self.expires?.since(now).as_micros().div_ceil(1_000_000);

@@ -172,7 +172,7 @@ impl Session {
         }
         let (mut messages, mut bytes, mut first) = (0, 0, None::<Instant>);
         self.waiting.retain(|entry| {
-            let keep = entry.expires.is_none_or(|expires| expires > now);
+            let keep = !entry.has_expired(now);
             if !keep {
                 messages += 1;
                 bytes += entry.message.size();

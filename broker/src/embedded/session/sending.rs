@@ -63,7 +63,7 @@ impl Session {
         let Some(front) = self.waiting.front() else {
             return false;
         };
-        if front.expires.is_some_and(|expires| expires <= now) {
+        if front.has_expired(now) {
             if let Some(mut entry) = self.forget_front() {
                 entry.settle();
             }
@@ -149,11 +149,20 @@ impl Session {
             exchange.stage = stage;
             return;
         };
-        if let Some(attached) = &self.attached {
-            out.stats.publish_sent += 1;
-            let delivery = entry.delivery(now, exchange.packet_id, false);
-            out.push(attached.key, Reply::Publish(delivery));
+        let expired = entry.has_expired(now);
+        if let Some(attached) = &mut self.attached {
+            if expired {
+                attached.credit += 1;
+            } else {
+                out.stats.publish_sent += 1;
+                let delivery = entry.delivery(now, exchange.packet_id, false);
+                out.push(attached.key, Reply::Publish(delivery));
+            }
         }
         exchange.stage = Stage::Sent(entry);
+        if expired {
+            out.stats.dropped_expired += 1;
+            self.finish(at);
+        }
     }
 }

@@ -182,3 +182,27 @@ fn message_of_a_shared_subscription_waits_for_the_sensor_that_it_went_to() {
     assert_eq!(gateway.broker.payloads(other), [ours.to_string()]);
     assert_eq!(gateway.broker.take(publisher), acknowledged(ours));
 }
+
+#[test]
+fn what_a_client_leaves_to_the_gateway_in_another_group_holds_up_nobody() {
+    let mut gateway = attached(&["$share/g/t"]);
+    let other = gateway.broker.connect_without_credit(connect("other"));
+    gateway.broker.take(other);
+    gateway.broker.subscribe(other, &[("$share/h/t", AtLeastOnce)]);
+    let publisher = gateway.broker.client("p");
+    gateway.publish(publisher, 1, message("t", AtLeastOnce, "1"));
+    gateway.request(vec![subscribe(9, "$share/h/t", 8, AtLeastOnce)]);
+    gateway.broker.router.closed(gateway.broker.now, other);
+    gateway.drain();
+    let copies: Vec<_> = gateway
+        .messages()
+        .into_iter()
+        .map(|(copy, _)| copy.unwrap())
+        .collect();
+    assert_eq!(copies.len(), 2);
+    assert_eq!(gateway.broker.take(publisher), []);
+    gateway.request(vec![ack(copies[0])]);
+    assert_eq!(gateway.broker.take(publisher), acknowledged(1));
+    gateway.request(vec![ack(copies[1])]);
+    assert!(gateway.broker.router.owes_nothing());
+}

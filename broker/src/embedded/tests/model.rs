@@ -157,8 +157,10 @@ struct Sent {
     resent: bool,
     /// There was somebody in the group.
     shared: bool,
-    /// It was under way when the broker was killed, and is published again.
+    /// It was under way when the broker was killed or the gateway's session ended, and is published again.
     republished: bool,
+    /// The gateway was told that it is lost. This one does not publish it again.
+    lost: bool,
 }
 
 /// What a session must see, while it lives.
@@ -212,6 +214,8 @@ struct World {
     store: Option<BTreeMap<StoreKey, Bytes>>,
     /// Publishes of the gateway of which it was not told that everybody has them.
     undelivered: BTreeMap<Token, u64>,
+    /// Those of which it was told, to be looked at when whatever else happened at once is known.
+    delivered: Vec<Token>,
 }
 
 impl World {
@@ -234,6 +238,7 @@ impl World {
             gateway_up: false,
             store: store.then(BTreeMap::new),
             undelivered: BTreeMap::new(),
+            delivered: Vec::new(),
         };
         if store {
             world.router.keep_sessions(world.now, Vec::new());
@@ -264,9 +269,10 @@ impl World {
             } => self.connect(client, clean, expiry, receive_maximum, credit, will),
             Step::Close(client) => {
                 if let Some(connection) = self.connections[client].take() {
+                    // Copies of shared subscriptions go to others now, which comes too late for one that was over it.
+                    let within = self.router.held(IDS[client]) <= BOUND;
                     self.router.closed(self.now, connection.key);
                     self.detached(client, connection.expiry);
-                    let within = self.router.held(IDS[client]) <= BOUND;
                     if let Some(session) = &mut self.sessions[client] {
                         session.awaited = within.then_some(self.now + TOO_SLOW);
                     }
@@ -561,6 +567,7 @@ impl World {
             resent: false,
             shared,
             republished: false,
+            lost: false,
         });
         // Allowed before it is published, since it may arrive at once.
         for (target, qos) in &targets {
@@ -685,6 +692,9 @@ impl World {
             while let Some((client, reply)) = self.router.poll_output() {
                 self.on_output(client, reply);
             }
+            for token in core::mem::take(&mut self.delivered) {
+                self.on_delivered(token);
+            }
             if !self.write() {
                 return;
             }
@@ -764,7 +774,8 @@ impl World {
         // Only what the gateway published is somebody's to publish again.
         let messages = &mut self.messages;
         session.expected.retain(|number| {
-            messages[*number as usize].publisher == GATEWAY || session.seen.contains_key(number)
+            let sent = &messages[*number as usize];
+            (sent.publisher == GATEWAY && !sent.lost) || session.seen.contains_key(number)
         });
         for (number, _) in session.unsettled.values() {
             messages[*number as usize].republished = true;
@@ -846,8 +857,9 @@ impl World {
     /// A client was told that its message is taken.
     fn answered_publish(&self, number: u64, reason: u8) {
         let sent = &self.messages[number as usize];
-        // A copy of what is retained may come besides, and that of a first try.
-        if reason >= 0x80 || sent.retain || sent.resent {
+        // A copy of what is retained may come besides, that of a first try, and one that another member of a shared
+        // subscription leaves to the gateway.
+        if reason >= 0x80 || sent.retain || sent.resent || sent.topic == SHARED_TOPIC {
             return;
         }
         let open = self.gateway_todo.iter().any(|(_, open)| *open == Some(number));
@@ -956,7 +968,13 @@ impl World {
             Reply::Disconnect { .. } => {
                 self.sessions[GATEWAY] = None;
                 self.gateway_up = false;
-                // What it was handed before is no news of the next session.
+                // What it was handed before is no news of the next session, and others may get it instead.
+                self.gateway_todo.iter_mut().for_each(|(_, open)| *open = None);
+                // What waited for it is refused, and a message again when it is repeated.
+                let unsettled = self.sessions.iter().flatten();
+                for (number, recorded) in unsettled.flat_map(|session| session.unsettled.values()) {
+                    self.messages[*number as usize].republished |= !recorded;
+                }
                 self.gateway_polls();
             }
             _ => {}
@@ -978,7 +996,7 @@ impl World {
         match event {
             BrokerEvent::Up { session_present, .. } => assert!(!session_present),
             BrokerEvent::Down { .. } | BrokerEvent::Released { .. } => {}
-            BrokerEvent::Delivered { token } => self.on_delivered(token),
+            BrokerEvent::Delivered { token } => self.delivered.push(token),
             BrokerEvent::Credit { requests, .. } => self.gateway_credit += requests,
             BrokerEvent::Settled { token, result } => {
                 assert!(self.tokens.remove(&token), "settled twice");
@@ -990,7 +1008,9 @@ impl World {
             }
             BrokerEvent::Lost { token } => {
                 assert!(self.tokens.remove(&token), "settled and lost");
-                self.undelivered.remove(&token);
+                if let Some(number) = self.undelivered.remove(&token) {
+                    self.messages[number as usize].lost = true;
+                }
             }
             BrokerEvent::Message {
                 delivery,

@@ -314,6 +314,36 @@ fn packet_ids_are_cleared_before_they_carry_qos_2_to_a_client_of_an_earlier_life
 }
 
 #[test]
+fn what_expires_while_its_packet_id_is_cleared_is_not_sent() {
+    let mut store = Store::new();
+    let mut broker = restarted(&store);
+    kept(&mut broker, &mut store, "a", &[("t", ExactlyOnce)]);
+    let mut broker = restarted(&store);
+    let publisher = broker.client("p");
+    let client = broker.connect_without_credit(resume("a", 100));
+    broker.credit(client, 1);
+    broker.take(client);
+    let short = Message {
+        expiry: Some(1),
+        ..message("t", ExactlyOnce, "short")
+    };
+    broker.publish(publisher, 1, short);
+    let pubrel = Reply::PubRel {
+        packet_id: 1,
+        reason: reason::SUCCESS,
+    };
+    assert_eq!(broker.take(client), [pubrel]);
+    broker.wait_secs(1);
+    broker.say(client, Received::PubComp { packet_id: 1 });
+    assert_eq!(broker.take(client), []);
+    assert_eq!(broker.router.held("a"), 0);
+    assert_eq!(broker.router.stats().dropped_expired, 1);
+    // The credit is for the next.
+    broker.publish(publisher, 2, message("t", AtLeastOnce, "next"));
+    assert_eq!(broker.payloads(client), ["next"]);
+}
+
+#[test]
 fn without_a_store_nothing_is_written() {
     let mut broker = Broker::new();
     let client = broker.connect(resume("a", 100));
