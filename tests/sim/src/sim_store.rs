@@ -15,8 +15,9 @@ use rand::{RngExt, rngs::SmallRng};
 use crate::net::between;
 use crate::sim_broker::PortWrite;
 
-/// What nobody waits for is written after this at the latest.
-const LAZY: Duration = Duration::from_secs(10);
+/// What nobody waits for is written after this at the latest: much later than the gateway's own store does it, so that a
+/// power cut finds more of it undone.
+const LAZY: Duration = Duration::from_secs(600);
 
 /// Between attempts while the disk does not work.
 const RETRY: Duration = Duration::from_secs(1);
