@@ -50,7 +50,7 @@ fn log_lines_that_are_explained_are_written() {
         "radio-adapters/src/serial/log.rs",
         "radio-adapters/src/serial/port.rs",
         "radio-adapters/src/udp/absent.rs",
-        "gateway/src/telemetry.rs",
+        "gateway/src/telemetry/notices.rs",
     ]
     .map(read)
     .concat();

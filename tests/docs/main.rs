@@ -160,7 +160,7 @@ fn every_promise_is_held_by_a_test() {
 #[test]
 fn counters_in_the_code_and_in_the_documents_are_the_same() {
     let core = read(&repository().join("gateway/core/src/metrics.rs"));
-    let shell = read(&repository().join("gateway/src/telemetry.rs"));
+    let shell = read(&repository().join("gateway/src/telemetry/rows.rs"));
     let (_, declared) = core
         .split_once("\nmetrics! {")
         .expect("where the counters are declared");
