@@ -36,7 +36,8 @@ pub struct SensorConfig {
     pub turnaround: Duration,
     /// Waited before every frame, answers too: the gateway's modem may have to be told to listen again.
     pub pause: Duration,
-    /// On top of that comes what is drawn from zero to this; it doubles with each further frame that nobody answered, four times.
+    /// On top of that comes what is drawn from zero to this; it doubles with each further frame that nobody answered, four
+    /// times.
     pub back_off: Duration,
     /// It asks whether the channel is free before it sends (CSMA), as 802.15.4 does.
     pub listens_first: bool,
